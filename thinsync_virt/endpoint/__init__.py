@@ -1,0 +1,1 @@
+"""Source and target ends of a replication."""

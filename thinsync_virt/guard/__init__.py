@@ -1,0 +1,1 @@
+"""The service that outlives the others: leases; thaws, resumes, unsuspends."""

@@ -1,0 +1,1 @@
+"""Hypervisor drivers: inspect, define, freeze; one Protocol, several drivers."""

@@ -1,0 +1,58 @@
+"""Extents: byte ranges that hold data or are unmapped."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+class ExtentKind(enum.StrEnum):
+    """What a range holds: ``data`` is to be copied, ``unmapped`` reads as zeroes."""
+
+    DATA = "data"
+    UNMAPPED = "unmapped"
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """``length`` bytes from byte ``start`` of a volume."""
+
+    start: int
+    length: int
+    kind: ExtentKind
+
+    @property
+    def end(self) -> int:
+        """The first byte after the extent."""
+        return self.start + self.length
+
+
+def clip(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
+    """Cut extents (ascending) at ``size`` bytes: mappings past the end of a volume exist but are not it."""
+    for extent in extents:
+        if extent.start >= size:
+            return
+        if extent.end > size:
+            yield Extent(extent.start, size - extent.start, extent.kind)
+            return
+        yield extent
+
+
+def coalesce(extents: Iterable[Extent]) -> Iterator[Extent]:
+    """Join neighbours of equal kind (ascending input)."""
+    pending: Extent | None = None
+    for extent in extents:
+        if pending is not None and pending.end == extent.start and pending.kind is extent.kind:
+            pending = Extent(pending.start, pending.length + extent.length, pending.kind)
+            continue
+        if pending is not None:
+            yield pending
+        pending = extent
+    if pending is not None:
+        yield pending
+
+
+def data_bytes(extents: Iterable[Extent]) -> int:
+    """How many bytes of the extents are data."""
+    return sum(extent.length for extent in extents if extent.kind is ExtentKind.DATA)

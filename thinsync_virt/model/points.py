@@ -1,0 +1,82 @@
+"""Snapshot sets and recovery points."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from thinsync_virt.model.names import check_disk_target, check_id
+from thinsync_virt.model.volumes import ThinVolume
+
+
+class Consistency(enum.StrEnum):
+    """How consistent a point is: guest frozen, all disks at one instant, or guest shut down."""
+
+    FILESYSTEM = "filesystem"
+    CRASH = "crash"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaKey:
+    """Which replica: the domain's UUID (32 hex digits) and the target pool's volume group UUID (with dashes)."""
+
+    domain: str
+    target: str
+
+    def __post_init__(self) -> None:
+        check_id(self.domain)
+
+
+@dataclass(frozen=True, slots=True)
+class PointDisk:
+    """One disk of a set: its libvirt target and the thin snapshot that holds it."""
+
+    target: str
+    volume: ThinVolume
+
+    def __post_init__(self) -> None:
+        check_disk_target(self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedSet:
+    """A set without a seal: garbage, or at the target perhaps an interrupted transfer. Never a base."""
+
+    key: ReplicaKey
+    id: str
+    sequence: int
+    count: int
+    disks: tuple[PointDisk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPoint:
+    """A sealed set. ``time`` is seconds since 1970; ``definition`` the id of its definition volume's content.
+
+    ``confirmed_by`` is, at the source, the host whose target holds the point too ("" when not confirmed).
+    """
+
+    key: ReplicaKey
+    id: str
+    sequence: int
+    time: int
+    consistency: Consistency
+    definition: str
+    disks: tuple[PointDisk, ...]
+    confirmed_by: str = ""
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """Points sort by sequence, never by clock; the id only breaks a tie."""
+        return (self.sequence, self.id)
+
+    def disk(self, target: str) -> PointDisk | None:
+        """The disk with that target, if the point has it."""
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+
+def newest_common(ours: tuple[RecoveryPoint, ...], theirs: tuple[RecoveryPoint, ...]) -> RecoveryPoint | None:
+    """Our copy of the newest point that both sides hold, or None."""
+    ids = {point.id for point in theirs}
+    return max((point for point in ours if point.id in ids), key=lambda point: point.order, default=None)

@@ -1,0 +1,185 @@
+"""LVM tags, version 1: what a volume is, packed into one tag; a seal and a confirmation as further ones.
+
+LVM allows ``A-Za-z0-9_+.-/=!:&#`` in tags, up to 1024 characters. Ours are ``ts1:`` and fields joined by ``&``
+(``docs/on-disk.md`` draws them). A value that may hold other characters is escaped with ``#XX`` per UTF-8 byte::
+
+    ts1:k=s&d=DOMAIN&t=TARGET-VG&s=SET&n=SEQUENCE&i=1/2&v=vda&e=TIME&w=DOMAIN-NAME   member at the source
+    ts1:k=t&...                                                                     member at the target
+    ts1:k=r&...                                                                     registered volume of a set
+    ts1:k=d&d=DOMAIN&t=TARGET-VG&x=DEFINITION&y=s|t                                 definition volume
+    ts1:k=seal&s=SET&c=CONSISTENCY&x=DEFINITION                                     on member 1, once whole
+    ts1:k=ok&s=SET&h=HOST                                                           on member 1 at the source
+
+A tag that starts with ``ts1:`` and cannot be parsed is an error (never taken for absent); ``ts2:`` and later belong
+to a newer version.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+from thinsync_virt.errors import PoolError, UsageError
+from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_uuid
+from thinsync_virt.model.points import Consistency, ReplicaKey
+
+PREFIX = "ts1:"
+_ANY_VERSION = re.compile(r"ts(\d+):")
+_PLAIN = re.compile(r"[A-Za-z0-9_.-]")
+_MAX_TAG = 1024
+
+
+class Role(enum.StrEnum):
+    """What a tagged thin volume of a set is for."""
+
+    SOURCE = "s"
+    TARGET = "t"
+    REGISTERED = "r"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """LV ``index`` (from 1) of ``count`` of a set. ``time`` in seconds since 1970."""
+
+    role: Role
+    key: ReplicaKey
+    set_id: str
+    sequence: int
+    index: int
+    count: int
+    disk: str
+    time: int
+    domain_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The set is whole: its consistency, and the id of its definition."""
+
+    set_id: str
+    consistency: Consistency
+    definition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """The target at ``host`` holds this point too."""
+
+    set_id: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionMember:
+    """A definition volume; ``role`` is SOURCE or TARGET."""
+
+    role: Role
+    key: ReplicaKey
+    definition: str
+
+
+Tag = Member | Seal | Confirmation | DefinitionMember
+
+
+def escape(text: str) -> str:
+    """Any text as legal tag characters."""
+    return "".join(
+        char if _PLAIN.fullmatch(char) else "".join(f"#{byte:02X}" for byte in char.encode()) for char in text
+    )
+
+
+def unescape(text: str) -> str:
+    """The inverse of :func:`escape`. Raises ValueError."""
+    raw = re.sub(rb"#([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), text.encode())
+    return raw.decode()
+
+
+def format_tag(tag: Tag) -> str:
+    """The tag's text."""
+    match tag:
+        case Member():
+            fields = {
+                "k": tag.role.value,
+                "d": tag.key.domain,
+                "t": tag.key.target,
+                "s": tag.set_id,
+                "n": str(tag.sequence),
+                "i": f"{tag.index}/{tag.count}",
+                "v": tag.disk,
+                "e": str(tag.time),
+                "w": escape(tag.domain_name),
+            }
+        case Seal():
+            fields = {"k": "seal", "s": tag.set_id, "c": tag.consistency.value, "x": tag.definition}
+        case Confirmation():
+            fields = {"k": "ok", "s": tag.set_id, "h": escape(tag.host)}
+        case DefinitionMember():
+            fields = {
+                "k": "d",
+                "d": tag.key.domain,
+                "t": tag.key.target,
+                "x": tag.definition,
+                "y": tag.role.value,
+            }
+    text = PREFIX + "&".join(f"{name}={value}" for name, value in fields.items())
+    if len(text) > _MAX_TAG:
+        raise PoolError(f"a name is too long to be kept in an LVM tag: {text[:80]}...")
+    return text
+
+
+def parse_tag(text: str) -> Tag | None:
+    """The tag, or None when it is not one of ours. Raises PoolError for ours that cannot be understood."""
+    version = _ANY_VERSION.match(text)
+    if version is None:
+        return None
+    if version[1] != "1":
+        raise PoolError(
+            f"tag {text[:60]!r} was written by a newer version",
+            hint="upgrade thinsync-virt here before touching these volumes",
+        )
+    try:
+        fields = dict(item.split("=", 1) for item in text.removeprefix(PREFIX).split("&"))
+        match fields["k"]:
+            case "s" | "t" | "r" as role:
+                index, count = (int(number) for number in fields["i"].split("/"))
+                if not 1 <= index <= count <= 1000:
+                    raise ValueError(fields["i"])
+                return Member(
+                    Role(role),
+                    _key(fields),
+                    check_id(fields["s"]),
+                    _natural(fields["n"]),
+                    index,
+                    count,
+                    check_disk_target(fields["v"]),
+                    _natural(fields["e"]),
+                    unescape(fields["w"]),
+                )
+            case "seal":
+                return Seal(check_id(fields["s"]), Consistency(fields["c"]), check_id(fields["x"]))
+            case "ok":
+                return Confirmation(check_id(fields["s"]), unescape(fields["h"]))
+            case "d":
+                return DefinitionMember(Role(fields["y"]), _key(fields), check_id(fields["x"]))
+            case other:
+                raise ValueError(other)
+    except (ValueError, KeyError, UsageError) as error:
+        raise _damaged(text) from error
+
+
+def _damaged(text: str) -> PoolError:
+    return PoolError(
+        f"tag {text[:80]!r} is not one that this version understands",
+        hint="if somebody edited it by hand, remove the volume or restore the tag; see docs/on-disk.md",
+    )
+
+
+def _key(fields: dict[str, str]) -> ReplicaKey:
+    return ReplicaKey(check_id(fields["d"]), check_lvm_uuid(fields["t"]))
+
+
+def _natural(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(text)
+    return int(text)

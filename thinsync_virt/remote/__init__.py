@@ -1,0 +1,1 @@
+"""The endpoint's interfaces over ssh."""

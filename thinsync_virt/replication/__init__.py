@@ -1,0 +1,1 @@
+"""The driver: asks both ends, plans, moves the stream, confirms."""

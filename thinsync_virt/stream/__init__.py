@@ -1,0 +1,1 @@
+"""The wire format: a sans-I/O codec."""

@@ -1,0 +1,1 @@
+"""The only place where commands are run and devices opened."""
