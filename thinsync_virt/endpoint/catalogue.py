@@ -1,0 +1,129 @@
+"""From tagged thin volumes to points: LVM is the database, this reads it.
+
+A set is a recovery point only when it is sealed and every one of its N volumes is there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
+from thinsync_virt.model.tags import Confirmation, DefinitionMember, Member, Role, Seal, Tag, parse_tag
+from thinsync_virt.model.volumes import ThinVolume
+
+
+@dataclass(frozen=True)
+class RegisteredSet:
+    """The writable volumes that a registered domain refers to, made from point ``point``."""
+
+    key: ReplicaKey
+    point: str
+    count: int
+    disks: tuple[PointDisk, ...]
+
+
+@dataclass(frozen=True)
+class DefinitionVolume:
+    """A definition volume; its content proves itself by ``definition``."""
+
+    key: ReplicaKey
+    definition: str
+    volume: ThinVolume
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Everything of ours on this host's volume groups, for one role (source or target)."""
+
+    points: tuple[RecoveryPoint, ...] = ()
+    unfinished: tuple[UnfinishedSet, ...] = ()
+    broken: tuple[UnfinishedSet, ...] = ()
+    registered: tuple[RegisteredSet, ...] = ()
+    definitions: tuple[DefinitionVolume, ...] = ()
+    names: dict[str, str] = field(default_factory=dict)
+
+    def of(self, key: ReplicaKey) -> Catalogue:
+        """The part that belongs to one replica."""
+        return Catalogue(
+            tuple(point for point in self.points if point.key == key),
+            tuple(unfinished for unfinished in self.unfinished if unfinished.key == key),
+            tuple(broken for broken in self.broken if broken.key == key),
+            tuple(registered for registered in self.registered if registered.key == key),
+            tuple(definition for definition in self.definitions if definition.key == key),
+            self.names,
+        )
+
+    def keys(self) -> tuple[ReplicaKey, ...]:
+        """Every replica of which anything is here."""
+        every = (*self.points, *self.unfinished, *self.broken, *self.registered, *self.definitions)
+        return tuple(sorted({item.key for item in every}, key=lambda key: (key.domain, key.target)))
+
+    def definition(self, key: ReplicaKey, definition: str) -> DefinitionVolume | None:
+        """The volume that holds this definition, if it is here."""
+        return next((d for d in self.definitions if d.key == key and d.definition == definition), None)
+
+
+def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
+    """Sort tagged volumes into points, unfinished sets, registered sets and definitions.
+
+    ``role`` is SOURCE or TARGET; registered volumes belong to TARGET. A sealed set that lacks a volume is
+    ``broken``: it can neither be a base nor be started. Raises PoolError for a tag of ours that cannot be read.
+    """
+    members: dict[tuple[ReplicaKey, str], list[tuple[Member, ThinVolume, tuple[Tag, ...]]]] = defaultdict(list)
+    registered: dict[tuple[ReplicaKey, str], list[tuple[Member, ThinVolume]]] = defaultdict(list)
+    definitions: list[DefinitionVolume] = []
+    names: dict[str, str] = {}
+    for volume in volumes:
+        tags = tuple(tag for tag in map(parse_tag, volume.tags) if tag is not None)
+        for tag in tags:
+            match tag:
+                case Member(role=tag_role) if tag_role is role:
+                    members[tag.key, tag.set_id].append((tag, volume, tags))
+                    names[tag.key.domain] = tag.domain_name
+                case Member(role=Role.REGISTERED) if role is Role.TARGET:
+                    registered[tag.key, tag.set_id].append((tag, volume))
+                case DefinitionMember(role=tag_role) if tag_role is role:
+                    definitions.append(DefinitionVolume(tag.key, tag.definition, volume))
+                case _:
+                    pass
+    points: list[RecoveryPoint] = []
+    unfinished: list[UnfinishedSet] = []
+    broken: list[UnfinishedSet] = []
+    for (key, set_id), found in members.items():
+        found.sort(key=lambda item: item[0].index)
+        first, _, first_tags = found[0]
+        disks = tuple(PointDisk(member.disk, volume) for member, volume, _ in found)
+        seal = next((tag for tag in first_tags if isinstance(tag, Seal) and tag.set_id == set_id), None)
+        bare = UnfinishedSet(key, set_id, first.sequence, first.count, disks)
+        whole = [member.index for member, _, _ in found] == list(range(1, first.count + 1))
+        if first.index != 1 or seal is None:
+            unfinished.append(bare)
+        elif not whole or len({disk.target for disk in disks}) != first.count:
+            broken.append(bare)
+        else:
+            confirmation = next((tag for tag in first_tags if isinstance(tag, Confirmation)), None)
+            points.append(
+                RecoveryPoint(
+                    key,
+                    set_id,
+                    first.sequence,
+                    first.time,
+                    seal.consistency,
+                    seal.definition,
+                    disks,
+                    confirmation.host if confirmation else "",
+                )
+            )
+    return Catalogue(
+        tuple(sorted(points, key=lambda point: point.order)),
+        tuple(sorted(unfinished, key=lambda unfinished: unfinished.sequence)),
+        tuple(broken),
+        tuple(
+            RegisteredSet(key, set_id, found[0][0].count, tuple(PointDisk(m.disk, v) for m, v in found))
+            for (key, set_id), found in registered.items()
+        ),
+        tuple(definitions),
+        names,
+    )

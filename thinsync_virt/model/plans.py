@@ -1,0 +1,53 @@
+"""What the planner decides."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+
+
+class Mode(enum.StrEnum):
+    """How one disk travels."""
+
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPlan:
+    """One disk: its libvirt target, and whether all of it or only the difference to the base travels."""
+
+    target: str
+    mode: Mode
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UpToDate:
+    """The target holds the newest state already."""
+
+    point: RecoveryPoint
+
+
+@dataclass(frozen=True, slots=True)
+class Replicate:
+    """Make set ``set_id`` and send it. ``base`` is the source's copy of the newest common point."""
+
+    key: ReplicaKey
+    set_id: str
+    sequence: int
+    base: RecoveryPoint | None
+    disks: tuple[DiskPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Going on would destroy something: why, and the way out."""
+
+    message: str
+    hint: str
+
+
+Plan = UpToDate | Replicate | Conflict

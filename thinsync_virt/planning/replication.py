@@ -1,0 +1,106 @@
+"""Which base, and full or incremental for each disk. Values in, a plan out."""
+
+from __future__ import annotations
+
+from thinsync_virt.model.domains import Disk
+from thinsync_virt.model.names import new_id, short_id
+from thinsync_virt.model.plans import Conflict, DiskPlan, Mode, Plan, Replicate, UpToDate
+from thinsync_virt.model.points import RecoveryPoint, newest_common
+from thinsync_virt.model.states import SourceState, TargetState
+
+
+def find_conflict(source: SourceState, target: TargetState) -> Conflict | None:
+    """Why the replica at the target must not be replicated over, or None.
+
+    Invariant 8: nothing that is active there, was written to there, or is somebody else's, is replaced.
+    """
+    domain = source.domain
+    for other in target.registered:
+        if other.mark is None or other.mark.key != target.key:
+            whose = "is not a replica of ours" if other.mark is None else "is the replica of something else"
+            same = "name" if other.name == domain.name else "UUID"
+            return Conflict(
+                f"a domain with the {same} of {domain.name} exists at the target and {whose}: {other.name}",
+                f"rename or remove it there (virsh undefine {other.name}), or replicate to another host",
+            )
+        if other.uuid != domain.uuid or other.name != domain.name:
+            return Conflict(
+                f"the replica at the target is {other.name} with UUID {other.uuid}, not {domain.name}",
+                "undo the renaming at one side, or undefine the replica at the target (its points stay)",
+            )
+        if other.active:
+            return Conflict(
+                f"the replica of {domain.name} is running at the target",
+                f"two copies must not run: shut it down there (virsh shutdown {domain.name}) and decide which is true",
+            )
+        if other.managed_save:
+            return Conflict(
+                f"the replica of {domain.name} has a managed-save image at the target",
+                f"starting it would put old memory over new disks: virsh managedsave-remove {domain.name} there",
+            )
+    if target.written:
+        return Conflict(
+            f"the replica of {domain.name} was used at the target since its point:"
+            f" {', '.join(target.written)} written to",
+            "what was written there would be lost. Keep it: replicate back from there; or give it up:"
+            f" virsh undefine {domain.name} --keep-nvram there, and replicate again",
+        )
+    ahead = _target_ahead(source, target)
+    if ahead is not None:
+        return Conflict(
+            f"the target holds point {short_id(ahead.id)} (number {ahead.sequence}) of {domain.name},"
+            " newer than any point here",
+            "this host was rolled back or is an old copy; find out which side is true before going on",
+        )
+    return None
+
+
+def _target_ahead(source: SourceState, target: TargetState) -> RecoveryPoint | None:
+    common = newest_common(source.points, target.points)
+    if not source.points or not target.points or common is None:
+        return None
+    newest = max(target.points, key=lambda point: point.order)
+    return newest if newest.sequence > max(point.sequence for point in source.points) else None
+
+
+def plan_replication(
+    source: SourceState,
+    target: TargetState,
+    *,
+    disks: tuple[Disk, ...],
+    definition: str,
+    unchanged: bool,
+) -> Plan:
+    """What to do now.
+
+    ``disks`` are those that travel, ``definition`` the id of the domain's present definition, ``unchanged`` whether
+    every disk still equals the newest common point (False when it was not looked at).
+    """
+    conflict = find_conflict(source, target)
+    if conflict is not None:
+        return conflict
+    base = newest_common(source.points, target.points)
+    targets = tuple(disk.target for disk in disks)
+    if base is not None and unchanged and definition == base.definition and _same_disks(base, targets):
+        return UpToDate(base)
+    known = [point.sequence for point in (*source.points, *target.points)]
+    known += [unfinished.sequence for unfinished in (*source.unfinished, *target.unfinished)]
+    return Replicate(
+        target.key,
+        new_id(),
+        max(known, default=0) + 1,
+        base,
+        tuple(_plan_disk(base, target) for target in targets),
+    )
+
+
+def _same_disks(base: RecoveryPoint, targets: tuple[str, ...]) -> bool:
+    return {disk.target for disk in base.disks} == set(targets)
+
+
+def _plan_disk(base: RecoveryPoint | None, target: str) -> DiskPlan:
+    if base is None:
+        return DiskPlan(target, Mode.FULL, "no point is held by both ends")
+    if base.disk(target) is None:
+        return DiskPlan(target, Mode.FULL, "the disk is new")
+    return DiskPlan(target, Mode.INCREMENTAL)

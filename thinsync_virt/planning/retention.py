@@ -1,0 +1,29 @@
+"""Which points may go. Until policies come: the last few at the target, base and head at the source."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from thinsync_virt.model.points import RecoveryPoint
+
+KEPT_AT_TARGET = 6
+
+
+def expired_at_source(points: Collection[RecoveryPoint]) -> tuple[RecoveryPoint, ...]:
+    """All but the newest confirmed point and what came after it.
+
+    What came after is an attempt whose outcome is not known here yet: it may be at the target.
+    """
+    confirmed = [point for point in points if point.confirmed_by]
+    if not confirmed:
+        return ()
+    newest = max(confirmed, key=lambda point: point.order)
+    return tuple(point for point in points if point.order < newest.order)
+
+
+def expired_at_target(
+    points: Collection[RecoveryPoint], *, registered: str, common: str, keep: int = KEPT_AT_TARGET
+) -> tuple[RecoveryPoint, ...]:
+    """All but the last ``keep``, the registered one and the newest that the source holds too (ids)."""
+    newest_first = sorted(points, key=lambda point: point.order, reverse=True)
+    return tuple(point for point in newest_first[keep:] if point.id not in (registered, common))
