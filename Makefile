@@ -1,0 +1,92 @@
+# `make` says what there is. Everything works on a fresh Debian 12 or 13 as root with git and make: what is missing is
+# installed by .ci/setup, and it says so.
+
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON := /usr/bin/python3
+BIN := .venv/bin
+VENV := .venv/.complete
+PYTEST := $(BIN)/python -m pytest
+
+# One seed for everything random in a run: hypothesis, and the sample of the crash matrix. SEED=... repeats a run.
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+SEED := $(SEED)
+export THINSYNC_SEED = $(SEED)
+
+.PHONY: help
+help: ## this text
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+.PHONY: venv
+venv: $(VENV) ## .venv: Debian's own python3-* packages, pinned tools beside them, this project editable
+
+# One at a time, also when two makes want it: hence the lock.
+$(VENV): requirements-dev.txt pyproject.toml .ci/setup
+	@exec 9>.venv.lock; flock 9; \
+	if [ -e $@ ] && [ -z "$$(find $^ -newer $@)" ]; then exit 0; fi; \
+	.ci/setup python; \
+	echo "making .venv from $(PYTHON)"; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'; \
+	[ "$$($(BIN)/python -c 'import sys; print(sys.base_prefix)' 2>/dev/null)" = /usr ] || rm -rf .venv; \
+	$(PYTHON) -m venv --system-site-packages .venv; \
+	$(BIN)/pip --disable-pip-version-check install --quiet --requirement requirements-dev.txt; \
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .; \
+	touch $@
+
+.PHONY: demo
+demo: $(VENV) lab-setup deb ## the main job, shown on two hosts in the lab (root)
+	@$(BIN)/python tests/lab/demo.py
+
+.PHONY: test
+test: ## everything: lint, unit, deb, lintian, lab-test; SEED=N repeats a run
+	@echo "seed: $(SEED)  (repeat with: make test SEED=$(SEED))"
+	@for part in lint unit deb lintian lab-test; do \
+	    echo "== $$part"; \
+	    $(MAKE) $$part SEED=$(SEED) || { echo "make test: $$part failed, seed $(SEED)" >&2; exit 1; }; \
+	done
+	@echo "make test: all passed, seed $(SEED)"
+
+.PHONY: unit
+unit: $(VENV) ## unit and contract tests
+	@$(PYTEST) --hypothesis-seed=$(SEED) $(or $(wildcard tests/unit tests/contract),tests/unit)
+
+.PHONY: lint
+lint: $(VENV) ## ruff, mypy, import-linter
+	@$(BIN)/ruff check --output-format concise .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: lab-setup
+lab-setup:
+	@.ci/setup python lab
+
+.PHONY: lab-test
+lab-test: $(VENV) lab-setup deb ## the tests in the two-host lab, with a random sample of the crash matrix (root)
+	@echo "seed: $(SEED)"
+	@$(PYTEST) tests/lab
+
+.PHONY: soak
+soak: $(VENV) lab-setup deb ## the lab tests with the whole crash matrix: hours (root)
+	@echo "seed: $(SEED)"
+	@$(PYTEST) tests/lab --matrix=whole
+
+.PHONY: bench
+bench: $(VENV) lab-setup deb ## measurements in the lab (root)
+	@$(BIN)/python tests/bench/run.py
+
+.PHONY: deb
+deb: ## dist/thinsync-virt_VERSION_all.deb
+	@.ci/setup build
+	@packaging/build-deb
+
+.PHONY: lintian
+lintian: deb ## lintian on the package
+	@lintian --fail-on error,warning --pedantic --display-info --tag-display-limit 0 dist/thinsync-virt_*_all.deb
+
+.PHONY: clean
+clean: ## removes what was built here (not the lab's cache)
+	rm -rf .venv .venv.lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
