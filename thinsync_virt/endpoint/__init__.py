@@ -1,1 +1,1 @@
-"""Source and target ends of a replication."""
+"""Source and target ends of a replication: snapshots, transfers, points."""

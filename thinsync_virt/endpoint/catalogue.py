@@ -19,9 +19,15 @@ class RegisteredSet:
     """The writable volumes that a registered domain refers to, made from point ``point``."""
 
     key: ReplicaKey
+    id: str
     point: str
     count: int
     disks: tuple[PointDisk, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether all its volumes are there."""
+        return len(self.disks) == self.count
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,9 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
         tuple(sorted(unfinished, key=lambda unfinished: unfinished.sequence)),
         tuple(broken),
         tuple(
-            RegisteredSet(key, set_id, found[0][0].count, tuple(PointDisk(m.disk, v) for m, v in found))
+            RegisteredSet(
+                key, set_id, found[0][0].point, found[0][0].count, tuple(PointDisk(m.disk, v) for m, v in found)
+            )
             for (key, set_id), found in registered.items()
         ),
         tuple(definitions),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from thinsync_virt.errors import Code
+
 
 class Severity(enum.StrEnum):
     """``refusal`` stops a replication before anything is touched; the others do not."""
@@ -17,12 +19,16 @@ class Severity(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at: which (``subject``), what about it, and the remedy (``hint``)."""
+    """One thing that was looked at: which (``subject``), what about it, and the remedy (``hint``).
+
+    ``code`` is the kind of failure that a refusal ends in.
+    """
 
     severity: Severity
     subject: str
     message: str
     hint: str = ""
+    code: Code = Code.NOT_REPLICABLE
 
 
 def refusals(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

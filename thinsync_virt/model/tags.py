@@ -5,7 +5,7 @@ LVM allows ``A-Za-z0-9_+.-/=!:&#`` in tags, up to 1024 characters. Ours are ``ts
 
     ts1:k=s&d=DOMAIN&t=TARGET-VG&s=SET&n=SEQUENCE&i=1/2&v=vda&e=TIME&w=DOMAIN-NAME   member at the source
     ts1:k=t&...                                                                     member at the target
-    ts1:k=r&...                                                                     registered volume of a set
+    ts1:k=r&...&p=POINT                        registered volume, made from a point; its set has an id of its own
     ts1:k=d&d=DOMAIN&t=TARGET-VG&x=DEFINITION&y=s|t                                 definition volume
     ts1:k=seal&s=SET&c=CONSISTENCY&x=DEFINITION                                     on member 1, once whole
     ts1:k=ok&s=SET&h=HOST                                                           on member 1 at the source
@@ -40,7 +40,10 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """LV ``index`` (from 1) of ``count`` of a set. ``time`` in seconds since 1970."""
+    """LV ``index`` (from 1) of ``count`` of a set. ``time`` in seconds since 1970.
+
+    ``point`` is, for registered volumes, the point that they were made from, else "".
+    """
 
     role: Role
     key: ReplicaKey
@@ -51,6 +54,7 @@ class Member:
     disk: str
     time: int
     domain_name: str
+    point: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,8 @@ def format_tag(tag: Tag) -> str:
                 "e": str(tag.time),
                 "w": escape(tag.domain_name),
             }
+            if tag.role is Role.REGISTERED:
+                fields["p"] = tag.point
         case Seal():
             fields = {"k": "seal", "s": tag.set_id, "c": tag.consistency.value, "x": tag.definition}
         case Confirmation():
@@ -155,6 +161,7 @@ def parse_tag(text: str) -> Tag | None:
                     check_disk_target(fields["v"]),
                     _natural(fields["e"]),
                     unescape(fields["w"]),
+                    check_id(fields["p"]) if role == Role.REGISTERED else "",
                 )
             case "seal":
                 return Seal(check_id(fields["s"]), Consistency(fields["c"]), check_id(fields["x"]))

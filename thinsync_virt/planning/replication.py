@@ -94,6 +94,17 @@ def plan_replication(
     )
 
 
+def abandoned(source: SourceState, target: TargetState) -> tuple[RecoveryPoint, ...]:
+    """Points at the source that never arrived and that the next point replaces.
+
+    Those newer than the newest common point (all, when there is none) that no target has confirmed.
+    """
+    base = newest_common(source.points, target.points)
+    held = {point.id for point in target.points}
+    floor = base.sequence if base is not None else -1
+    return tuple(p for p in source.points if p.id not in held and p.sequence > floor and not p.confirmed_by)
+
+
 def _same_disks(base: RecoveryPoint, targets: tuple[str, ...]) -> bool:
     return {disk.target for disk in base.disks} == set(targets)
 

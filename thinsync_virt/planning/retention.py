@@ -22,8 +22,11 @@ def expired_at_source(points: Collection[RecoveryPoint]) -> tuple[RecoveryPoint,
 
 
 def expired_at_target(
-    points: Collection[RecoveryPoint], *, registered: str, common: str, keep: int = KEPT_AT_TARGET
+    points: Collection[RecoveryPoint], *, registered: Collection[str], common: str, keep: int = KEPT_AT_TARGET
 ) -> tuple[RecoveryPoint, ...]:
-    """All but the last ``keep``, the registered one and the newest that the source holds too (ids)."""
+    """All but the last ``keep``, those that registered volumes come from, and the newest that the source holds too.
+
+    ``registered`` and ``common`` are ids.
+    """
     newest_first = sorted(points, key=lambda point: point.order, reverse=True)
-    return tuple(point for point in newest_first[keep:] if point.id not in (registered, common))
+    return tuple(point for point in newest_first[keep:] if point.id != common and point.id not in registered)

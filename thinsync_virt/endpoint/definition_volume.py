@@ -1,0 +1,81 @@
+"""Definitions on small thin volumes: written once per content, read and proved by their id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from thinsync_virt.endpoint.catalogue import DefinitionVolume
+from thinsync_virt.endpoint.naming import free_name
+from thinsync_virt.errors import PoolError, ThinsyncError
+from thinsync_virt.model.definition import MAX_HEADER, Definition, packed_size, unpack
+from thinsync_virt.model.names import VolumeName, short_id
+from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.tags import DefinitionMember, Role, format_tag
+from thinsync_virt.system.block import BlockReader, BlockWriter
+from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.units import align_up
+
+_BLOCK = 4096
+_PREFIX = align_up(MAX_HEADER + 16, _BLOCK)
+
+
+@contextmanager
+def activated(lvm: Lvm, names: tuple[VolumeName, ...]) -> Iterator[None]:
+    """The volumes are active inside, and inactive again afterwards; a failure inside is never hidden."""
+    try:
+        lvm.activate(names)
+        yield
+    except BaseException:
+        try:
+            lvm.deactivate(names)
+        except ThinsyncError:
+            pass
+        raise
+    lvm.deactivate(names)
+
+
+def write_definition(
+    lvm: Lvm, definition: Definition, key: ReplicaKey, role: Role, pool: VolumeName, domain_name: str
+) -> None:
+    """Put a definition on a new thin volume in ``pool``, on stable storage when this returns."""
+    packed = definition.pack()
+    size = align_up(max(len(packed), _PREFIX), _BLOCK)
+    taken = {volume.name for volume in lvm.volumes(pool.vg)}
+    name = free_name(pool.vg, taken, domain_name, "def", suffix=short_id(definition.id))
+    tag = format_tag(DefinitionMember(role, key, definition.id))
+    lvm.create_thin(name, pool, size, (tag,))
+    with activated(lvm, (name,)), BlockWriter(name.path) as device:
+        device.write(0, packed + bytes(align_up(len(packed), _BLOCK) - len(packed)))
+        device.sync()
+
+
+def read_definition(lvm: Lvm, entry: DefinitionVolume) -> Definition:
+    """The definition on that volume. Raises PoolError when its content is not what its tag says."""
+    name = entry.volume.name
+    with activated(lvm, (name,)), BlockReader(name.path) as device:
+        prefix = bytes(device.read(0, min(_PREFIX, entry.volume.size)))
+        try:
+            length = packed_size(prefix)
+            rest = align_up(max(length - len(prefix), 0), _BLOCK)
+            tail = bytes(device.read(len(prefix), rest)) if rest else b""
+            definition = unpack(prefix + tail)
+        except ThinsyncError as error:
+            raise PoolError(f"{name}: {error.message}", hint="the point cannot be used; use another") from error
+    if definition.id != entry.definition:
+        raise PoolError(
+            f"{name}: the definition on it is not {entry.definition}",
+            hint="it was written over or only half written; the next replication makes it anew",
+        )
+    return definition
+
+
+def holds_definition(lvm: Lvm, entry: DefinitionVolume | None) -> bool:
+    """Whether the volume exists and its content is whole."""
+    if entry is None:
+        return False
+    try:
+        read_definition(lvm, entry)
+    except PoolError:
+        return False
+    return True

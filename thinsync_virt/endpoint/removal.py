@@ -1,0 +1,40 @@
+"""Deleting sets: the seal first, so that what is left after a crash is garbage and never half a point."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from thinsync_virt.endpoint.catalogue import Catalogue
+from thinsync_virt.model.points import RecoveryPoint, UnfinishedSet
+from thinsync_virt.model.tags import Seal, parse_tag
+from thinsync_virt.system.lvm import Lvm
+
+
+def remove_point(lvm: Lvm, point: RecoveryPoint) -> None:
+    """Unseal, then remove its volumes."""
+    first = point.disks[0].volume
+    seals = tuple(tag for tag in first.tags if isinstance(parse_tag(tag), Seal))
+    lvm.change_tags(first.name, remove=seals)
+    lvm.remove(tuple(disk.volume.name for disk in point.disks))
+
+
+def remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet) -> None:
+    """Remove the volumes of a set that has no seal."""
+    lvm.remove(tuple(disk.volume.name for disk in unfinished.disks))
+
+
+def remove_unused_definitions(lvm: Lvm, ours: Catalogue, kept: Collection[str] = ()) -> int:
+    """Remove definition volumes that no point refers to; how many. ``kept`` are definition ids to spare.
+
+    Of several volumes with one id, the first stays.
+    """
+    wanted = {point.definition for point in ours.points} | set(kept)
+    seen: set[str] = set()
+    useless = []
+    for entry in ours.definitions:
+        if entry.definition not in wanted or entry.definition in seen:
+            useless.append(entry.volume.name)
+        seen.add(entry.definition)
+    if useless:
+        lvm.remove(tuple(useless))
+    return len(useless)

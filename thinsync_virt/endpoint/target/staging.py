@@ -1,0 +1,157 @@
+"""Receiving one set into staging volumes, and sealing it.
+
+A staging volume is already the point's own volume: made from the base point under the set's id, written, made
+read-only, and a point from the moment that the seal is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
+from thinsync_virt.endpoint.definition_volume import holds_definition, write_definition
+from thinsync_virt.endpoint.naming import free_name, point_suffix
+from thinsync_virt.errors import ConflictError, PoolError, StreamError
+from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.plans import Mode
+from thinsync_virt.model.points import Consistency, RecoveryPoint, ReplicaKey
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.tags import Member, Role, Seal, format_tag
+from thinsync_virt.system.block import BlockWriter
+from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What a stream says of the set that it carries. Sizes in bytes."""
+
+    key: ReplicaKey
+    domain_name: str
+    set_id: str
+    sequence: int
+    time: int
+    consistency: Consistency
+    base: str
+    sizes: Mapping[str, int]
+    modes: Mapping[str, Mode]
+
+
+class Staging:
+    """The staging volumes of one incoming set, in the order of its disks."""
+
+    def __init__(self, lvm: Lvm, incoming: Incoming, choices: Choices) -> None:
+        self._lvm = lvm
+        self._incoming = incoming
+        self._choices = choices
+        self._names: dict[str, VolumeName] = {}
+        self._devices: dict[str, BlockWriter] = {}
+
+    def create(self) -> None:
+        """Make and activate one volume per disk. Raises ConflictError when the base is not here."""
+        catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(self._incoming.key)
+        if any(point.id == self._incoming.set_id for point in catalogue.points):
+            raise ConflictError(f"point {self._incoming.set_id} is here already", hint="plan again")
+        base = self._base(catalogue)
+        taken = {volume.name for volume in self._lvm.volumes()}
+        snapshots: list[SnapshotRequest] = []
+        fresh: list[tuple[VolumeName, VolumeName, int, str]] = []
+        for index, (target, size) in enumerate(self._incoming.sizes.items(), start=1):
+            pool = self._choices.pool_of(target)
+            held = base.disk(target) if base is not None else None
+            if self._incoming.modes[target] is Mode.INCREMENTAL and held is None:
+                raise ConflictError(f"the base of disk {target} is not here", hint="plan again")
+            vg = held.volume.name.vg if held is not None else pool.vg
+            name = free_name(
+                vg, taken, self._incoming.domain_name, target, suffix=point_suffix(self._incoming.set_id)
+            )
+            taken.add(name)
+            self._names[target] = name
+            tag = format_tag(self._member(target, index))
+            if self._incoming.modes[target] is Mode.INCREMENTAL:
+                assert held is not None
+                snapshots.append(SnapshotRequest(held.volume.name, name.lv, (tag,), read_only=False, skip=True))
+            else:
+                fresh.append((name, pool, size, tag))
+        if snapshots:
+            self._lvm.create_snapshots(snapshots)
+        for name, pool, size, tag in fresh:
+            self._lvm.create_thin(name, pool, size, (tag,))
+        self._fit_sizes()
+        self._lvm.activate(tuple(self._names.values()))
+        self._devices = {target: BlockWriter(name.path) for target, name in self._names.items()}
+
+    def _base(self, catalogue: Catalogue) -> RecoveryPoint | None:
+        if not self._incoming.base:
+            return None
+        base = next((point for point in catalogue.points if point.id == self._incoming.base), None)
+        if base is None:
+            raise ConflictError(f"base point {self._incoming.base} is not here", hint="plan again")
+        return base
+
+    def _member(self, target: str, index: int) -> Member:
+        incoming = self._incoming
+        return Member(
+            Role.TARGET,
+            incoming.key,
+            incoming.set_id,
+            incoming.sequence,
+            index,
+            len(incoming.sizes),
+            target,
+            incoming.time,
+            incoming.domain_name,
+        )
+
+    def _fit_sizes(self) -> None:
+        made = {volume.name: volume for volume in self._lvm.volumes()}
+        for target, name in self._names.items():
+            volume = made.get(name)
+            if volume is None:
+                raise PoolError(f"{name} was not made", hint="run: thinsync-vm check", retry=True)
+            if volume.size != self._incoming.sizes[target]:
+                self._lvm.resize(name, self._incoming.sizes[target])
+
+    def device(self, target: str) -> BlockWriter:
+        """The open device of a disk."""
+        return self._devices[target]
+
+    def seal(self, definition: Definition) -> None:
+        """Everything on stable storage, volumes read-only and inactive, then the one commit that makes the point.
+
+        The definition is written first: a seal never refers to what is not there.
+        """
+        for device in self._devices.values():
+            device.sync()
+        self.close()
+        names = tuple(self._names.values())
+        self._lvm.deactivate(names)
+        self._lvm.set_read_only(names)
+        key = self._incoming.key
+        catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(key)
+        if not holds_definition(self._lvm, catalogue.definition(key, definition.id)):
+            write_definition(
+                self._lvm, definition, key, Role.TARGET, self._choices.pool, self._incoming.domain_name
+            )
+        whole = next((s for s in catalogue.unfinished if s.id == self._incoming.set_id), None)
+        if whole is None or len(whole.disks) != whole.count:
+            raise PoolError(f"set {self._incoming.set_id} lost a volume while it was received", retry=True)
+        first = next(iter(names))
+        seal = Seal(self._incoming.set_id, self._incoming.consistency, definition.id)
+        self._lvm.change_tags(first, add=(format_tag(seal),))
+
+    def close(self) -> None:
+        """Close the devices; the volumes stay for the next run to remove."""
+        for device in self._devices.values():
+            device.close()
+        self._devices = {}
+
+
+def check_incoming(incoming: Incoming, choices: Choices, target_group: str) -> None:
+    """What a stream claims must fit this target. Raises StreamError."""
+    if incoming.key.target != target_group:
+        raise StreamError("the stream is for another target", retry=False)
+    for target in incoming.sizes:
+        if target in choices.excluded:
+            raise StreamError(f"the stream carries disk {target}, which is excluded", retry=False)

@@ -1,0 +1,152 @@
+"""Make the registered domain start from a point: new writable volumes, then one atomic definition.
+
+Invariant 3: volumes under names never used before, for all disks; then the domain is defined to refer to them. The
+old ones go at the next run, and never while open or written to.
+"""
+
+from __future__ import annotations
+
+from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet
+from thinsync_virt.endpoint.definition_volume import read_definition
+from thinsync_virt.endpoint.naming import free_name, registered_suffix
+from thinsync_virt.endpoint.target.inventory import Inventory
+from thinsync_virt.errors import ConflictError, NotFoundError, ThinsyncError
+from thinsync_virt.hypervisor.protocol import Hypervisor, ReplicaPlan
+from thinsync_virt.model.definition import CHOICES, Definition
+from thinsync_virt.model.findings import refusals
+from thinsync_virt.model.names import new_id, short_id
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
+from thinsync_virt.model.reports import Registration
+from thinsync_virt.model.tags import Member, Role, format_tag
+from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+
+
+class Switch:
+    """Registers points. One caller at a time: under the replica's lock."""
+
+    def __init__(self, lvm: Lvm, hypervisor: Hypervisor, inventory: Inventory) -> None:
+        self._lvm = lvm
+        self._hypervisor = hypervisor
+        self._inventory = inventory
+
+    def register(self, key: ReplicaKey, point_id: str) -> Registration:
+        """``virsh start`` starts from this point afterwards. Idempotent.
+
+        Raises NotFoundError, or ConflictError when what is registered must not be replaced.
+        """
+        ours = self._inventory.catalogue().of(key)
+        point = next((p for p in ours.points if p.id == point_id), None)
+        if point is None:
+            raise NotFoundError(f"point {short_id(point_id)} is not here", hint="see: thinsync-vm points")
+        entry = ours.definition(key, point.definition)
+        if entry is None:
+            raise NotFoundError(f"the definition of point {short_id(point_id)} is not here")
+        definition = read_definition(self._lvm, entry)
+        replica = self._present(key, definition, ours)
+        current = self._serving(ours, point, replica)
+        if current is not None:
+            return self._define(key, point, definition, current, changed=False)
+        return self._define(key, point, definition, self._make_volumes(ours, point), changed=True)
+
+    def _present(self, key: ReplicaKey, definition: Definition, ours: Catalogue) -> RegisteredDomain | None:
+        """The replica as it is registered now; refuses what must not be replaced."""
+        uuid, name = key.domain, self._hypervisor.definition_name(definition)
+        found = self._hypervisor.registered(name, uuid)
+        for other in found:
+            if other.mark is None or other.mark.key != key:
+                raise ConflictError(f"{other.name} is registered here and is not this replica")
+            if other.active:
+                raise ConflictError(
+                    f"{other.name} is running here", hint="shut it down before replicating over it"
+                )
+        replica = found[0] if found else None
+        if replica is not None:
+            written = self._inventory.written(ours, replica)
+            if written:
+                raise ConflictError(
+                    f"{replica.name} was used here: {', '.join(written)} written to since its point",
+                    hint="nothing was changed; the new point is kept beside it",
+                )
+        return replica
+
+    def _serving(
+        self, ours: Catalogue, point: RecoveryPoint, replica: RegisteredDomain | None
+    ) -> RegisteredSet | None:
+        """The registered set that the present definition refers to, if it was made from this very point."""
+        if replica is None:
+            return None
+        paths = set(replica.paths.values())
+        for entry in ours.registered:
+            own = {disk.volume.name.path for disk in entry.disks}
+            if entry.point == point.id and entry.whole and own == paths:
+                return entry
+        return None
+
+    def _make_volumes(self, ours: Catalogue, point: RecoveryPoint) -> RegisteredSet:
+        registration = new_id()
+        taken = {volume.name for volume in self._lvm.volumes()}
+        requests: list[SnapshotRequest] = []
+        for index, disk in enumerate(point.disks, start=1):
+            domain_name = ours.names.get(point.key.domain, "domain")
+            name = free_name(
+                disk.volume.name.vg,
+                taken,
+                domain_name,
+                disk.target,
+                suffix=registered_suffix(point.id, registration),
+            )
+            member = Member(
+                Role.REGISTERED,
+                point.key,
+                registration,
+                point.sequence,
+                index,
+                len(point.disks),
+                disk.target,
+                point.time,
+                domain_name,
+                point.id,
+            )
+            requests.append(
+                SnapshotRequest(disk.volume.name, name.lv, (format_tag(member),), read_only=False, skip=False)
+            )
+        made = self._lvm.create_snapshots(requests)
+        self._lvm.activate(tuple(volume.name for volume in made))
+        fresh = self._inventory.catalogue().of(point.key)
+        return next(entry for entry in fresh.registered if entry.id == registration)
+
+    def _define(
+        self,
+        key: ReplicaKey,
+        point: RecoveryPoint,
+        definition: Definition,
+        volumes: RegisteredSet,
+        *,
+        changed: bool,
+    ) -> Registration:
+        mark = Mark(key, point.id, point.sequence)
+        paths = {disk.target: disk.volume.name.path for disk in volumes.disks}
+        plan = plan_definition(self._hypervisor, definition, mark, paths)
+        refused = refusals(plan.findings)
+        if refused:
+            raise ThinsyncError(
+                f"{plan.name} cannot be registered: {refused[0].message}",
+                code=refused[0].code,
+                hint=refused[0].hint,
+            )
+        self._hypervisor.define_replica(plan)
+        return Registration(point.id, changed, plan.findings)
+
+
+def plan_definition(
+    hypervisor: Hypervisor, definition: Definition, mark: Mark, paths: dict[str, str]
+) -> ReplicaPlan:
+    """How the replica's domain will look here, with what was found on the way."""
+    facts = hypervisor.host_facts(definition)
+    return hypervisor.plan_replica(definition, mark, paths, facts)
+
+
+def choices_of(definition: Definition) -> Choices:
+    """The operator's choices that travel with a definition. Raises StreamError."""
+    return Choices.from_json(definition.parts.get(CHOICES, b""))

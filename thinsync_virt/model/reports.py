@@ -1,0 +1,74 @@
+"""What happened: for people, and for scripts as JSON. Times in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.plans import DiskPlan
+from thinsync_virt.model.points import Consistency, RecoveryPoint
+
+
+class Quiesce(enum.StrEnum):
+    """Whether the guest's file systems are frozen: if possible, or else fail, or never."""
+
+    AUTO = "auto"
+    REQUIRE = "require"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReport:
+    """How a snapshot set was taken. ``reason`` says why it is not ``filesystem``, when it is not."""
+
+    consistency: Consistency
+    frozen_filesystems: int
+    frozen_seconds: float
+    paused_seconds: float
+    window_seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SentDisk:
+    """One disk of a transfer: what differed, and what of it was data that travelled."""
+
+    target: str
+    size: int
+    changed: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What ``virsh start`` would start at the target now."""
+
+    point: str
+    changed: bool
+    findings: tuple[Finding, ...] = ()
+
+
+class Outcome(enum.StrEnum):
+    """How a run of ``replicate`` ended."""
+
+    REPLICATED = "replicated"
+    UP_TO_DATE = "up-to-date"
+    DRY_RUN = "dry-run"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationReport:
+    """The end of one run. ``behind`` is how old the target's newest point is at this moment."""
+
+    outcome: Outcome
+    domain: str
+    target: str
+    point: RecoveryPoint | None
+    plan: tuple[DiskPlan, ...]
+    snapshot: SnapshotReport | None
+    disks: tuple[SentDisk, ...]
+    stream_bytes: int
+    seconds: float
+    behind: float
+    findings: tuple[Finding, ...] = ()

@@ -1,0 +1,95 @@
+"""What the operator chose, joined with what was remembered and what there is only one of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from thinsync_virt.errors import NotFoundError, NotReplicableError, UsageError
+from thinsync_virt.model.domains import Disk, Domain
+from thinsync_virt.model.names import VolumeName, check_disk_target
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.states import PoolReport
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What was asked for on this command line."""
+
+    pool: VolumeName | None = None
+    disk_pools: Mapping[str, VolumeName] = field(default_factory=dict)
+    networks: Mapping[str, str] = field(default_factory=dict)
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+def parse_maps(texts: tuple[str, ...]) -> tuple[dict[str, VolumeName], dict[str, str]]:
+    """``vda=VG/POOL`` and ``net:br0=br7`` apart. Raises UsageError."""
+    disks: dict[str, VolumeName] = {}
+    networks: dict[str, str] = {}
+    for text in texts:
+        left, equals, right = text.partition("=")
+        if not equals or not left or not right:
+            raise UsageError(f"--map {text!r} maps nothing", hint="write vda=VG/POOL or net:br0=br7")
+        if left.startswith("net:"):
+            name = left.removeprefix("net:")
+            if not name or not right.isprintable() or len(right) > 64:
+                raise UsageError(f"--map {text!r} names no network", hint="write net:br0=br7")
+            networks[name] = right
+        else:
+            disks[check_disk_target(left)] = VolumeName.parse(right)
+    return disks, networks
+
+
+def choose(
+    domain: Domain, wishes: Wishes, remembered: Choices | None, pools: tuple[PoolReport, ...], host: str
+) -> Choices:
+    """Wishes win over what was remembered; a pool is taken without asking when there is only one.
+
+    Raises UsageError or NotFoundError when that leaves something open or names what is not there.
+    """
+    there = {report.pool.name for report in pools}
+    if not there:
+        raise NotFoundError(
+            f"{host} has no thin pool", hint="make one there, such as: lvcreate -L 100G -T VG/pool"
+        )
+    pool = wishes.pool or (remembered.pool if remembered else None)
+    if pool is None:
+        if len(there) > 1:
+            names = ", ".join(str(name) for name in sorted(there))
+            raise UsageError(f"{host} has several thin pools: {names}", hint="choose one with --pool VG/POOL")
+        pool = next(iter(there))
+    disk_pools = {**(remembered.disk_pools if remembered else {}), **wishes.disk_pools}
+    for name in (pool, *disk_pools.values()):
+        if name not in there:
+            listed = ", ".join(str(other) for other in sorted(there))
+            raise NotFoundError(f"there is no thin pool {name} at {host}", hint=f"there are: {listed}")
+    known = {disk.target for disk in domain.disks}
+    for target in (*wishes.include, *wishes.exclude, *wishes.disk_pools):
+        if target not in known:
+            raise UsageError(f"{domain.name} has no disk {target}", hint=f"it has: {', '.join(sorted(known))}")
+    both = set(wishes.include) & set(wishes.exclude)
+    if both:
+        raise UsageError(f"{', '.join(sorted(both))} is both included and excluded")
+    excluded = (set(remembered.excluded if remembered else ()) | set(wishes.exclude)) - set(wishes.include)
+    networks = {**(remembered.networks if remembered else {}), **wishes.networks}
+    return Choices(pool, disk_pools, networks, tuple(sorted(excluded)))
+
+
+def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:
+    """The disks to replicate. Raises NotReplicableError when one cannot be and was not excluded."""
+    if domain.problems:
+        raise NotReplicableError(f"{domain.name}: {domain.problems[0]}")
+    disks = tuple(d for d in domain.disks if not d.removable and d.target not in choices.excluded)
+    for disk in disks:
+        if disk.volume is None:
+            raise NotReplicableError(
+                f"disk {disk.target} of {domain.name} ({disk.source or 'no source'}) cannot be replicated:"
+                f" {disk.problem}",
+                hint=disk.hint or f"leave it out with --exclude {disk.target}",
+            )
+    if not disks:
+        raise NotReplicableError(
+            f"{domain.name} has no disk that could be replicated", hint="see: thinsync-vm list"
+        )
+    return disks

@@ -1,0 +1,302 @@
+"""One replication: asks both ends for their state, plans, moves the stream, confirms, registers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from thinsync_virt.errors import BusyError, ConflictError, ThinsyncError
+from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.domains import Disk, Domain
+from thinsync_virt.model.findings import Finding, refusals
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.plans import Conflict, DiskPlan, Mode, Replicate, UpToDate
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.reports import (
+    Outcome,
+    Quiesce,
+    Registration,
+    ReplicationReport,
+    SentDisk,
+    SnapshotReport,
+)
+from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+from thinsync_virt.planning.choices import Wishes, choose, travelling_disks
+from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
+from thinsync_virt.planning.space import judge_pool
+from thinsync_virt.replication.protocols import Head, Outgoing, Source, Target
+
+SNAPSHOT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. ``limit`` is seconds from the freeze call to the confirmed thaw."""
+
+    domain: str
+    wishes: Wishes = field(default_factory=Wishes)
+    quiesce: Quiesce = Quiesce.AUTO
+    limit: float = 8.0
+    dry_run: bool = False
+
+
+class Observer(Protocol):
+    """Whoever shows a run to people."""
+
+    def step(self, text: str) -> None:
+        """One line: what is being done now."""
+
+    def planned(self, disks: tuple[DiskPlan, ...], base: RecoveryPoint | None) -> None: ...
+
+    def snapshot(self, point: RecoveryPoint, report: SnapshotReport) -> None: ...
+
+    def transfer(self, total: int) -> None:
+        """The transfer begins: ``total`` bytes will be read."""
+
+    def progress(self, done: int) -> None:
+        """So many bytes have been read and sent so far."""
+
+    def registered(self, registration: Registration) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Situation:
+    """Everything that is known before anything is made."""
+
+    domain: Domain
+    disks: tuple[Disk, ...]
+    choices: Choices
+    definition: Definition
+    source: SourceState
+    target: TargetState
+    findings: tuple[Finding, ...]
+
+
+def replicate(source: Source, target: Target, request: Request, observer: Observer) -> ReplicationReport:
+    """Bring the replica at ``target`` up to the present state of the domain. Raises ThinsyncError.
+
+    Stops before the freeze, with nothing changed, at any conflict or refusal.
+    """
+    started = time.monotonic()
+    situation = _look(source, target, request, observer)
+    base = newest_common(situation.source.points, situation.target.points)
+    unchanged = _is_unchanged(source, situation, base, observer)
+    match plan_replication(
+        situation.source,
+        situation.target,
+        disks=situation.disks,
+        definition=situation.definition.id,
+        unchanged=unchanged,
+    ):
+        case Conflict(message, hint):
+            raise ConflictError(message, hint=hint)
+        case UpToDate(point):
+            return _up_to_date(source, target, situation, point, request, observer, started)
+        case Replicate() as plan:
+            observer.planned(plan.disks, plan.base)
+            if request.dry_run:
+                return _report(Outcome.DRY_RUN, situation, target, started, plan=plan.disks)
+            return _run(source, target, situation, plan, request, observer, started)
+
+
+def _look(source: Source, target: Target, request: Request, observer: Observer) -> _Situation:
+    domain = source.inspect(request.domain)
+    observer.step(f"asking {target.host}")
+    if not request.dry_run:
+        target.begin(domain.uuid)
+    states = target.states(domain.uuid, domain.name)
+    pools = target.pools()
+    remembered = _remembered(states, request.wishes)
+    choices = choose(domain, request.wishes, remembered.choices if remembered else None, pools, target.host)
+    disks = travelling_disks(domain, choices)
+    key = ReplicaKey(domain.uuid, _group_uuid(pools, choices))
+    target_state = next((state for state in states if state.key == key), None) or _fresh_state(key, states)
+    source_state = source.state(domain, key)
+    conflict = find_conflict(source_state, target_state)
+    if conflict is not None:
+        raise ConflictError(conflict.message, hint=conflict.hint)
+    observer.step("checking both ends")
+    definition = source.definition(domain, choices)
+    sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
+    findings = (*_source_space(source, disks), *target.check(key, definition, choices, sizes))
+    _refuse(findings)
+    return _Situation(domain, disks, choices, definition, source_state, target_state, findings)
+
+
+def _remembered(states: tuple[TargetState, ...], wishes: Wishes) -> TargetState | None:
+    with_points = [state for state in states if state.points]
+    if wishes.pool is not None:
+        return next((s for s in with_points if s.choices and s.choices.pool.vg == wishes.pool.vg), None)
+    return max(with_points, key=lambda state: state.points[-1].order, default=None)
+
+
+def _group_uuid(pools: tuple[PoolReport, ...], choices: Choices) -> str:
+    return next(report.group.uuid for report in pools if report.pool.name == choices.pool)
+
+
+def _fresh_state(key: ReplicaKey, states: tuple[TargetState, ...]) -> TargetState:
+    registered = states[0].registered if states else ()
+    return TargetState(key, (), (), registered, "", (), None)
+
+
+def _source_space(source: Source, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
+    findings: list[Finding] = []
+    by_name = {report.pool.name: report for report in source.pools()}
+    for pool in sorted({disk.volume.pool for disk in disks if disk.volume is not None}):
+        count = sum(disk.volume is not None and disk.volume.pool == pool for disk in disks)
+        findings += judge_pool(
+            by_name[pool], where=source.host, snapshots=count, volumes=len(disks) + 1
+        )
+    return tuple(findings)
+
+
+def _refuse(findings: tuple[Finding, ...]) -> None:
+    refused = refusals(findings)
+    if refused:
+        first = refused[0]
+        more = f" (and {len(refused) - 1} more: see thinsync-vm check)" if len(refused) > 1 else ""
+        raise ThinsyncError(f"{first.subject}: {first.message}{more}", code=first.code, hint=first.hint)
+
+
+def _is_unchanged(
+    source: Source, situation: _Situation, base: RecoveryPoint | None, observer: Observer
+) -> bool:
+    if base is None or base.definition != situation.definition.id:
+        return False
+    if {disk.target for disk in base.disks} != {disk.target for disk in situation.disks}:
+        return False
+    observer.step("looking for changes")
+    return source.unchanged(situation.disks, base)
+
+
+def _up_to_date(
+    source: Source,
+    target: Target,
+    situation: _Situation,
+    point: RecoveryPoint,
+    request: Request,
+    observer: Observer,
+    started: float,
+) -> ReplicationReport:
+    if not request.dry_run:
+        target.tidy(point.key)
+        if not point.confirmed_by:
+            source.confirm(point, target.host)
+        observer.registered(target.register(point.key, point.id))
+        target.retire(point.key, point.id)
+        source.retire(point.key)
+    return _report(Outcome.UP_TO_DATE, situation, target, started, point=point)
+
+
+def _run(
+    source: Source,
+    target: Target,
+    situation: _Situation,
+    plan: Replicate,
+    request: Request,
+    observer: Observer,
+    started: float,
+) -> ReplicationReport:
+    target.tidy(plan.key)
+    target.retire(plan.key, plan.base.id if plan.base else "")
+    if plan.base is not None and not plan.base.confirmed_by:
+        source.confirm(plan.base, target.host)
+    source.discard(abandoned(situation.source, situation.target))
+    source.retire(plan.key)
+    head = _take_snapshot(source, situation, plan, request, observer)
+    observer.snapshot(head.point, head.report)
+    with source.send(plan, head) as stream:
+        if _nothing_new(plan, head, stream):
+            assert plan.base is not None
+            source.discard((head.point,))
+            return _up_to_date(source, target, situation, plan.base, request, observer, started)
+        observer.transfer(stream.total)
+        target.receive(stream, observer.progress)
+        disks, stream_bytes = stream.disks, stream.stream_bytes
+    source.confirm(head.point, target.host)
+    observer.registered(target.register(plan.key, head.point.id))
+    target.retire(plan.key, head.point.id)
+    source.retire(plan.key)
+    return _report(
+        Outcome.REPLICATED,
+        situation,
+        target,
+        started,
+        point=head.point,
+        plan=plan.disks,
+        snapshot=head.report,
+        disks=disks,
+        stream_bytes=stream_bytes,
+    )
+
+
+def _take_snapshot(
+    source: Source, situation: _Situation, plan: Replicate, request: Request, observer: Observer
+) -> Head:
+    """LVM in a freeze waits for no lock, so somebody else's LVM command makes it fail: try again."""
+    for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
+        try:
+            return source.snapshot(
+                situation.domain,
+                situation.disks,
+                plan,
+                situation.choices,
+                request.quiesce,
+                request.limit,
+                observer.step,
+            )
+        except BusyError as error:
+            if attempt == SNAPSHOT_ATTEMPTS:
+                raise
+            observer.step(f"{error.message}; trying again ({attempt + 1} of {SNAPSHOT_ATTEMPTS})")
+            time.sleep(attempt)
+    raise AssertionError("unreachable")
+
+
+def _nothing_new(plan: Replicate, head: Head, stream: Outgoing) -> bool:
+    """A set found empty afterwards is no new point."""
+    if plan.base is None or head.point.definition != plan.base.definition:
+        return False
+    if any(disk.mode is Mode.FULL for disk in plan.disks) or len(plan.disks) != len(plan.base.disks):
+        return False
+    base_sizes = {disk.target: disk.volume.size for disk in plan.base.disks}
+    head_sizes = {disk.target: disk.volume.size for disk in head.point.disks}
+    return base_sizes == head_sizes and all(disk.changed == 0 for disk in stream.disks)
+
+
+def _report(
+    outcome: Outcome,
+    situation: _Situation,
+    target: Target,
+    started: float,
+    *,
+    point: RecoveryPoint | None = None,
+    plan: tuple[DiskPlan, ...] = (),
+    snapshot: SnapshotReport | None = None,
+    disks: tuple[SentDisk, ...] = (),
+    stream_bytes: int = 0,
+) -> ReplicationReport:
+    behind = 0.0
+    if outcome is Outcome.REPLICATED and point is not None:
+        behind = max(0.0, time.time() - point.time)
+    return ReplicationReport(
+        outcome,
+        situation.domain.name,
+        target.host,
+        point,
+        plan,
+        snapshot,
+        disks,
+        stream_bytes,
+        time.monotonic() - started,
+        behind,
+        situation.findings,
+    )
+
+
+def describe_point(point: RecoveryPoint) -> str:
+    """``#12 ab12cd34``: how a point is named to people."""
+    return f"#{point.sequence} {short_id(point.id)}"
+

@@ -1,0 +1,113 @@
+"""The two ends of a replication, as the driver sees them; either may be here or behind ssh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.domains import Disk, Domain
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.plans import Replicate
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.reports import Quiesce, Registration, SentDisk, SnapshotReport
+from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+
+Notify = Callable[[str], None]
+"""Tells a person, in one line, what is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A freshly sealed point at the source, what it was made of, and how it was taken."""
+
+    point: RecoveryPoint
+    definition: Definition
+    report: SnapshotReport
+
+
+class Outgoing(Protocol):
+    """One stream on its way out. ``total`` is how many bytes of data will be read."""
+
+    total: int
+    stream_bytes: int
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    @property
+    def read(self) -> int:
+        """Bytes of data read so far."""
+        ...
+
+    @property
+    def disks(self) -> tuple[SentDisk, ...]:
+        """What differed and what travelled, whole once the iteration is over."""
+        ...
+
+
+class Source(Protocol):
+    """The end that has the running domain."""
+
+    host: str
+
+    def inspect(self, name: str) -> Domain: ...
+
+    def state(self, domain: Domain, key: ReplicaKey) -> SourceState: ...
+
+    def pools(self) -> tuple[PoolReport, ...]: ...
+
+    def definition(self, domain: Domain, choices: Choices) -> Definition: ...
+
+    def unchanged(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> bool: ...
+
+    def snapshot(
+        self,
+        domain: Domain,
+        disks: tuple[Disk, ...],
+        plan: Replicate,
+        choices: Choices,
+        quiesce: Quiesce,
+        limit: float,
+        notify: Notify,
+    ) -> Head: ...
+
+    def send(self, plan: Replicate, head: Head) -> AbstractContextManager[Outgoing]: ...
+
+    def confirm(self, head: RecoveryPoint, host: str) -> None: ...
+
+    def discard(self, points: tuple[RecoveryPoint, ...]) -> None: ...
+
+    def retire(self, key: ReplicaKey) -> None: ...
+
+
+class Target(Protocol):
+    """The end that holds the replica. Registering is optional: an archive registers nothing."""
+
+    host: str
+
+    def pools(self) -> tuple[PoolReport, ...]: ...
+
+    def begin(self, domain: str) -> None:
+        """Lock the domain's replicas until the session ends. Raises BusyError, naming who runs."""
+        ...
+
+    def states(self, domain: str, name: str) -> tuple[TargetState, ...]: ...
+
+    def check(
+        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: dict[str, int]
+    ) -> tuple[Finding, ...]: ...
+
+    def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint: ...
+
+    def register(self, key: ReplicaKey, point: str) -> Registration: ...
+
+    def tidy(self, key: ReplicaKey) -> None:
+        """Remove what crashes and earlier switches left: unfinished sets, old registered volumes, files."""
+        ...
+
+    def retire(self, key: ReplicaKey, common: str) -> None:
+        """The target's own retention; the point ``common`` stays in any case."""
+        ...
