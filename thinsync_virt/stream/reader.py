@@ -1,0 +1,276 @@
+"""The receiving side of the codec: bytes in, events out, any chunking.
+
+    for event in read_stream(file.readinto):       # pull: payloads land where they stay, nothing is copied
+        ...
+
+    reader = StreamReader()                        # push
+    for event in reader.feed(data): ...
+    reader.close()                                 # end of file: raises unless END has come
+
+Nothing is trusted: sizes are checked before memory is taken, a checksum before a frame is looked at, the
+rules before an event is given. Memory: one frame, whatever the sender says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NoReturn
+
+import xxhash
+
+from thinsync_virt.errors import StreamError, ThinsyncError
+from thinsync_virt.stream.events import Begin, Checkpoint, Data, DefinitionPiece, End, Event, Unmap, Zero
+from thinsync_virt.stream.frames import (
+    HEAD_SIZE,
+    MAGIC,
+    PAYLOAD_BOUNDS,
+    PREAMBLE,
+    PREAMBLE_SIZE,
+    VERSION,
+    FrameHead,
+    FrameType,
+    checksum,
+    decode_head,
+    decode_totals,
+)
+from thinsync_virt.stream.header import parse_header
+from thinsync_virt.stream.jsontext import decode_object
+from thinsync_virt.stream.rules import Phase, Rules
+from thinsync_virt.stream.wire_errors import error_from_wire
+from thinsync_virt.units import KIB
+
+# Heads are read together with what follows, so that many small frames cost one read; the start of a large
+# payload that comes along is copied, so this is small beside it.
+_SCRATCH = 32 * KIB
+_EMPTY = memoryview(b"")
+_FRAME_TYPES = {kind.value: kind for kind in FrameType}
+
+Allocate = Callable[[int], bytearray | memoryview]
+"""Gives writable memory of a given length (bytes) for one payload, such as an aligned buffer of a pool."""
+
+
+class StreamReader:
+    """Reads one stream. After an error every further call raises the same error again."""
+
+    def __init__(self, allocate: Allocate = bytearray) -> None:
+        self._allocate = allocate
+        self._rules = Rules()
+        self._digest = xxhash.xxh3_128()
+        self._number = 0
+        self._frame_start = 0
+        self._failure: ThinsyncError | None = None
+        self._opened = False
+        self._scratch = bytearray(_SCRATCH)
+        self._scratch_view = memoryview(self._scratch)
+        self._start = 0
+        self._end = 0
+        self._head: FrameHead | None = None
+        self._head_bytes = b""
+        self._payload = _EMPTY
+        self._filled = 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether the END frame has come, and agreed."""
+        return self._rules.phase is Phase.ENDED and self._failure is None
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes of the stream go (never empty); then call :meth:`received`."""
+        if self._head is not None:
+            return self._payload[self._filled :]
+        if self._start:
+            rest = self._end - self._start
+            self._scratch[:rest] = self._scratch[self._start : self._end]
+            self._start, self._end = 0, rest
+        return self._scratch_view[self._end :]
+
+    def received(self, count: int) -> list[Event]:
+        """The events that ``count`` bytes in :meth:`buffer` complete; 0 is the end of file.
+
+        Raises StreamError, or what the sender reports in an ERROR frame.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            if count == 0:
+                self._finish()
+                return []
+            return self._take(count)
+        except ThinsyncError as error:
+            self._failure = error
+            raise
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Event]:
+        """The events that ``data`` completes, for callers that have their bytes already."""
+        events: list[Event] = []
+        view = memoryview(data)
+        while view:
+            buffer = self.buffer()
+            count = min(len(buffer), len(view))
+            buffer[:count] = view[:count]
+            events += self.received(count)
+            view = view[count:]
+        return events
+
+    def close(self) -> None:
+        """The end of file. Raises StreamError when the stream is not complete."""
+        self.received(0)
+
+    def _take(self, count: int) -> list[Event]:
+        events: list[Event] = []
+        if self._head is None:
+            self._end += count
+        else:
+            self._filled += count
+            if self._filled < len(self._payload):
+                return events
+            events.append(self._complete(self._head))
+        if not self._opened and not self._open():
+            return events
+        while self._end > self._start:
+            if self.ended:
+                self._fail("bytes after the end of the stream")
+            if self._end - self._start < HEAD_SIZE:
+                break
+            head = self._begin_frame()
+            if self._filled < len(self._payload):
+                break
+            events.append(self._complete(head))
+        return events
+
+    def _open(self) -> bool:
+        """Check the preamble as far as it is there; whether it is whole."""
+        have = bytes(self._scratch_view[: min(self._end, PREAMBLE_SIZE)])
+        if have[:8] != MAGIC[: len(have)]:
+            self._fail("this is not a thinsync stream", hint="it begins with other bytes")
+        if len(have) < PREAMBLE_SIZE:
+            return False
+        version = int.from_bytes(have[8:10], "little")
+        if version != VERSION:
+            self._fail(
+                f"stream format {version}, this program reads {VERSION}",
+                hint="upgrade thinsync-virt on the older host" if version > VERSION else "",
+            )
+        if have != PREAMBLE:
+            self._fail("the preamble is damaged")
+        self._digest.update(have)
+        self._opened = True
+        self._start = PREAMBLE_SIZE
+        self._frame_start = PREAMBLE_SIZE
+        return True
+
+    def _begin_frame(self) -> FrameHead:
+        """Take a head, and what is there of its payload, out of the scratch buffer."""
+        head = decode_head(self._scratch, self._start)
+        kind = _FRAME_TYPES.get(head.type)
+        if kind is None or head.flags:
+            self._fail(f"unknown frame type {head.type} with flags {head.flags}")
+        least, most = PAYLOAD_BOUNDS[kind]
+        if not least <= head.payload_length <= most:
+            self._fail(f"{kind.name} frame with {head.payload_length} bytes of payload")
+        self._head_bytes = bytes(self._scratch_view[self._start : self._start + HEAD_SIZE])
+        self._start += HEAD_SIZE
+        self._head = head
+        self._filled = 0
+        if head.payload_length == 0:
+            self._payload = _EMPTY
+            return head
+        self._payload = memoryview(self._allocate(head.payload_length)).cast("B")[: head.payload_length]
+        there = min(self._end - self._start, head.payload_length)
+        self._payload[:there] = self._scratch_view[self._start : self._start + there]
+        self._start += there
+        self._filled = there
+        return head
+
+    def _complete(self, head: FrameHead) -> Event:
+        """The event of a frame whose payload is whole."""
+        payload, raw = self._payload, self._head_bytes
+        if checksum(raw[:24], payload, self._number) != head.checksum:
+            self._fail(
+                "the checksum does not match", hint="damaged on the way, or frames lost or out of order"
+            )
+        digest_before = self._digest.digest() if head.type == FrameType.END else b""
+        self._digest.update(raw)
+        if payload:
+            self._digest.update(payload)
+        if head.type == FrameType.ERROR:
+            raise error_from_wire(decode_object(payload, "the sender's error"), origin="the sender")
+        try:
+            event = self._event(head, payload, digest_before)
+        except StreamError as error:
+            raise StreamError(
+                f"{error.message} ({self._place()})", hint=error.hint, retry=error.retry
+            ) from error
+        self._head = None
+        self._payload = _EMPTY
+        self._number += 1
+        self._frame_start += HEAD_SIZE + len(payload)
+        return event
+
+    def _event(self, head: FrameHead, payload: memoryview, digest: bytes) -> Event:
+        rules = self._rules
+        kind, _, disk, _, offset, length, _ = head
+        if kind == FrameType.DATA:
+            _equal(length, len(payload), "length")
+            rules.extent(FrameType.DATA, disk, offset, length)
+            return Data(disk, offset, payload)
+        if kind == FrameType.ZERO:
+            rules.extent(FrameType.ZERO, disk, offset, length)
+            return Zero(disk, offset, length)
+        if kind == FrameType.UNMAP:
+            rules.extent(FrameType.UNMAP, disk, offset, length)
+            return Unmap(disk, offset, length)
+        _equal(disk, 0, "disk")
+        if kind == FrameType.DEFINITION:
+            _equal(length, len(payload), "length")
+            rules.definition(offset, length)
+            return DefinitionPiece(offset, payload)
+        _equal(length, 0, "length")
+        if kind == FrameType.CHECKPOINT:
+            rules.checkpoint(offset)
+            return Checkpoint(offset, tuple(rules.positions))
+        _equal(offset, 0, "offset")
+        if kind == FrameType.BEGIN:
+            header = parse_header(payload)
+            rules.begin(header)
+            return Begin(header)
+        return self._end_event(payload, digest)
+
+    def _end_event(self, payload: memoryview, digest: bytes) -> End:
+        totals, declared = decode_totals(payload)
+        self._rules.end()
+        if totals != self._rules.totals:
+            raise StreamError(f"the sender counted {totals}, here came {self._rules.totals}")
+        if digest != declared:
+            raise StreamError("the digest of the whole stream does not match")
+        return End(totals, digest.hex())
+
+    def _finish(self) -> None:
+        if not self.ended:
+            self._fail("the stream is cut off: the end of file came before its END frame", retry=True)
+
+    def _place(self) -> str:
+        return f"frame {self._number}, byte {self._frame_start} of the stream"
+
+    def _fail(self, message: str, *, hint: str = "", retry: bool = True) -> NoReturn:
+        raise StreamError(f"{message} ({self._place()})", hint=hint, retry=retry)
+
+
+def read_stream(
+    readinto: Callable[[memoryview], int | None], allocate: Allocate = bytearray
+) -> Iterator[Event]:
+    """The events of a stream that ``readinto`` reads (it gives the number of bytes, 0 at the end of file).
+
+    Ends after the end of file that follows the END event. Raises like :meth:`StreamReader.received`.
+    """
+    reader = StreamReader(allocate)
+    while True:
+        count = readinto(reader.buffer()) or 0
+        yield from reader.received(count)
+        if count == 0:
+            return
+
+
+def _equal(value: int, expected: int, what: str) -> None:
+    if value != expected:
+        raise StreamError(f"a frame whose {what} field is {value} where {expected} belongs", retry=False)
