@@ -12,7 +12,7 @@ from thinsync_virt.model.definition import MAX_HEADER, Definition, packed_size, 
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.tags import DefinitionMember, Role, format_tag
-from thinsync_virt.system.block import BlockReader, BlockWriter
+from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.units import align_up
 
@@ -45,7 +45,7 @@ def write_definition(
     name = free_name(pool.vg, taken, domain_name, "def", suffix=short_id(definition.id))
     tag = format_tag(DefinitionMember(role, key, definition.id))
     lvm.create_thin(name, pool, size, (tag,))
-    with activated(lvm, (name,)), BlockWriter(name.path) as device:
+    with activated(lvm, (name,)), BlockDevice(name.path, write=True) as device:
         device.write(0, packed + bytes(align_up(len(packed), _BLOCK) - len(packed)))
         device.sync()
 
@@ -53,7 +53,7 @@ def write_definition(
 def read_definition(lvm: Lvm, entry: DefinitionVolume) -> Definition:
     """The definition on that volume. Raises PoolError when its content is not what its tag says."""
     name = entry.volume.name
-    with activated(lvm, (name,)), BlockReader(name.path) as device:
+    with activated(lvm, (name,)), BlockDevice(name.path) as device:
         prefix = bytes(device.read(0, min(_PREFIX, entry.volume.size)))
         try:
             length = packed_size(prefix)

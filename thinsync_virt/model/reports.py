@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.plans import DiskPlan
 from thinsync_virt.model.points import Consistency, RecoveryPoint
@@ -28,6 +29,15 @@ class SnapshotReport:
     paused_seconds: float
     window_seconds: float
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A freshly sealed point at the source, its definition, and how it was taken."""
+
+    point: RecoveryPoint
+    definition: Definition
+    report: SnapshotReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from thinsync_virt.model.plans import Conflict, DiskPlan, Mode, Replicate, UpToD
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import (
+    Head,
     Outcome,
     Quiesce,
     Registration,
@@ -26,7 +27,7 @@ from thinsync_virt.model.states import PoolReport, SourceState, TargetState
 from thinsync_virt.planning.choices import Wishes, choose, travelling_disks
 from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
 from thinsync_virt.planning.space import judge_pool
-from thinsync_virt.replication.protocols import Head, Outgoing, Source, Target
+from thinsync_virt.replication.protocols import Outgoing, Source, Target
 
 SNAPSHOT_ATTEMPTS = 3
 

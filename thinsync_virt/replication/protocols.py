@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from thinsync_virt.model.definition import Definition
@@ -13,20 +12,11 @@ from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.plans import Replicate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
-from thinsync_virt.model.reports import Quiesce, Registration, SentDisk, SnapshotReport
+from thinsync_virt.model.reports import Head, Quiesce, Registration, SentDisk
 from thinsync_virt.model.states import PoolReport, SourceState, TargetState
 
 Notify = Callable[[str], None]
 """Tells a person, in one line, what is being done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A freshly sealed point at the source, what it was made of, and how it was taken."""
-
-    point: RecoveryPoint
-    definition: Definition
-    report: SnapshotReport
 
 
 class Outgoing(Protocol):

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.definition_volume import holds_definition, write_definition
 from thinsync_virt.endpoint.naming import free_name, point_suffix
-from thinsync_virt.errors import ConflictError, PoolError, StreamError
+from thinsync_virt.endpoint.removal import remove_unfinished
+from thinsync_virt.errors import ConflictError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.tags import Member, Role, Seal, format_tag
-from thinsync_virt.system.block import BlockWriter
+from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
 
 
@@ -46,7 +47,8 @@ class Staging:
         self._incoming = incoming
         self._choices = choices
         self._names: dict[str, VolumeName] = {}
-        self._devices: dict[str, BlockWriter] = {}
+        self._pools: dict[str, VolumeName] = {}
+        self._devices: dict[str, BlockDevice] = {}
 
     def create(self) -> None:
         """Make and activate one volume per disk. Raises ConflictError when the base is not here."""
@@ -58,19 +60,18 @@ class Staging:
         snapshots: list[SnapshotRequest] = []
         fresh: list[tuple[VolumeName, VolumeName, int, str]] = []
         for index, (target, size) in enumerate(self._incoming.sizes.items(), start=1):
-            pool = self._choices.pool_of(target)
-            held = base.disk(target) if base is not None else None
-            if self._incoming.modes[target] is Mode.INCREMENTAL and held is None:
+            incremental = self._incoming.modes[target] is Mode.INCREMENTAL
+            held = base.disk(target) if base is not None and incremental else None
+            pool = held.volume.pool if held is not None else self._choices.pool_of(target)
+            if incremental and held is None:
                 raise ConflictError(f"the base of disk {target} is not here", hint="plan again")
-            vg = held.volume.name.vg if held is not None else pool.vg
             name = free_name(
-                vg, taken, self._incoming.domain_name, target, suffix=point_suffix(self._incoming.set_id)
+                pool.vg, taken, self._incoming.domain_name, target, suffix=point_suffix(self._incoming.set_id)
             )
             taken.add(name)
-            self._names[target] = name
+            self._names[target], self._pools[target] = name, pool
             tag = format_tag(self._member(target, index))
-            if self._incoming.modes[target] is Mode.INCREMENTAL:
-                assert held is not None
+            if held is not None:
                 snapshots.append(SnapshotRequest(held.volume.name, name.lv, (tag,), read_only=False, skip=True))
             else:
                 fresh.append((name, pool, size, tag))
@@ -80,7 +81,7 @@ class Staging:
             self._lvm.create_thin(name, pool, size, (tag,))
         self._fit_sizes()
         self._lvm.activate(tuple(self._names.values()))
-        self._devices = {target: BlockWriter(name.path) for target, name in self._names.items()}
+        self._devices = {target: BlockDevice(name.path, write=True) for target, name in self._names.items()}
 
     def _base(self, catalogue: Catalogue) -> RecoveryPoint | None:
         if not self._incoming.base:
@@ -113,7 +114,11 @@ class Staging:
             if volume.size != self._incoming.sizes[target]:
                 self._lvm.resize(name, self._incoming.sizes[target])
 
-    def device(self, target: str) -> BlockWriter:
+    def pool(self, target: str) -> VolumeName:
+        """The pool in which a disk's staging volume is."""
+        return self._pools[target]
+
+    def device(self, target: str) -> BlockDevice:
         """The open device of a disk."""
         return self._devices[target]
 
@@ -140,6 +145,17 @@ class Staging:
         first = next(iter(names))
         seal = Seal(self._incoming.set_id, self._incoming.consistency, definition.id)
         self._lvm.change_tags(first, add=(format_tag(seal),))
+
+    def abandon(self, failure: BaseException) -> None:
+        """Remove the staging volumes; what cannot be removed now, the next run removes."""
+        self.close()
+        try:
+            catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(self._incoming.key)
+            for unfinished in catalogue.unfinished:
+                if unfinished.id == self._incoming.set_id:
+                    remove_unfinished(self._lvm, unfinished)
+        except ThinsyncError as error:
+            failure.add_note(f"and the staging volumes could not be removed yet: {error.message}")
 
     def close(self) -> None:
         """Close the devices; the volumes stay for the next run to remove."""

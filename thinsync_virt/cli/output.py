@@ -1,0 +1,59 @@
+"""How results look: JSON for scripts, tables and lines for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import VolumeName
+
+_MARKS = {
+    Severity.OK: ("ok", "green"),
+    Severity.INFO: ("note", "cyan"),
+    Severity.WARNING: ("WARN", "yellow"),
+    Severity.REFUSAL: ("STOP", "red"),
+}
+
+
+def to_json(value: object) -> Any:
+    """Frozen values as JSON: dataclasses become objects, volume names ``VG/LV``, enums their values."""
+    if isinstance(value, VolumeName):
+        return str(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, tuple | list | set | frozenset):
+        return [to_json(item) for item in value]
+    return value
+
+
+def print_json(value: object) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(to_json(value), indent=2, ensure_ascii=False))
+
+
+def format_time(seconds: int) -> str:
+    """``2026-11-23 22:04:59`` in the host's own time zone."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_findings(findings: tuple[Finding, ...], *, least: Severity = Severity.OK) -> None:
+    """One line per finding, the worst last, each with its remedy."""
+    order = list(Severity)
+    for finding in sorted(findings, key=lambda finding: order.index(finding.severity)):
+        if order.index(finding.severity) < order.index(least):
+            continue
+        word, colour = _MARKS[finding.severity]
+        click.echo(f"{click.style(f'{word:>4}', fg=colour)}  {finding.subject}: {finding.message}")
+        if finding.hint and finding.severity in (Severity.WARNING, Severity.REFUSAL):
+            click.echo(f"      what to do: {finding.hint}")

@@ -1,0 +1,141 @@
+"""What a person sees while a replication runs: a bar on a terminal, plain lines otherwise."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from thinsync_virt.model.findings import Severity
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.plans import DiskPlan, Mode
+from thinsync_virt.model.points import Consistency, RecoveryPoint
+from thinsync_virt.model.reports import Registration, SnapshotReport
+from thinsync_virt.units import format_duration, format_size
+
+LINE_EVERY = 5.0
+"""Seconds between two plain lines about a long transfer."""
+
+
+class LineObserver:
+    """Plain lines on standard error, for logs and pipes; ``quiet`` shows nothing."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._total = 0
+        self._started = 0.0
+        self._next_line = 0.0
+
+    def line(self, text: str) -> None:
+        """One line for a person."""
+        if not self._quiet:
+            click.echo(text, err=True)
+
+    def step(self, text: str) -> None:
+        """What is being done now."""
+        self.line(f"  {text}")
+
+    def planned(self, disks: tuple[DiskPlan, ...], base: RecoveryPoint | None) -> None:
+        """What will travel, and why all of it if so."""
+        for disk in disks:
+            if disk.mode is Mode.INCREMENTAL and base is not None:
+                since = f"since point #{base.sequence} {short_id(base.id)}"
+                self.line(f"  {disk.target}: what changed {since}")
+            else:
+                self.line(f"  {disk.target}: all that is mapped ({disk.reason})")
+
+    def snapshot(self, point: RecoveryPoint, report: SnapshotReport) -> None:
+        """How the set was taken."""
+        self.line(f"  point #{point.sequence} {short_id(point.id)}: {describe_snapshot(report)}")
+
+    def transfer(self, total: int) -> None:
+        """The transfer begins."""
+        self._total, self._started = total, time.monotonic()
+        self._next_line = self._started + LINE_EVERY
+        self.line(f"  sending {format_size(total)}")
+
+    def progress(self, done: int) -> None:
+        """So many bytes so far."""
+        now = time.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + LINE_EVERY
+            rate = done / (now - self._started)
+            left = format_duration((self._total - done) / rate) if rate else "unknown"
+            self.line(
+                f"  {format_size(done)} of {format_size(self._total)}, {format_size(int(rate))}/s, {left} left"
+            )
+
+    def registered(self, registration: Registration) -> None:
+        """What virsh start would start there."""
+        if registration.changed:
+            self.line(f"  registered there: point {short_id(registration.point)}")
+        for finding in registration.findings:
+            if finding.severity is Severity.WARNING:
+                self.line(f"  note: {finding.subject}: {finding.message}")
+
+
+class BarObserver(LineObserver):
+    """A progress bar with bytes, rate and time left."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._bar = progress
+        self._task = progress.add_task("", total=None, visible=False)
+
+    def line(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False)
+
+    def transfer(self, total: int) -> None:
+        self._bar.update(self._task, description="  sending", total=total, visible=True)
+
+    def progress(self, done: int) -> None:
+        self._bar.update(self._task, completed=done)
+
+    def registered(self, registration: Registration) -> None:
+        self._bar.update(self._task, visible=False)
+        super().registered(registration)
+
+
+def describe_snapshot(report: SnapshotReport) -> str:
+    """``filesystem: 2 file systems frozen for 153 ms, vCPUs paused for 90 ms``."""
+    parts = []
+    if report.frozen_filesystems:
+        plural = "" if report.frozen_filesystems == 1 else "s"
+        frozen = f"{report.frozen_filesystems} file system{plural}"
+        parts.append(f"{frozen} frozen for {format_duration(report.frozen_seconds)}")
+    if report.paused_seconds:
+        parts.append(f"vCPUs paused for {format_duration(report.paused_seconds)}")
+    if report.consistency is Consistency.OFFLINE:
+        parts.append("the guest is shut down")
+    if report.reason and report.consistency is Consistency.CRASH:
+        parts.append(report.reason)
+    return f"{report.consistency.value}: {', '.join(parts) or 'one instant'}"
+
+
+@contextmanager
+def make_observer(*, quiet: bool) -> Iterator[LineObserver]:
+    """The observer that fits where standard error goes."""
+    if quiet or not sys.stderr.isatty():
+        yield LineObserver(quiet=quiet)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield BarObserver(progress)

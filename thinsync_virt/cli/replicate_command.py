@@ -1,0 +1,84 @@
+"""``thinsync-vm replicate``."""
+
+from __future__ import annotations
+
+import click
+
+from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
+from thinsync_virt.cli.output import print_json
+from thinsync_virt.model.reports import Quiesce
+
+
+@click.command("replicate", epilog=EXIT_STATUS)
+@click.argument("domain")
+@to_option(required=True)
+@click.option("--pool", metavar="VG/POOL", help="The thin pool at the target (remembered; default: the only one).")
+@click.option(
+    "--map",
+    "maps",
+    metavar="A=B",
+    multiple=True,
+    help="vda=VG/POOL puts one disk elsewhere; net:br0=br7 renames a network or bridge. Repeatable, remembered.",
+)
+@click.option("--exclude", metavar="TARGET", multiple=True, help="Leave a disk out (remembered). Repeatable.")
+@click.option("--include", metavar="TARGET", multiple=True, help="Take a disk back that was excluded. Repeatable.")
+@click.option(
+    "--quiesce",
+    type=click.Choice([value.value for value in Quiesce]),
+    default=Quiesce.AUTO.value,
+    show_default=True,
+    help="Freeze the guest's file systems: if possible, or fail without, or never.",
+)
+@click.option(
+    "--freeze-timeout",
+    type=click.FloatRange(1, 600),
+    default=8.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds from the freeze to the confirmed thaw, at most.",
+)
+@click.option("--dry-run", is_flag=True, help="Check and plan, and change nothing.")
+@json_option
+def command(
+    domain: str,
+    to: str,
+    pool: str | None,
+    maps: tuple[str, ...],
+    exclude: tuple[str, ...],
+    include: tuple[str, ...],
+    quiesce: str,
+    freeze_timeout: float,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Bring the copy of DOMAIN on another host up to date: all of it the first time, then what changed.
+
+    The guest goes on running. Its file systems are frozen for a moment through qemu-guest-agent, all disks are
+    snapshotted at one instant, and what differs from the last common recovery point travels over ssh. The domain is
+    registered there, ready for virsh start.
+
+    \b
+    Example:
+      thinsync-vm replicate web01 --to backup1
+      thinsync-vm replicate web01 --to root@backup1:2222 --pool vg1/fast --map net:br0=br7
+    """
+    from thinsync_virt.cli.build import Session
+    from thinsync_virt.cli.progress import make_observer
+    from thinsync_virt.model.names import VolumeName
+    from thinsync_virt.planning.choices import Wishes, parse_maps
+    from thinsync_virt.replication.driver import Request, replicate
+
+    disk_pools, networks = parse_maps(maps)
+    wishes = Wishes(VolumeName.parse(pool) if pool else None, disk_pools, networks, include, exclude)
+    request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run)
+    with Session.open(to) as session:
+        with session.lock(domain), make_observer(quiet=as_json) as observer:
+            if not dry_run:
+                session.recover(observer.step)
+            report = replicate(session.source, session.target, request, observer)
+    if as_json:
+        print_json(report)
+        return
+    from thinsync_virt.cli.summary import print_summary
+
+    print_summary(report, to)

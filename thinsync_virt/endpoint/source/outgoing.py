@@ -1,0 +1,131 @@
+"""One stream on its way out: the deltas first, as extents; then the data, read as it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from thinsync_virt import __version__
+from thinsync_virt.model.extents import Extent, ExtentKind, data_bytes
+from thinsync_virt.model.plans import Mode
+from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.reports import SentDisk
+from thinsync_virt.stream.header import StreamDisk, StreamHeader
+from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.system.block import BlockDevice
+from thinsync_virt.units import MIB
+
+PIECE = MIB
+_ZEROES = bytes(PIECE)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingDisk:
+    """A head volume's delta: ``extents`` ascending, clipped to the volume's size."""
+
+    target: str
+    path: str
+    size: int
+    chunk_size: int
+    mode: Mode
+    extents: tuple[Extent, ...]
+
+
+@dataclass
+class _Count:
+    changed: int = 0
+    sent: int = 0
+
+
+@dataclass
+class OutgoingStream:
+    """Iterate to get the stream's bytes. The head volumes must be active meanwhile."""
+
+    head: RecoveryPoint
+    domain_name: str
+    base: RecoveryPoint | None
+    packed_definition: bytes
+    deltas: tuple[OutgoingDisk, ...]
+    read: int = 0
+    _counts: dict[str, _Count] = field(default_factory=dict)
+    _writer: StreamWriter = field(default_factory=StreamWriter)
+
+    def __post_init__(self) -> None:
+        for delta in self.deltas:
+            changed = sum(extent.length for extent in delta.extents)
+            self._counts[delta.target] = _Count(changed)
+
+    @property
+    def total(self) -> int:
+        """Bytes of data that will be read."""
+        return sum(data_bytes(delta.extents) for delta in self.deltas)
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of the stream so far."""
+        return self._writer.bytes_sent
+
+    @property
+    def disks(self) -> tuple[SentDisk, ...]:
+        """Per disk: size, bytes in changed chunks, bytes of data sent so far."""
+        return tuple(
+            SentDisk(d.target, d.size, self._counts[d.target].changed, self._counts[d.target].sent)
+            for d in self.deltas
+        )
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The stream, in pieces that stay valid until the next one is asked for."""
+        yield from self._pieces(self._writer.begin(self._header()))
+        yield from self._pieces(self._writer.definition(self.packed_definition))
+        for index, delta in enumerate(self.deltas):
+            with BlockDevice(delta.path) as device:
+                yield from self._disk(index, delta, device)
+        yield from self._pieces(self._writer.end())
+
+    def _disk(self, index: int, delta: OutgoingDisk, device: BlockDevice) -> Iterator[bytes]:
+        count = self._counts[delta.target]
+        for extent in delta.extents:
+            if extent.kind is ExtentKind.UNMAPPED:
+                # A full copy begins with nothing mapped.
+                if delta.mode is Mode.INCREMENTAL:
+                    yield from self._pieces(self._writer.unmap(index, extent.start, extent.length))
+                continue
+            for start in range(extent.start, extent.end, PIECE):
+                length = min(PIECE, extent.end - start)
+                data = device.read(start, length)
+                self.read += length
+                if data == _ZEROES[:length]:
+                    yield from self._pieces(self._writer.zero(index, start, length))
+                    continue
+                count.sent += length
+                yield from self._pieces(self._writer.data(index, start, data))
+
+    def _header(self) -> StreamHeader:
+        return StreamHeader(
+            domain_name=self.domain_name,
+            key=self.head.key,
+            point=self.head.id,
+            sequence=self.head.sequence,
+            time=self.head.time,
+            consistency=self.head.consistency,
+            base=self.base.id if self.base is not None else None,
+            definition=self.head.definition,
+            definition_size=len(self.packed_definition),
+            package=__version__,
+            disks=tuple(self._stream_disk(delta) for delta in self.deltas),
+        )
+
+    def _stream_disk(self, delta: OutgoingDisk) -> StreamDisk:
+        incremental = delta.mode is Mode.INCREMENTAL and self.base is not None
+        return StreamDisk(
+            delta.target,
+            delta.size,
+            delta.chunk_size,
+            delta.mode,
+            self.base.id if incremental and self.base is not None else None,
+        )
+
+    @staticmethod
+    def _pieces(pieces: list[bytes | bytearray | memoryview]) -> Iterator[bytes]:
+        for piece in pieces:
+            yield bytes(piece) if not isinstance(piece, bytes) else piece

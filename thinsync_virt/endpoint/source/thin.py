@@ -1,0 +1,291 @@
+"""The source on thin volumes: state, snapshot, send, and retention of its own points."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Protocol
+
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
+from thinsync_virt.endpoint.definition_volume import activated, holds_definition, write_definition
+from thinsync_virt.endpoint.mappings import MappingsOpener
+from thinsync_virt.endpoint.metadata_lease import pool_lock
+from thinsync_virt.endpoint.naming import free_name, point_suffix
+from thinsync_virt.endpoint.pools import report_pools
+from thinsync_virt.endpoint.removal import remove_point, remove_unfinished, remove_unused_definitions
+from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.errors import GuestError, PoolError, ThinsyncError
+from thinsync_virt.guard.messages import WindowReport, WindowRequest
+from thinsync_virt.hypervisor.protocol import Hypervisor
+from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.domains import CacheMode, Disk, Domain
+from thinsync_virt.model.extents import Extent, clip
+from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.plans import Mode, Replicate
+from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.reports import Head, Quiesce, SnapshotReport
+from thinsync_virt.model.states import PoolReport, SourceState
+from thinsync_virt.model.tags import Confirmation, Member, Role, Seal, format_tag
+from thinsync_virt.model.volumes import ThinVolume
+from thinsync_virt.planning.retention import expired_at_source
+from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+
+POOL_LOCK_WAIT = 60.0
+"""Seconds to wait for a pool's lock before a freeze; inside nobody waits."""
+
+
+class TakesSets(Protocol):
+    """The guard, as the source needs it."""
+
+    def take_set(self, request: WindowRequest) -> WindowReport:
+        """Hold one window. Raises ThinsyncError when there is no guard or it refuses."""
+        ...
+
+
+class ThinSource:
+    """This host as the source of replications."""
+
+    def __init__(
+        self,
+        lvm: Lvm,
+        hypervisor: Hypervisor,
+        mappings: MappingsOpener,
+        guard: TakesSets,
+        find_volume: Callable[[str], ThinVolume | str],
+        host: str,
+    ) -> None:
+        self.host = host
+        self._lvm = lvm
+        self._hypervisor = hypervisor
+        self._mappings = mappings
+        self._guard = guard
+        self._find_volume = find_volume
+
+    def inspect(self, name: str) -> Domain:
+        """The domain with each disk mapped to its thin volume. Raises NotFoundError."""
+        return self._hypervisor.inspect(name, self._find_volume)
+
+    def pools(self) -> tuple[PoolReport, ...]:
+        """Every thin pool here."""
+        return report_pools(self._lvm)
+
+    def state(self, domain: Domain, key: ReplicaKey) -> SourceState:
+        """The domain and what is here for one replica of it."""
+        ours = self._catalogue(key)
+        return SourceState(domain, ours.points, ours.unfinished)
+
+    def catalogue(self) -> Catalogue:
+        """Everything of ours in the role of a source."""
+        return read_catalogue(self._lvm.volumes(), Role.SOURCE)
+
+    def _catalogue(self, key: ReplicaKey) -> Catalogue:
+        return self.catalogue().of(key)
+
+    def definition(self, domain: Domain, choices: Choices) -> Definition:
+        """The domain's present definition, with its files as they are now."""
+        return self._hypervisor.collect_definition(domain.name, choices, None)
+
+    def unchanged(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> bool:
+        """Whether every disk equals ``base``: same size, and no chunk differs. Nothing is frozen to find out."""
+        pairs: dict[VolumeName, list[tuple[ThinVolume, ThinVolume]]] = {}
+        for disk in disks:
+            held = base.disk(disk.target)
+            if disk.volume is None or held is None or held.volume.size != disk.volume.size:
+                return False
+            if held.volume.pool != disk.volume.pool:
+                return False
+            pairs.setdefault(disk.volume.pool, []).append((held.volume, disk.volume))
+        for pool, members in pairs.items():
+            with self._mappings.open(self._lvm.pool(pool)) as mappings:
+                if not all(mappings.unchanged(old.thin_id, new.thin_id) for old, new in members):
+                    return False
+        return True
+
+    def snapshot(
+        self,
+        domain: Domain,
+        disks: tuple[Disk, ...],
+        plan: Replicate,
+        choices: Choices,
+        quiesce: Quiesce,
+        limit: float,
+        notify: Callable[[str], None],
+    ) -> Head:
+        """Take one set and seal it. ``limit`` is seconds from freeze to confirmed thaw.
+
+        Raises BusyError when LVM was busy inside the window (again is worth a try). Whatever fails, the set is
+        removed: unsealed, it would be garbage.
+        """
+        requests = self._requests(domain, disks, plan, int(time.time()))
+        nvram_path = self._hypervisor.nvram_path(domain.name)
+        notify("taking a snapshot of all disks at one instant")
+        try:
+            report, definition = self._window(domain, disks, requests, choices, quiesce, limit, nvram_path)
+            self._keep_definition(definition, plan.key, disks, domain)
+            point = self._seal(plan, report, definition)
+        except BaseException as failure:
+            self._remove_set(plan, failure)
+            raise
+        summary = SnapshotReport(
+            report.consistency,
+            report.frozen,
+            report.frozen_seconds,
+            report.paused_seconds,
+            report.window_seconds,
+            report.reason,
+        )
+        return Head(point, definition, summary)
+
+    def _requests(
+        self, domain: Domain, disks: tuple[Disk, ...], plan: Replicate, taken_at: int
+    ) -> tuple[SnapshotRequest, ...]:
+        taken = {volume.name for volume in self._lvm.volumes()}
+        requests: list[SnapshotRequest] = []
+        for index, disk in enumerate(disks, start=1):
+            assert disk.volume is not None
+            name = free_name(
+                disk.volume.name.vg, taken, domain.name, disk.target, suffix=point_suffix(plan.set_id)
+            )
+            taken.add(name)
+            member = Member(
+                Role.SOURCE,
+                plan.key,
+                plan.set_id,
+                plan.sequence,
+                index,
+                len(disks),
+                disk.target,
+                taken_at,
+                domain.name,
+            )
+            requests.append(
+                SnapshotRequest(disk.volume.name, name.lv, (format_tag(member),), read_only=True, skip=True)
+            )
+        return tuple(requests)
+
+    def _window(
+        self,
+        domain: Domain,
+        disks: tuple[Disk, ...],
+        requests: tuple[SnapshotRequest, ...],
+        choices: Choices,
+        quiesce: Quiesce,
+        limit: float,
+        nvram_path: str | None,
+    ) -> tuple[WindowReport, Definition]:
+        request = WindowRequest(
+            domain.name,
+            domain.uuid,
+            requests,
+            quiesce=quiesce,
+            unsafe_cache=any(disk.cache is CacheMode.UNSAFE for disk in disks),
+            freeze_timeout=limit,
+            read_files=(nvram_path,) if nvram_path else (),
+        )
+        pools = sorted({disk.volume.pool for disk in disks if disk.volume is not None})
+        with ExitStack() as locks:
+            for pool in pools:
+                locks.enter_context(pool_lock(self._lvm.pool(pool), wait=POOL_LOCK_WAIT))
+            report = self._guard.take_set(request)
+            if not report.ok:
+                raise GuestError(
+                    f"no snapshot of {domain.name}: {report.problem or 'the window was not whole'}",
+                    hint=report.hint,
+                )
+            self._lvm.confirm_snapshots(requests)
+        nvram = next((file.content for file in report.files if file.path == nvram_path), None)
+        return report, self._hypervisor.collect_definition(domain.name, choices, nvram)
+
+    def _keep_definition(
+        self, definition: Definition, key: ReplicaKey, disks: tuple[Disk, ...], domain: Domain
+    ) -> None:
+        entry = self._catalogue(key).definition(key, definition.id)
+        if not holds_definition(self._lvm, entry):
+            assert disks[0].volume is not None
+            write_definition(self._lvm, definition, key, Role.SOURCE, disks[0].volume.pool, domain.name)
+
+    def _seal(self, plan: Replicate, report: WindowReport, definition: Definition) -> RecoveryPoint:
+        made = next((s for s in self._catalogue(plan.key).unfinished if s.id == plan.set_id), None)
+        if made is None or len(made.disks) != made.count:
+            raise PoolError("the snapshot set is not whole", hint="run: thinsync-vm check", retry=True)
+        seal = Seal(plan.set_id, report.consistency, definition.id)
+        self._lvm.change_tags(made.disks[0].volume.name, add=(format_tag(seal),))
+        return next(point for point in self._catalogue(plan.key).points if point.id == plan.set_id)
+
+    def _remove_set(self, plan: Replicate, failure: BaseException) -> None:
+        """Cleaning up never hides why: what cannot be removed now, the next run or ``recover`` removes."""
+        try:
+            ours = self._catalogue(plan.key)
+            for unfinished in ours.unfinished:
+                if unfinished.id == plan.set_id:
+                    remove_unfinished(self._lvm, unfinished)
+            remove_unused_definitions(self._lvm, self._catalogue(plan.key))
+        except ThinsyncError as error:
+            failure.add_note(f"and the unfinished set could not be removed yet: {error.message}")
+
+    @contextmanager
+    def send(self, plan: Replicate, head: Head) -> Iterator[OutgoingStream]:
+        """The stream of ``head``; its volumes are active for as long as the context lasts.
+
+        The deltas are read when the context opens, under one metadata snapshot per pool.
+        """
+        chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
+        extents = self._extents(plan, head.point)
+        deltas = tuple(
+            OutgoingDisk(
+                disk.target,
+                disk.volume.name.path,
+                disk.volume.size,
+                chunk_sizes[disk.volume.pool],
+                mode,
+                extents[disk.target],
+            )
+            for disk, mode in self._with_modes(plan, head.point)
+        )
+        names = tuple(disk.volume.name for disk in head.point.disks)
+        ours = self._lvm.volumes()
+        domain_name = read_catalogue(ours, Role.SOURCE).names[head.point.key.domain]
+        with activated(self._lvm, names):
+            yield OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), deltas)
+
+    @staticmethod
+    def _with_modes(plan: Replicate, point: RecoveryPoint) -> Iterator[tuple[PointDisk, Mode]]:
+        modes = {disk.target: disk.mode for disk in plan.disks}
+        for disk in point.disks:
+            yield disk, modes[disk.target]
+
+    def _extents(self, plan: Replicate, point: RecoveryPoint) -> dict[str, tuple[Extent, ...]]:
+        by_pool: dict[VolumeName, list[tuple[PointDisk, Mode]]] = {}
+        for disk, mode in self._with_modes(plan, point):
+            by_pool.setdefault(disk.volume.pool, []).append((disk, mode))
+        extents: dict[str, tuple[Extent, ...]] = {}
+        for pool, members in by_pool.items():
+            with self._mappings.open(self._lvm.pool(pool)) as mappings:
+                for disk, mode in members:
+                    base = plan.base.disk(disk.target) if plan.base is not None else None
+                    if mode is Mode.INCREMENTAL and base is not None:
+                        found = mappings.difference(base.volume.thin_id, disk.volume.thin_id)
+                    else:
+                        found = mappings.mappings(disk.volume.thin_id)
+                    extents[disk.target] = tuple(clip(found, disk.volume.size))
+        return extents
+
+    def confirm(self, head: RecoveryPoint, host: str) -> None:
+        """Record that the target at ``host`` holds ``head``: from here on it may serve as base."""
+        self._lvm.change_tags(head.disks[0].volume.name, add=(format_tag(Confirmation(head.id, host)),))
+
+    def discard(self, points: tuple[RecoveryPoint, ...]) -> None:
+        """Remove points that never arrived anywhere."""
+        for point in points:
+            remove_point(self._lvm, point)
+
+    def retire(self, key: ReplicaKey) -> None:
+        """Remove unfinished sets, points older than the newest confirmed one, unused definitions."""
+        ours = self._catalogue(key)
+        for unfinished in (*ours.unfinished, *ours.broken):
+            remove_unfinished(self._lvm, unfinished)
+        for point in expired_at_source(ours.points):
+            remove_point(self._lvm, point)
+        remove_unused_definitions(self._lvm, self._catalogue(key))
