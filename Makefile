@@ -85,7 +85,7 @@ deb: ## dist/thinsync-virt_VERSION_all.deb
 
 .PHONY: lintian
 lintian: deb ## lintian on the package
-	@lintian --fail-on error,warning --pedantic --display-info --tag-display-limit 0 dist/thinsync-virt_*_all.deb
+	@lintian --allow-root --fail-on error,warning --pedantic --display-info --tag-display-limit 0 dist/thinsync-virt_*_all.deb
 
 .PHONY: clean
 clean: ## removes what was built here (not the lab's cache)
