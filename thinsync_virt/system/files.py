@@ -1,0 +1,83 @@
+"""Small files that survive a power cut whole: either the old content or the new one, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from thinsync_virt.errors import ThinsyncError
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``content`` so that it is on stable storage, whole, when this returns.
+
+    Missing parent directories are made (0700) and made durable too. Raises ThinsyncError naming the file.
+    """
+    try:
+        make_directory(path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise _failure("write", path, error) from error
+
+
+def remove_durably(path: Path) -> bool:
+    """Remove a file so that it stays removed after a power cut. False if it was not there. Raises ThinsyncError."""
+    try:
+        path.unlink()
+        sync_directory(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _failure("remove", path, error) from error
+    return True
+
+
+def read_if_there(path: Path) -> bytes | None:
+    """The content of a small file, None if there is no such file. Raises ThinsyncError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _failure("read", path, error) from error
+
+
+def make_directory(path: Path, *, mode: int = 0o700) -> None:
+    """Make a directory and its missing parents, each durable in its own parent. Raises OSError."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent, mode=mode)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=mode)
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Put a directory's entries on stable storage: a rename or unlink in it is durable only then. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failure(verb: str, path: Path, error: OSError) -> ThinsyncError:
+    return ThinsyncError(
+        f"cannot {verb} {path}: {error.strerror or error}",
+        hint="look at the space and the mode of its file system",
+    )

@@ -1,0 +1,322 @@
+"""LVM2: the only module that runs its commands.
+
+LVM is the database of recovery points (invariant 1): what its commands say is checked against what exists.
+Sizes are bytes. Every method may raise CommandError (LVM failed: argv, status, stderr) and PoolError (a report that
+makes no sense) besides what it names itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from thinsync_virt.errors import BusyError, CommandError, NotFoundError, PoolError, SpaceError, ThinsyncError
+from thinsync_virt.model.names import VolumeName, check_lvm_name
+from thinsync_virt.model.volumes import Pool, ThinVolume
+from thinsync_virt.system import lvm_commands, lvm_report
+from thinsync_virt.system.block import BlockDevice
+from thinsync_virt.system.dmsetup import DmSetup
+from thinsync_virt.system.lvm_commands import Batch, SnapshotRequest, snapshot_batch
+from thinsync_virt.system.lvm_report import VolumeGroup, VolumeKind
+from thinsync_virt.system.process import Completed, run
+
+__all__ = ["Batch", "Lvm", "SnapshotRequest", "VolumeGroup", "VolumeKind", "snapshot_batch"]
+
+# LVM waits for its own locks without end; a command of another program may hold the group for long.
+_TIMEOUT = 120.0
+# lvs exits so when a named VG or LV does not exist (and on other errors: the message decides).
+_FAILED = 5
+_ATTEMPTS = 5
+_PAUSE_SECONDS = 0.2
+# How LVM says that a group's text, a pool's data or its metadata has no room.
+_NO_ROOM = (
+    "insufficient free space",
+    "metadata too large",
+    "free space in thin pool",
+    "too large for circular buffer",
+)
+
+
+class Lvm:
+    """LVM of this host."""
+
+    def __init__(self, dmsetup: DmSetup | None = None) -> None:
+        self._dmsetup = dmsetup or DmSetup()
+
+    # What there is.
+
+    def volumes(self, vg: str | None = None) -> tuple[ThinVolume, ...]:
+        """All visible thin volumes, of one volume group or of all. Raises NotFoundError for an unknown group."""
+        scope = [check_lvm_name(vg)] if vg is not None else []
+        return lvm_report.parse_volumes(_lvs(lvm_report.VOLUME_FIELDS, "segtype=thin", scope))
+
+    def volume(self, name: VolumeName) -> ThinVolume:
+        """One thin volume. Raises NotFoundError when it does not exist or is no thin volume."""
+        found = lvm_report.parse_volumes(_lvs(lvm_report.VOLUME_FIELDS, "segtype=thin", [str(name)]))
+        if len(found) != 1:
+            raise NotFoundError(f"{name} is not a thin volume", hint=f"see what it is: lvs -o+segtype {name}")
+        return found[0]
+
+    def pools(self, vg: str | None = None) -> tuple[Pool, ...]:
+        """All thin pools, of one volume group or of all. Raises NotFoundError for an unknown group."""
+        scope = [check_lvm_name(vg)] if vg is not None else []
+        return lvm_report.parse_pools(_lvs(lvm_report.POOL_FIELDS, "segtype=thin-pool", scope))
+
+    def pool(self, name: VolumeName) -> Pool:
+        """One thin pool. Raises NotFoundError when it does not exist or is no thin pool."""
+        found = lvm_report.parse_pools(_lvs(lvm_report.POOL_FIELDS, "segtype=thin-pool", [str(name)]))
+        if len(found) != 1:
+            raise NotFoundError(f"{name} is not a thin pool", hint="see the pools: lvs -S segtype=thin-pool")
+        return found[0]
+
+    def volume_groups(self) -> tuple[VolumeGroup, ...]:
+        """All volume groups, with their room for volumes and for their own metadata text."""
+        return lvm_report.parse_groups(_report("vgs", lvm_report.GROUP_FIELDS, None, []))
+
+    def kind_of(self, name: VolumeName) -> VolumeKind:
+        """What any LV is made of, so that a caller can say why it cannot be replicated. Raises NotFoundError."""
+        for kind in lvm_report.parse_kinds(_lvs(lvm_report.KIND_FIELDS, None, ["-a", name.vg])):
+            if kind.name == name:
+                return kind
+        raise NotFoundError(f"volume {name} does not exist", hint=f"see: lvs -a {name.vg}")
+
+    # Snapshots.
+
+    def create_snapshots(self, requests: Sequence[SnapshotRequest]) -> tuple[ThinVolume, ...]:
+        """Make them outside a freeze, confirm them, and activate those that are not skipped.
+
+        Raises as :meth:`confirm_snapshots`.
+        """
+        batch = snapshot_batch(requests, in_freeze=False)
+        done = run(batch.argv, stdin=batch.stdin, timeout=_TIMEOUT, ok=range(256), kill_on_timeout=False)
+        try:
+            made = self.confirm_snapshots(requests)
+        except NotFoundError as error:
+            raise _failed("lvcreate", done, error.message) from error
+        self.activate([request.volume for request in requests if not request.skip])
+        return made
+
+    def confirm_snapshots(self, requests: Sequence[SnapshotRequest]) -> tuple[ThinVolume, ...]:
+        """What the batch really made, in the order of the requests.
+
+        An LV alone proves nothing: LVM commits it before the pool makes the snapshot. Only with LVM's and the
+        kernel's transaction ids equal does each of them exist in the pool. Raises NotFoundError (an LV is missing),
+        PoolError (ids differ, or an LV is not what was asked for).
+        """
+        by_name = {
+            volume.name: volume for vg in {r.origin.vg for r in requests} for volume in self.volumes(vg)
+        }
+        missing = [str(request.volume) for request in requests if request.volume not in by_name]
+        if missing:
+            raise NotFoundError(f"LVM did not make {', '.join(missing)}")
+        made = tuple(by_name[request.volume] for request in requests)
+        for request, volume in zip(requests, made, strict=True):
+            _check_made(request, volume)
+        for pool in {volume.pool for volume in made}:
+            self.check_transaction(pool)
+        return made
+
+    def check_transaction(self, pool: VolumeName) -> int:
+        """The pool's transaction id, equal at LVM and in the kernel.
+
+        Raises PoolError when they differ, NotFoundError when the pool is not active.
+        """
+        for _ in range(_ATTEMPTS):
+            lvm = self.pool(pool).transaction_id
+            kernel = self._dmsetup.pool_status(pool).transaction_id
+            if lvm == kernel:
+                return kernel
+            # Another command may stand between its commit and its message: look again.
+            time.sleep(_PAUSE_SECONDS)
+        raise PoolError(
+            f"pool {pool}: LVM's transaction id is {lvm}, the kernel's {kernel}",
+            hint="a killed LVM command left a snapshot half made: thinsync-vm recover",
+            retry=True,
+        )
+
+    # Changes.
+
+    def create_thin(
+        self,
+        name: VolumeName,
+        pool: VolumeName,
+        size: int,
+        tags: Iterable[str],
+        *,
+        active: bool = False,
+        skip: bool = True,
+        autoactivate: bool = False,
+    ) -> ThinVolume:
+        """Make an empty thin volume of ``size`` bytes (LVM rounds up to its extents). Raises SpaceError."""
+        _check_same_group(name, pool)
+        options = [
+            "-V",
+            f"{size}b",
+            "--thinpool",
+            str(pool),
+            "--name",
+            name.lv,
+            "--wipesignatures",
+            "n",
+            "-an",
+        ]
+        options += ["--setactivationskip", _yes(skip), "--setautoactivation", _yes(autoactivate)]
+        _change("lvcreate", *options, *lvm_commands.tag_options("--addtag", tags))
+        if active:
+            self.activate([name])
+        return self.volume(name)
+
+    def remove(self, names: Sequence[VolumeName]) -> None:
+        """Remove volumes, in one command. Those already gone are success.
+
+        Raises BusyError naming those that are open; the others are gone then.
+        """
+        if not names:
+            return
+        done = _change("lvremove", "--yes", *lvm_commands.names(names), ok=(0, _FAILED))
+        if done.status == 0:
+            return
+        wanted = set(names)
+        left = [volume for volume in self.volumes() if volume.name in wanted]
+        if not left:
+            return
+        if any(volume.open for volume in left):
+            in_use = ", ".join(str(volume.name) for volume in left if volume.open)
+            raise BusyError(
+                f"in use, not removed: {in_use}", hint=f"see who has it open: lsof /dev/{left[0].name}"
+            )
+        raise CommandError(done.argv, done.status, done.stderr)
+
+    def activate(self, names: Sequence[VolumeName], *, read_only: bool = False) -> None:
+        """Activate volumes, also those that activation skips; their device paths exist on return."""
+        if not names:
+            return
+        options = ["-ay", "-K"]
+        if read_only:
+            listed = ",".join(f'"{name}"' for name in names)
+            options += ["--config", f"activation{{read_only_volume_list=[{listed}]}}"]
+        run(["lvchange", *options, *lvm_commands.names(names)], timeout=_TIMEOUT, kill_on_timeout=False)
+        for name in names:
+            BlockDevice(name.path).close()
+
+    def deactivate(self, names: Sequence[VolumeName]) -> None:
+        """Deactivate volumes. Raises BusyError naming one that is open."""
+        if not names:
+            return
+        done = run(
+            ["lvchange", "-an", *lvm_commands.names(names)],
+            timeout=_TIMEOUT,
+            ok=(0, _FAILED),
+            kill_on_timeout=False,
+        )
+        if done.status == 0:
+            return
+        wanted = set(names)
+        active = [volume for volume in self.volumes() if volume.name in wanted and volume.active]
+        if not active:
+            return
+        in_use = ", ".join(str(volume.name) for volume in active)
+        raise BusyError(
+            f"in use, still active: {in_use}", hint=f"see who has it open: lsof /dev/{active[0].name}"
+        )
+
+    def change_tags(self, name: VolumeName, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+        """Add and remove tags in ONE commit: there is no moment with one half of it. Raises NotFoundError."""
+        options = lvm_commands.tag_options("--addtag", add) + lvm_commands.tag_options("--deltag", remove)
+        if options:
+            _change("lvchange", *options, str(name))
+
+    def set_read_only(self, names: Sequence[VolumeName]) -> None:
+        """Make volumes read-only, also where they are active. Already so is success. Raises NotFoundError."""
+        wanted = [name for name in names if not self.volume(name).read_only]
+        if wanted:
+            _change("lvchange", "--permission", "r", *lvm_commands.names(wanted))
+
+    def resize(self, name: VolumeName, size: int) -> ThinVolume:
+        """Grow or shrink a thin volume to ``size`` bytes (rounded up to extents); its content is not looked at.
+
+        Mappings beyond a smaller size stay and reappear after growing again. Raises NotFoundError.
+        """
+        volume = self.volume(name)
+        if volume.size == size:
+            return volume
+        _change("lvresize", "--yes", "--force", "--size", f"{size}b", str(name))
+        return self.volume(name)
+
+    def rename(self, name: VolumeName, new: str) -> None:
+        """Give a volume another name in its group. Raises NotFoundError, ConflictError-like CommandError if taken."""
+        _change("lvrename", name.vg, name.lv, check_lvm_name(new))
+
+
+def _lvs(fields: str, select: str | None, scope: list[str]) -> str:
+    return _report("lvs", fields, select, scope)
+
+
+def _report(command: str, fields: str, select: str | None, scope: list[str]) -> str:
+    argv = [
+        command,
+        "--config",
+        'report{time_format="%s"}',
+        "--reportformat",
+        "json",
+        "--units",
+        "b",
+        "--nosuffix",
+    ]
+    argv += ["-o", fields, *(["-S", select] if select else []), *scope]
+    try:
+        return run(argv, timeout=_TIMEOUT, hint="try it by hand: lvs").stdout
+    except CommandError as error:
+        raise _not_found(error, " ".join(word for word in scope if word != "-a")) or error from error
+
+
+def _change(command: str, *arguments: str, ok: Sequence[int] = (0,)) -> Completed:
+    # -An: no backup file either; LVM's own metadata on the disks is what counts.
+    argv = [command, "--config", lvm_commands.NO_ARCHIVE, "-An", *arguments]
+    try:
+        return run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False)
+    except CommandError as error:
+        if any(word in error.stderr.lower() for word in _NO_ROOM):
+            raise SpaceError(
+                f"{command}: no room: {error}", hint="see: vgs -o+vg_mda_free; lvs -a"
+            ) from error
+        raise _not_found(error, arguments[-1]) or error from error
+
+
+def _not_found(error: CommandError, what: str) -> NotFoundError | None:
+    text = error.stderr.lower()
+    if (
+        "failed to find logical volume" in text
+        or "not found" in text
+        or "cannot process volume group" in text
+    ):
+        return NotFoundError(f"{what} does not exist", hint="see what there is: vgs; lvs")
+    return None
+
+
+def _check_made(request: SnapshotRequest, volume: ThinVolume) -> None:
+    if volume.origin != request.origin.lv or set(volume.tags) != set(request.tags):
+        raise PoolError(
+            f"{volume.name} is not the snapshot of {request.origin} that was asked for",
+            hint=f"see: lvs -o+tags,origin {volume.name}",
+        )
+
+
+def _failed(what: str, done: Completed, otherwise: str) -> ThinsyncError:
+    text = f"{done.stdout}\n{done.stderr}"
+    if any(word in text.lower() for word in _NO_ROOM):
+        return SpaceError(f"{what}: {otherwise}: {_words(text)}", hint="see: vgs -o+vg_mda_free; lvs -a")
+    return CommandError((what,), done.status, done.stderr.strip() or otherwise)
+
+
+def _words(text: str) -> str:
+    return " / ".join(line.strip() for line in text.splitlines() if line.strip())[:300]
+
+
+def _check_same_group(name: VolumeName, pool: VolumeName) -> None:
+    if name.vg != pool.vg:
+        raise NotFoundError(f"volume {name} cannot lie in pool {pool}: another volume group")
+
+
+def _yes(value: bool) -> str:
+    return "y" if value else "n"

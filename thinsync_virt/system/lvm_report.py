@@ -1,0 +1,211 @@
+"""LVM's JSON reports into the frozen values of ``model``: every name and number is checked here, once.
+
+``lvs --reportformat json`` answers (2.03.16 and 2.03.31 alike; each value is a string)::
+
+    {"report": [{"lv": [{"lv_name": "web01", "vg_name": "vg0", "thin_id": "1", ...}, ...]}]}
+
+``vgs`` has ``"vg"`` in the place of ``"lv"``. Hidden LVs (``-a``) come in brackets: ``[pool_tdata]``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from thinsync_virt.errors import PoolError, UsageError
+from thinsync_virt.model.names import VolumeName, check_lvm_name, check_lvm_uuid
+from thinsync_virt.model.volumes import Pool, ThinVolume
+
+VOLUME_FIELDS = (
+    "lv_uuid,vg_uuid,vg_name,lv_name,pool_lv,thin_id,lv_size,lv_tags,lv_active,lv_device_open,lv_permissions,"
+    "lv_skip_activation,origin,lv_role,lv_time"
+)
+POOL_FIELDS = "lv_uuid,vg_uuid,vg_name,lv_name,lv_size,chunk_size,lv_metadata_size,transaction_id,zero,discards,lv_active"
+KIND_FIELDS = "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout"
+GROUP_FIELDS = (
+    "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,vg_mda_size,vg_mda_free,vg_mda_used_count,lv_count,vg_seqno,"
+    "vg_lock_type,vg_permissions"
+)
+
+_TAG = re.compile(r"[A-Za-z0-9_+.\-/=!:&#]{1,1024}")
+_TRUE = frozenset({"1", "active", "open", "zero", "skip activation", "yes", "y"})
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeGroup:
+    """A volume group. Sizes in bytes. ``metadata_free`` is what is left of its text area of ``metadata_size``.
+
+    ``shared`` is whether lvmlockd locks it; ``writable`` whether it may be changed.
+    """
+
+    name: str
+    uuid: str
+    extent_size: int
+    size: int
+    free: int
+    metadata_size: int
+    metadata_free: int
+    volumes: int
+    sequence: int
+    shared: bool
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeKind:
+    """What any LV is made of: LVM's segment type (``thin``, ``linear``, ``cache``, ``thin-pool``, ...) and roles."""
+
+    name: VolumeName
+    uuid: str
+    segment_type: str
+    roles: tuple[str, ...]
+    hidden: bool
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether it is a plain thin volume: only those can be snapshotted by the pool."""
+        return self.segment_type == "thin" and not self.hidden
+
+
+def check_tag(tag: str) -> str:
+    """The tag if LVM would take it (and keep it whole), else UsageError."""
+    if _TAG.fullmatch(tag) is None or tag.startswith("-"):
+        raise UsageError(f"{tag!r} is not a legal LVM tag", hint="A-Za-z0-9_+.-/=!:&# only, up to 1024")
+    return tag
+
+
+def parse_volumes(text: str) -> tuple[ThinVolume, ...]:
+    """From ``lvs -o VOLUME_FIELDS``. Hidden volumes (insides of others) are left out. Raises PoolError."""
+    return tuple(_volume(row) for row in _rows(text, "lv") if not row["lv_name"].startswith("["))
+
+
+def parse_pools(text: str) -> tuple[Pool, ...]:
+    """From ``lvs -o POOL_FIELDS``. Raises PoolError."""
+    return tuple(_pool(row) for row in _rows(text, "lv") if not row["lv_name"].startswith("["))
+
+
+def parse_kinds(text: str) -> tuple[VolumeKind, ...]:
+    """From ``lvs -a -o KIND_FIELDS``, one per LV: of several segments the first. Raises PoolError."""
+    kinds: dict[str, VolumeKind] = {}
+    for row in _rows(text, "lv"):
+        kind = _kind(row)
+        kinds.setdefault(kind.uuid, kind)
+    return tuple(kinds.values())
+
+
+def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
+    """From ``vgs -o GROUP_FIELDS``. Raises PoolError."""
+    return tuple(_group(row) for row in _rows(text, "vg"))
+
+
+def _rows(text: str, key: str) -> list[Row]:
+    try:
+        rows = [row for report in json.loads(text)["report"] for row in report.get(key, [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PoolError(f"LVM's report makes no sense: {text[:200]!r}", hint="try it by hand: lvs") from error
+    if not all(
+        isinstance(row, dict) and all(isinstance(value, str) for value in row.values()) for row in rows
+    ):
+        raise PoolError(f"LVM's report holds other things than text: {text[:200]!r}")
+    return rows
+
+
+def _volume(row: Row) -> ThinVolume:
+    try:
+        name = VolumeName(row["vg_name"], row["lv_name"])
+        origin = row["origin"].strip("[]")
+        # A thin snapshot has an origin in its own pool; any other origin of a thin volume is an external one.
+        snapshot = "thinsnapshot" in row["lv_role"].split(",")
+        return ThinVolume(
+            name=name,
+            uuid=check_lvm_uuid(row["lv_uuid"]),
+            vg_uuid=check_lvm_uuid(row["vg_uuid"]),
+            pool=VolumeName(row["vg_name"], row["pool_lv"].strip("[]")),
+            thin_id=_number(row["thin_id"], limit=1 << 24),
+            size=_number(row["lv_size"]),
+            tags=_tags(row["lv_tags"]),
+            active=_flag(row["lv_active"]),
+            open=_flag(row["lv_device_open"]),
+            read_only=row["lv_permissions"].startswith("read-only"),
+            activation_skip=_flag(row["lv_skip_activation"]),
+            external_origin="" if snapshot else origin,
+            origin=check_lvm_name(origin) if snapshot and origin else "",
+            created=_number(row["lv_time"]),
+        )
+    except (KeyError, ValueError, UsageError) as error:
+        raise _nonsense(row, error) from error
+
+
+def _pool(row: Row) -> Pool:
+    try:
+        return Pool(
+            name=VolumeName(row["vg_name"], row["lv_name"]),
+            uuid=check_lvm_uuid(row["lv_uuid"]),
+            vg_uuid=check_lvm_uuid(row["vg_uuid"]),
+            size=_number(row["lv_size"]),
+            chunk_size=_number(row["chunk_size"]),
+            metadata_size=_number(row["lv_metadata_size"]),
+            transaction_id=_number(row["transaction_id"]),
+            zeroes=_flag(row["zero"]),
+            discards=row["discards"],
+            active=_flag(row["lv_active"]),
+        )
+    except (KeyError, ValueError, UsageError) as error:
+        raise _nonsense(row, error) from error
+
+
+def _kind(row: Row) -> VolumeKind:
+    try:
+        name = row["lv_name"]
+        return VolumeKind(
+            name=VolumeName(row["vg_name"], name.strip("[]")),
+            uuid=check_lvm_uuid(row["lv_uuid"]),
+            segment_type=row["segtype"],
+            roles=tuple(role for role in row["lv_role"].split(",") if role),
+            hidden=name.startswith("["),
+        )
+    except (KeyError, ValueError, UsageError) as error:
+        raise _nonsense(row, error) from error
+
+
+def _group(row: Row) -> VolumeGroup:
+    try:
+        return VolumeGroup(
+            name=check_lvm_name(row["vg_name"]),
+            uuid=check_lvm_uuid(row["vg_uuid"]),
+            extent_size=_number(row["vg_extent_size"]),
+            size=_number(row["vg_size"]),
+            free=_number(row["vg_free"]),
+            metadata_size=_number(row["vg_mda_size"]),
+            metadata_free=_number(row["vg_mda_free"]),
+            volumes=_number(row["lv_count"]),
+            sequence=_number(row["vg_seqno"]),
+            shared=row["vg_lock_type"] not in ("", "none"),
+            writable=row["vg_permissions"] == "writeable",
+        )
+    except (KeyError, ValueError, UsageError) as error:
+        raise _nonsense(row, error) from error
+
+
+def _tags(text: str) -> tuple[str, ...]:
+    return tuple(sorted(tag for tag in text.split(",") if tag))
+
+
+def _flag(text: str) -> bool:
+    return text in _TRUE
+
+
+def _number(text: str, *, limit: int = 1 << 63) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= limit:
+        raise ValueError(f"{text!r} is not a number in range")
+    return int(text)
+
+
+def _nonsense(row: Row, error: Exception) -> PoolError:
+    name = f"{row.get('vg_name', '?')}/{row.get('lv_name', '?')}"
+    return PoolError(
+        f"LVM's report of {name} makes no sense: {error}", hint=f"try it by hand: lvs -o+all {name}"
+    )

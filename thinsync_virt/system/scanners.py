@@ -1,0 +1,120 @@
+"""Programs of the host that would look inside guests' disks (invariant 14).
+
+An active thin volume is a block device like any other: the host's LVM, md or multipath may take the guest's own volume
+group, array or disk on it for theirs, assemble it and write to it. Our udev rule tells udev to leave our volumes
+alone; LVM and multipath must be told by their configuration.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from thinsync_virt.errors import CommandError
+from thinsync_virt.system.process import find_tool, run
+
+UDEV_RULE = "12-thinsync.rules"
+"""The name of our udev rule: after LVM's own (10, 11), before what reads device contents (13, 60, 64)."""
+
+_ROOT = Path("/")
+_RULES = ("etc/udev/rules.d", "usr/lib/udev/rules.d", "lib/udev/rules.d", "run/udev/rules.d")
+
+
+@dataclass(frozen=True, slots=True)
+class ScannerFinding:
+    """A program (``subject``) that would look inside our volumes, and the remedy (``hint``)."""
+
+    subject: str
+    message: str
+    hint: str
+
+
+def findings(*, root: Path = _ROOT, scan_lvs: Callable[[], bool] | None = None) -> tuple[ScannerFinding, ...]:
+    """Every scanner of this host that is not kept from our volumes; empty is as it should be."""
+    rule = _has_rule(root, UDEV_RULE)
+    found = []
+    if not rule:
+        found.append(
+            ScannerFinding(
+                "udev", f"the rule {UDEV_RULE} is missing", "apt install --reinstall thinsync-virt"
+            )
+        )
+    if (scan_lvs or lvm_scans_volumes)():
+        found.append(
+            ScannerFinding(
+                "lvm",
+                "the host's LVM looks for volume groups inside volumes (scan_lvs = 1)",
+                "set scan_lvs = 0 in the devices section of /etc/lvm/lvm.conf",
+            )
+        )
+    if not rule and _has_rule(root, "64-md-raid-assembly.rules") and not _md_assembly_off(root):
+        found.append(
+            ScannerFinding(
+                "md",
+                "mdadm would assemble arrays that it finds inside guests' disks",
+                "write 'AUTO -all' into /etc/mdadm/mdadm.conf, or install our udev rule",
+            )
+        )
+    if _multipath_takes_dm(root):
+        found.append(
+            ScannerFinding(
+                "multipath",
+                "multipath.conf lets multipathd take device-mapper devices",
+                'add to its blacklist section: devnode "^dm-"',
+            )
+        )
+    return tuple(found)
+
+
+def lvm_scans_volumes() -> bool:
+    """LVM's ``devices/scan_lvs`` as it is in force; False where LVM is missing. Raises CommandError otherwise."""
+    if find_tool("lvmconfig") is None:
+        return False
+    try:
+        said = run(["lvmconfig", "--typeconfig", "full", "devices/scan_lvs"], timeout=20).stdout
+    except CommandError as error:
+        if "not found" in error.stderr:
+            return False
+        raise
+    return said.strip() == "scan_lvs=1"
+
+
+def _has_rule(root: Path, name: str) -> bool:
+    # A link to /dev/null in /etc masks the rule of the package.
+    for directory in _RULES:
+        path = root / directory / name
+        if path.is_symlink() and str(path.readlink()) == "/dev/null":
+            return False
+        if path.exists():
+            return path.stat().st_size > 0
+    return False
+
+
+def _md_assembly_off(root: Path) -> bool:
+    return any(
+        re.search(r"^\s*AUTO\s+.*-all\s*$", _text(root / path), re.IGNORECASE | re.MULTILINE) is not None
+        for path in ("etc/mdadm/mdadm.conf", "etc/mdadm.conf")
+    )
+
+
+def _multipath_takes_dm(root: Path) -> bool:
+    text = re.sub(r"[#!].*", "", _text(root / "etc/multipath.conf"))
+    exceptions = re.search(r"blacklist_exceptions\s*\{(.*?)\}", text, re.DOTALL)
+    if exceptions is None:
+        return False
+    for pattern in re.findall(r'devnode\s+"?([^"\s]+)"?', exceptions[1]):
+        try:
+            if re.search(pattern, "dm-0"):
+                return True
+        except re.error:
+            continue
+    return False
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
