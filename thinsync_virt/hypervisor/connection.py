@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,7 +31,9 @@ VIR_ERR_OPERATION_TIMEOUT = 68
 VIR_ERR_AUTH_CANCELLED = 79
 VIR_ERR_AGENT_UNRESPONSIVE = 86
 
-_AWAY = frozenset({VIR_ERR_NO_CONNECT, VIR_ERR_SYSTEM_ERROR, VIR_ERR_RPC, VIR_ERR_AUTH_FAILED, VIR_ERR_AUTH_CANCELLED})
+_AWAY = frozenset(
+    {VIR_ERR_NO_CONNECT, VIR_ERR_SYSTEM_ERROR, VIR_ERR_RPC, VIR_ERR_AUTH_FAILED, VIR_ERR_AUTH_CANCELLED}
+)
 _AWAY_HINT = "look at: systemctl status libvirtd virtqemud"
 
 
@@ -122,10 +124,8 @@ class Connection:
     def close(self) -> None:
         """Close it; a connection that broke meanwhile is no error."""
         libvirt = libvirt_module()
-        try:
+        with suppress(libvirt.libvirtError):
             self.raw.close()
-        except libvirt.libvirtError:
-            pass
 
     def __enter__(self) -> Self:
         return self

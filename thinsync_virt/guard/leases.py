@@ -1,0 +1,116 @@
+"""Leases: what must be undone on one guest, on disk before it is done, so that any later process can undo it.
+
+One JSON file per domain under /run/thinsync/leases (a reboot ends guests and leases alike), replaced as a whole
+before each step and removed when nothing is left to undo.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from thinsync_virt.errors import ThinsyncError, UsageError
+from thinsync_virt.guard.wire import Fields
+from thinsync_virt.hypervisor.process import Process
+from thinsync_virt.model.names import VolumeName, check_id
+from thinsync_virt.system.files import read_if_there, remove_durably, write_durably
+
+LEASES = Path("/run/thinsync/leases")
+VERSION = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What we may have done to a domain, and the ways to it. ``uuid`` has 32 hexadecimal digits.
+
+    ``froze`` and ``paused`` are set before the call is made: they say that it may have happened. ``qemu`` and
+    ``lvm`` are None when unknown or not started. ``origins`` may be found suspended once ``lvm`` is gone.
+    """
+
+    domain: str
+    uuid: str
+    froze: bool = False
+    paused: bool = False
+    origins: tuple[VolumeName, ...] = ()
+    qemu: Process | None = None
+    lvm: Process | None = None
+    agent_socket: str = ""
+    monitor_socket: str = ""
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to undo."""
+        return not (self.froze or self.paused or self.origins)
+
+
+class OpenLease:
+    """A lease and its file. Every change is on disk when :meth:`update` returns; safe to use from several threads."""
+
+    def __init__(self, lease: Lease, directory: Path = LEASES) -> None:
+        self._lease = lease
+        self._lock = threading.Lock()
+        self.path = directory / f"{lease.uuid}.json"
+
+    @property
+    def lease(self) -> Lease:
+        """As it stands."""
+        return self._lease
+
+    def update(self, **changes: Any) -> None:
+        """Record what is about to be done, or has been undone; with nothing left, the file goes."""
+        with self._lock:
+            self._lease = replace(self._lease, **changes)
+            if self._lease.settled:
+                remove_durably(self.path)
+            else:
+                write_durably(self.path, _encode(self._lease))
+
+
+def read_leases(directory: Path = LEASES) -> Iterator[OpenLease]:
+    """The leases that lie there. One that cannot be read is logged, and kept for a person to look at."""
+    if not directory.is_dir():
+        return
+    for path in sorted(directory.glob("*.json")):
+        try:
+            content = read_if_there(path)
+            if content is not None:
+                yield OpenLease(_decode(content), directory)
+        except ThinsyncError as error:
+            log.error("lease %s cannot be read: %s", path, error)
+
+
+def _encode(lease: Lease) -> bytes:
+    values = asdict(lease)
+    values["origins"] = [str(origin) for origin in lease.origins]
+    return json.dumps({"version": VERSION, **values}).encode() + b"\n"
+
+
+def _decode(content: bytes) -> Lease:
+    fields = Fields.of_line(content, "lease")
+    if fields.number("version") != VERSION:
+        raise UsageError("the lease is of another version of this program")
+    return Lease(
+        domain=fields.text("domain"),
+        uuid=check_id(fields.text("uuid")),
+        froze=fields.flag("froze"),
+        paused=fields.flag("paused"),
+        origins=tuple(VolumeName.parse(name) for name in fields.texts("origins")),
+        qemu=_process(fields, "qemu"),
+        lvm=_process(fields, "lvm"),
+        agent_socket=fields.text("agent_socket"),
+        monitor_socket=fields.text("monitor_socket"),
+    )
+
+
+def _process(fields: Fields, name: str) -> Process | None:
+    if fields.values.get(name) is None:
+        return None
+    process = fields.nested(name)
+    return Process(int(process.number("pid")), int(process.number("start")))

@@ -1,0 +1,312 @@
+"""The guard as a service: takes requests, holds windows, and undoes whatever is left open.
+
+It runs in a control group of its own (KillMode=process, SendSIGKILL=no), socket-activated by systemd or started
+by hand with a socket path. One window per domain at a time, several domains side by side, a thread for each.
+On start it takes up the leases that a former guard left.
+
+For tests only: with THINSYNC_TEST_PAUSE_AT=STEP:SECONDS in the *guard's* environment every window waits that long
+after the step (``messages.Step``) or until the client goes away. The limits of the window keep running.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from thinsync_virt.errors import BusyError, ConflictError, ThinsyncError, UsageError
+from thinsync_virt.guard.batch import LvmProcess
+from thinsync_virt.guard.leases import LEASES, Lease, OpenLease, read_leases
+from thinsync_virt.guard.messages import WindowEvent, WindowRequest
+from thinsync_virt.guard.origins import LvmOrigins
+from thinsync_virt.guard.recovery import Undoable, settle
+from thinsync_virt.guard.window import Guest, Surroundings, Window
+from thinsync_virt.guard.wire import MAX_REQUEST, encode_error, encode_event, encode_report, parse_request
+from thinsync_virt.hypervisor.connection import DEFAULT_URI
+from thinsync_virt.hypervisor.freeze import GuestView, LibvirtGuest, SocketGuest
+from thinsync_virt.system.locks import LOCKS, hold, lock_path
+
+log = logging.getLogger(__name__)
+
+PAUSE_AT = "THINSYNC_TEST_PAUSE_AT"
+_REQUEST_SECONDS = 10.0
+_SEND_SECONDS = 30.0
+_FIRST_INHERITED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What became of a lease that an interrupted window left."""
+
+    domain: str
+    settled: bool
+
+
+class Guard:
+    """Windows and leases of one host."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        guest_of: Callable[[WindowRequest], Guest],
+        ways_of: Callable[[Lease], list[Undoable]],
+    ) -> None:
+        self._around = around
+        self._guest_of = guest_of
+        self._ways_of = ways_of
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._busy: dict[str, str] = {}
+        self._windows: set[threading.Thread] = set()
+
+    def recover(self) -> list[threading.Thread]:
+        """Start undoing what the leases on disk say, in the background."""
+        threads = []
+        for lease in read_leases(self._around.leases):
+            self._busy[lease.lease.uuid] = "the guard still undoes an interrupted window"
+            threads.append(self._spawn(self._settle, lease))
+        return threads
+
+    def serve(self, listener: socket.socket) -> None:
+        """Take connections until :meth:`stop`, then let running windows end (they are short)."""
+        listener.settimeout(None)
+        wake, self._wake = socket.socketpair()
+        while not self._stop.is_set():
+            ready, _, _ = select.select([listener, wake], [], [])
+            if listener in ready and not self._stop.is_set():
+                connection, _ = listener.accept()
+                thread = threading.Thread(
+                    target=self._serve_one, args=(connection,), name="window", daemon=True
+                )
+                self._windows.add(thread)
+                thread.start()
+        for thread in list(self._windows):
+            thread.join()
+        wake.close()
+
+    def stop(self) -> None:
+        """Take no more requests. Leases that are still open stay for the next guard."""
+        self._stop.set()
+        self._wake.send(b"x")
+
+    def handle(
+        self, request: WindowRequest, told: Callable[[WindowEvent], None], aborted: threading.Event
+    ) -> bytes:
+        """Hold a window; the last line of the answer. What cannot be undone at once goes on in the background."""
+        try:
+            self._begin(request)
+        except ThinsyncError as error:
+            return encode_error(error)
+        window = Window(request, self._guest_of(request), self._around, told, aborted)
+        try:
+            return encode_report(window.hold())
+        except ThinsyncError as error:
+            log.warning("domain %s: %s", request.domain, error)
+            return encode_error(error)
+        finally:
+            self._end(request, window)
+
+    def _begin(self, request: WindowRequest) -> None:
+        with self._lock:
+            if request.uuid in self._busy:
+                raise BusyError(
+                    f"domain {request.domain}: {self._busy[request.uuid]}",
+                    hint="journalctl -u thinsync-guard",
+                )
+            self._busy[request.uuid] = "another window is being held"
+
+    def _end(self, request: WindowRequest, window: Window) -> None:
+        lease = window.lease
+        if lease is None or lease.lease.settled:
+            self._forget(request.uuid)
+            return
+        self._busy[request.uuid] = "the guard still undoes the last window"
+
+        def finish() -> None:
+            if window.unfinished is not None:
+                window.unfinished.goes_on(self._stop)
+            while not lease.lease.settled and not self._stop.wait(0.1):
+                pass  # LVM still runs; its end is followed by a look at the volumes
+            self._forget(request.uuid)
+
+        self._spawn(finish)
+
+    def _settle(self, lease: OpenLease) -> None:
+        settle(lease, self._ways_of(lease.lease), self._around.origins, self._stop)
+        self._forget(lease.lease.uuid)
+
+    def _forget(self, uuid: str) -> None:
+        with self._lock:
+            self._busy.pop(uuid, None)
+
+    def _spawn(self, target: Callable[..., None], *args: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        thread.start()
+        return thread
+
+    def _serve_one(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                self._answer(connection)
+        except (OSError, ThinsyncError) as error:
+            log.info("a client went away: %s", error)
+        except Exception:
+            log.exception("a request failed in an unforeseen way")
+        finally:
+            self._windows.discard(threading.current_thread())
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.settimeout(_REQUEST_SECONDS)
+        try:
+            _check_peer(connection)
+            request = parse_request(_read_line(connection))
+        except ThinsyncError as error:
+            connection.sendall(encode_error(error))
+            return
+        aborted = threading.Event()
+        pause = _pause_of_tests()
+
+        def told(event: WindowEvent) -> None:
+            try:
+                connection.sendall(encode_event(event))
+            except OSError:
+                aborted.set()
+            if pause is not None and pause[0] == event.step:
+                aborted.wait(pause[1])
+
+        connection.settimeout(_SEND_SECONDS)
+        with _watched(connection, aborted):
+            answer = self.handle(request, told, aborted)
+        connection.sendall(answer)
+
+
+@contextmanager
+def _watched(connection: socket.socket, aborted: threading.Event) -> Iterator[None]:
+    """Set ``aborted`` when the client closes its end, or says anything more."""
+    done, signal_done = socket.socketpair()
+
+    def watch() -> None:
+        ready, _, _ = select.select([connection, done], [], [])
+        if connection in ready:
+            aborted.set()
+
+    thread = threading.Thread(target=watch, name="watch client", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal_done.send(b"x")
+        thread.join()
+        done.close()
+        signal_done.close()
+
+
+def _check_peer(connection: socket.socket) -> None:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", credentials)
+    if uid not in (0, os.geteuid()):
+        raise ConflictError("only root may ask the guard")
+
+
+def _read_line(connection: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        part = connection.recv(65536)
+        line += part
+        if not part or len(line) > MAX_REQUEST:
+            raise UsageError("the request is cut off or too long")
+    return line
+
+
+def _pause_of_tests() -> tuple[str, float] | None:
+    step, colon, seconds = os.environ.get(PAUSE_AT, "").partition(":")
+    return (step, float(seconds)) if colon else None
+
+
+# Real surroundings
+
+
+def _surroundings(leases: Path) -> Surroundings:
+    return Surroundings(
+        origins=LvmOrigins(),
+        start_lvm=LvmProcess,
+        past_libvirt=_past_libvirt,
+        leases=leases,
+    )
+
+
+def _past_libvirt(view: GuestView | Lease) -> SocketGuest:
+    return SocketGuest(view.qemu, view.agent_socket, view.monitor_socket)
+
+
+def make_guard(leases: Path = LEASES, uri: str = DEFAULT_URI) -> Guard:
+    """A guard for this host's libvirt and LVM."""
+    return Guard(
+        _surroundings(leases),
+        guest_of=lambda request: LibvirtGuest(request.domain, request.uuid, uri),
+        ways_of=lambda lease: [LibvirtGuest(lease.domain, lease.uuid, uri), _past_libvirt(lease)],
+    )
+
+
+def serve(path: Path | None = None, *, leases: Path = LEASES, uri: str = DEFAULT_URI) -> None:
+    """Be the guard until SIGTERM: on systemd's socket, or with ``path`` on one that it makes itself.
+
+    Raises UsageError (neither was given), BusyError (another guard runs), UnreachableError.
+    """
+    listener = _own_listener(path) if path is not None else _inherited_listener()
+    with hold(lock_path("guard", directory=LOCKS), 5.0, what="thinsync-guard"), listener:
+        guard = make_guard(leases, uri)
+        guard.recover()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: guard.stop())
+        guard.serve(listener)
+
+
+def undo_left_overs(
+    seconds: float = 30.0, *, leases: Path = LEASES, uri: str = DEFAULT_URI
+) -> tuple[Left, ...]:
+    """Undo what interrupted windows left, when no guard runs (``thinsync-vm recover``); for at most that long.
+
+    Raises BusyError when a guard runs: then it does this itself.
+    """
+    found = list(read_leases(leases))
+    if not found:
+        return ()
+    with hold(lock_path("guard", directory=LOCKS), 0.0, what="thinsync-guard"):
+        guard = make_guard(leases, uri)
+        for thread in guard.recover():
+            thread.join(seconds)
+    return tuple(Left(lease.lease.domain, not lease.path.exists()) for lease in found)
+
+
+def _own_listener(path: Path) -> socket.socket:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(16)
+    return listener
+
+
+def _inherited_listener() -> socket.socket:
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        raise UsageError(
+            "the guard is started by systemd's socket",
+            hint="systemctl start thinsync-guard.socket; by hand: thinsync-vm guard --socket PATH",
+        )
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    os.set_inheritable(_FIRST_INHERITED, False)
+    return socket.socket(fileno=_FIRST_INHERITED)
