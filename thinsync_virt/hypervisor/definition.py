@@ -1,0 +1,146 @@
+"""Collect a domain's definition at the source: XML, NVRAM, small media, digests of boot files, choices.
+
+Equal facts give equal bytes, since the id of a definition decides whether anything has changed. Our own mark stays
+out of it: it tells about this host, not about the domain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from thinsync_virt.errors import NotFoundError, StreamError
+from thinsync_virt.hypervisor.files import digest_file, read_stable
+from thinsync_virt.hypervisor.inspect import FindPath
+from thinsync_virt.hypervisor.mark import strip_mark
+from thinsync_virt.hypervisor.markup import Element, parse, serialize, text_at, value_at
+from thinsync_virt.model.definition import BOOT, CHOICES, DOMAIN_XML, MAX_PART, MEDIA, NVRAM, Definition
+from thinsync_virt.model.replicas import Choices
+
+ReadFile = Callable[[str, int], bytes | None]
+"""Content of a small regular file; None when it is longer than the limit. Raises NotFoundError."""
+
+_NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
+
+
+@dataclass(frozen=True, slots=True)
+class BootFile:
+    """A file of the host that the guest boots from and that does not travel.
+
+    ``role`` is kernel, initrd, dtb, loader, acpi or fwcfg; ``sha256`` is "" when it could not be read.
+    """
+
+    role: str
+    path: str
+    size: int
+    sha256: str
+
+
+def collect(
+    root: Element,
+    choices: Choices,
+    nvram: bytes | None,
+    find_path: FindPath,
+    read_file: ReadFile = read_stable,
+) -> Definition:
+    """The definition of a domain from its persistent XML (with secrets); changes ``root``."""
+    strip_mark(root)
+    parts = {DOMAIN_XML: serialize(root).encode(), CHOICES: choices.to_json()}
+    if nvram is not None:
+        parts[NVRAM] = nvram
+    for target, path in _media(root, find_path):
+        try:
+            image = read_file(path, MAX_PART)
+        except NotFoundError:
+            continue  # reported at the target as a missing medium
+        if image is not None:
+            parts[MEDIA + target] = image
+    if files := tuple(_boot_files(root)):
+        parts[BOOT] = _format_boot(files)
+    return Definition(parts)
+
+
+def nvram_file(persistent: Element, live: Element | None = None) -> str | None:
+    """The path of the UEFI variables' file, None when the domain has none.
+
+    libvirt before 9.2 settles the path only when the domain starts: then it is the live definition's, or the
+    place where libvirt will put it.
+    """
+    for root in (persistent, live):
+        if root is None:
+            continue
+        path = text_at(root, "os/nvram") or value_at(root, "os/nvram/source", "file")
+        if path.startswith("/"):
+            return path
+    if (value_at(persistent, "os/nvram", "type") or "file") != "file":
+        return None
+    if uses_nvram(persistent):
+        return f"{_NVRAM_DIRECTORY}/{text_at(persistent, 'name')}_VARS.fd"
+    return None
+
+
+def uses_nvram(root: Element) -> bool:
+    """Whether libvirt keeps UEFI variables for this domain."""
+    loader = root.find("os/loader")
+    if loader is not None and loader.get("stateless") == "yes":
+        return False
+    pflash = loader is not None and loader.get("type") == "pflash"
+    return root.find("os/nvram") is not None or value_at(root, "os", "firmware") == "efi" or pflash
+
+
+def boot_files(definition: Definition) -> tuple[BootFile, ...]:
+    """What ``boot.json`` says. Raises StreamError when it is damaged."""
+    data = definition.parts.get(BOOT)
+    if data is None:
+        return ()
+    try:
+        return tuple(
+            BootFile(str(entry["role"]), str(entry["path"]), int(entry["size"]), str(entry["sha256"]))
+            for entry in json.loads(data)
+        )
+    except (ValueError, KeyError, TypeError):
+        raise StreamError("the digests of boot files in the definition are damaged", retry=False) from None
+
+
+def domain_root(definition: Definition) -> Element:
+    """The parsed XML of a definition. Raises StreamError when it is not a domain's."""
+    root = parse(definition.parts.get(DOMAIN_XML, b""), "the domain's definition")
+    if root.tag != "domain":
+        raise StreamError("the domain's definition is not a domain", retry=False)
+    return root
+
+
+def _media(root: Element, find_path: FindPath) -> Iterator[tuple[str, str]]:
+    """Target and path of each medium that may be a regular file."""
+    for element in root.iterfind("devices/disk"):
+        if (
+            element.get("device") not in ("cdrom", "floppy")
+            or (value_at(element, "driver", "type") or "raw") != "raw"
+        ):
+            continue
+        source = element.find("source")
+        if source is None:
+            continue
+        path = source.get("file", "")
+        if element.get("type") == "volume":
+            path = find_path(source.get("pool", ""), source.get("volume", ""))
+        if path.startswith("/"):
+            yield value_at(element, "target", "dev"), path
+
+
+def _boot_files(root: Element) -> Iterator[BootFile]:
+    paths = [(role, text_at(root, f"os/{role}")) for role in ("kernel", "initrd", "dtb", "loader")]
+    paths += [("acpi", (table.text or "").strip()) for table in root.iterfind("os/acpi/table")]
+    paths += [("fwcfg", entry.get("file", "")) for entry in root.iterfind("sysinfo[@type='fwcfg']/entry")]
+    for role, path in paths:
+        if path.startswith("/"):
+            size, digest = digest_file(path) or (0, "")
+            yield BootFile(role, path, size, digest)
+
+
+def _format_boot(files: tuple[BootFile, ...]) -> bytes:
+    entries = [
+        {"role": file.role, "path": file.path, "size": file.size, "sha256": file.sha256} for file in files
+    ]
+    return json.dumps(entries, sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,185 @@
+"""libvirt with QEMU, behind the :class:`Hypervisor` protocol. Connects at the first use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
+
+from thinsync_virt.errors import NotReplicableError
+from thinsync_virt.hypervisor import register
+from thinsync_virt.hypervisor.connection import DEFAULT_URI, Connection, connect, libvirt_module, translated
+from thinsync_virt.hypervisor.definition import collect, nvram_file
+from thinsync_virt.hypervisor.facts import HostFacts
+from thinsync_virt.hypervisor.files import read_stable
+from thinsync_virt.hypervisor.gather import gather
+from thinsync_virt.hypervisor.inspect import FindVolume, Observation, describe
+from thinsync_virt.hypervisor.markup import Element, parse, value_at
+from thinsync_virt.hypervisor.replica.plan import ReplicaPlan, plan_replica
+from thinsync_virt.model.definition import MAX_PART, Definition
+from thinsync_virt.model.domains import Domain
+from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
+
+_BLOCK_JOBS = {1: "pull", 2: "copy", 3: "commit", 4: "active commit", 5: "backup"}
+_DOMAIN_JOBS = {
+    1: "start",
+    2: "save",
+    3: "restore",
+    4: "migration",
+    5: "migration",
+    6: "snapshot",
+    7: "snapshot",
+}
+_DOMAIN_JOBS |= {8: "dump", 9: "backup"}
+
+
+class LibvirtHypervisor:
+    """This host's libvirt. A context manager: closing ends the connection."""
+
+    def __init__(self, uri: str = DEFAULT_URI) -> None:
+        self._uri = uri
+
+    @cached_property
+    def _connection(self) -> Connection:
+        return connect(self._uri)
+
+    def close(self) -> None:
+        """End the connection, if one was made."""
+        connection = self.__dict__.pop("_connection", None)
+        if connection is not None:
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def domain_names(self) -> tuple[str, ...]:
+        """All domains, sorted."""
+        with translated("list the domains"):
+            return tuple(sorted(handle.name() for handle in self._connection.raw.listAllDomains(0)))
+
+    def inspect(self, name_or_uuid: str, find_volume: FindVolume) -> Domain:
+        """The domain, each disk with its thin volume or what forbids it. Raises NotFoundError."""
+        handle = self._connection.lookup(name_or_uuid)
+        with translated(f"look at domain {name_or_uuid}"):
+            return describe(_observe(handle), find_volume, self._find_path)
+
+    def nvram_path(self, name: str) -> str | None:
+        """The file of the domain's UEFI variables, None when it has none. Raises NotFoundError."""
+        handle = self._connection.lookup(name)
+        with translated(f"read the definition of {name}"):
+            persistent, live = _persistent(handle), _live(handle)
+        root = persistent if persistent is not None else live
+        return None if root is None else nvram_file(root, live)
+
+    def collect_definition(self, name: str, choices: Choices, nvram: bytes | None = None) -> Definition:
+        """What travels beside the disks; NVRAM is read here when it is not given."""
+        handle = self._connection.lookup(name)
+        with translated(f"read the definition of {name}"):
+            root, live = _persistent(handle, secure=True), _live(handle)
+        if root is None:
+            raise NotReplicableError(
+                f"domain {name} is transient",
+                hint=f"virsh dumpxml {name} > {name}.xml; virsh define {name}.xml",
+            )
+        path = nvram_file(root, live)
+        if nvram is None and path is not None and os.path.exists(path):
+            nvram = read_stable(path, MAX_PART)
+        return collect(root, choices, nvram, self._find_path)
+
+    def host_facts(self, definition: Definition) -> HostFacts:
+        """What this host has of what the definition names."""
+        return gather(self._connection, definition)
+
+    def plan_replica(
+        self, definition: Definition, mark: Mark, disk_paths: Mapping[str, str], facts: HostFacts
+    ) -> ReplicaPlan:
+        """The domain as it would be registered here. Changes nothing."""
+        return plan_replica(definition, mark, disk_paths, facts)
+
+    def registered(self, name: str, uuid: str) -> tuple[RegisteredDomain, ...]:
+        """The domains here with this name or this UUID."""
+        return register.registered(self._connection, name, uuid)
+
+    def marked(self) -> tuple[RegisteredDomain, ...]:
+        """All replicas here."""
+        return register.marked(self._connection)
+
+    def define_replica(self, plan: ReplicaPlan) -> bool:
+        """Make the plan true, on stable storage; whether anything had to be changed. Raises ConflictError."""
+        return register.define(self._connection, plan)
+
+    def restore_active(self, name: str) -> bool:
+        """Define a running replica as what it was started from, if a switch overtook its start."""
+        return register.restore_active(self._connection, name)
+
+    def remove_files(self, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Remove our files of a domain (UUID) that no definition names; their paths."""
+        return register.remove_files(self._connection, domain, keep)
+
+    def _find_path(self, pool: str, volume: str) -> str:
+        """The path of a volume in a storage pool, "" when there is none now (the pool may be stopped)."""
+        try:
+            return str(
+                self._connection.raw.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
+            )
+        except libvirt_module().libvirtError:
+            return ""
+
+
+def _observe(handle: Any) -> Observation:
+    """Everything that libvirt says about one domain. Raises libvirtError."""
+    state, reason = handle.state(0)
+    persistent, live = _persistent(handle), _live(handle)
+    return Observation(
+        state,
+        reason,
+        live,
+        persistent,
+        managed_save=persistent is not None and bool(handle.hasManagedSaveImage(0)),
+        block_jobs={} if live is None else _block_jobs(handle, live),
+        job="" if live is None else _job(handle),
+    )
+
+
+def _persistent(handle: Any, secure: bool = False) -> Element | None:
+    libvirt = libvirt_module()
+    if not handle.isPersistent():
+        return None
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | (libvirt.VIR_DOMAIN_XML_SECURE if secure else 0)
+    return parse(handle.XMLDesc(flags), "the persistent definition")
+
+
+def _live(handle: Any) -> Element | None:
+    return parse(handle.XMLDesc(0), "the running definition") if handle.isActive() else None
+
+
+def _block_jobs(handle: Any, live: Element) -> dict[str, str]:
+    """The block job on each disk that has one, by target."""
+    jobs = {}
+    for element in live.iterfind("devices/disk"):
+        target = value_at(element, "target", "dev")
+        try:
+            info = handle.blockJobInfo(target, 0)
+        except libvirt_module().libvirtError:  # an empty drive has no block device
+            continue
+        if info:
+            jobs[target] = _BLOCK_JOBS.get(info.get("type"), "job")
+    return jobs
+
+
+def _job(handle: Any) -> str:
+    """The job on the whole domain, "" when there is none."""
+    try:
+        statistics = handle.jobStats(0)
+    except libvirt_module().libvirtError:
+        return ""
+    if statistics.get("type", 0) == 0:
+        return ""
+    return _DOMAIN_JOBS.get(statistics.get("operation", 0), "a job")

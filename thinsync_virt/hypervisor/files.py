@@ -1,0 +1,110 @@
+"""Small files of the hypervisor: NVRAM, media images; read whole and unchanged, written so that they last.
+
+A written file is there after a power cut, whole, or not at all: temporary name, fsync, rename, fsync of the
+directory. Files are 0600 and root's: libvirt hands them to the guest's user when it starts the guest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError
+
+_BLOCK = 1 << 20
+_ATTEMPTS = 5
+
+
+def read_stable(path: str, limit: int) -> bytes | None:
+    """The content of a regular file, equal before and after; None when it is longer than ``limit`` bytes.
+
+    Raises NotFoundError when it cannot be read or is no regular file, BusyError when it keeps changing.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            # Non-blocking: the path may be a pipe.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise NotFoundError(f"cannot read {path}: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb") as file:
+            before = os.fstat(descriptor)
+            if not stat.S_ISREG(before.st_mode):
+                raise NotFoundError(f"{path} is not a regular file")
+            if before.st_size > limit:
+                return None
+            data = file.read(limit + 1)
+            again = os.pread(descriptor, limit + 1, 0)
+            after = os.fstat(descriptor)
+        if data == again and (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            return data if len(data) <= limit else None
+    raise BusyError(f"{path} changes while it is read", hint="run again when the guest has settled")
+
+
+def digest_file(path: str) -> tuple[int, str] | None:
+    """Size in bytes and SHA-256 of a regular file, or None when there is none that can be read."""
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                size += len(block)
+    except OSError:
+        return None
+    return size, digest.hexdigest()
+
+
+def has_content(path: str, data: bytes) -> bool:
+    """Whether the file is there with exactly this content."""
+    try:
+        if os.path.getsize(path) != len(data):
+            return False
+        return Path(path).read_bytes() == data
+    except OSError:
+        return False
+
+
+def write_durable(path: str, data: bytes) -> None:
+    """Write ``path`` with ``data``, whole and on stable storage, mode 0600. Its directory is made when missing."""
+    directory = os.path.dirname(path)
+    temporary = f"{path}.thinsync-new"
+    try:
+        os.makedirs(directory, mode=0o711, exist_ok=True)
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o600)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.rename(temporary, path)
+        sync_path(directory)
+    except OSError as error:
+        raise ThinsyncError(
+            f"cannot write {path}: {error.strerror}", hint="look at: df, mount, ls -ld"
+        ) from error
+
+
+def sync_path(path: str) -> None:
+    """Bring a file or directory to stable storage; one that is not there is no error."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_file(path: str) -> None:
+    """Remove a file; one that is gone is no error."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

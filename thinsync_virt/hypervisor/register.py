@@ -1,0 +1,282 @@
+"""Register a replica with libvirt, find those that are registered, undo a switch that a start overtook.
+
+The definition is the one atomic pointer: libvirt replaces its file by rename. What it refers to is written
+before, and libvirt's directory is synced after, because libvirt does not. A ``virsh start`` at the same time gets
+either the old definition or the new one; when it got the old one, the old one is put back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from thinsync_virt.errors import ConflictError, GuestError, NotFoundError
+from thinsync_virt.hypervisor.connection import (
+    VIR_ERR_NO_DOMAIN,
+    Connection,
+    error_number,
+    libvirt_module,
+    translated,
+)
+from thinsync_virt.hypervisor.files import has_content, remove_file, sync_path, write_durable
+from thinsync_virt.hypervisor.mark import plan_digest, read_mark
+from thinsync_virt.hypervisor.markup import Element, parse, remove, remove_all, serialize, text_at, value_at
+from thinsync_virt.hypervisor.replica.names import DIRECTORIES, owner_of
+from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
+from thinsync_virt.model.replicas import RegisteredDomain
+
+_DEFINITIONS = "/etc/libvirt/qemu"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A domain of this host with its two definitions, as libvirt had them at one moment."""
+
+    handle: Any = field(repr=False)
+    name: str
+    uuid: str
+    persistent: Element | None = field(repr=False)
+    live: Element | None = field(repr=False)
+
+    @property
+    def current(self) -> Element:
+        """The persistent definition, or that of a transient domain."""
+        root = self.persistent if self.persistent is not None else self.live
+        assert root is not None, "a domain has at least one definition"
+        return root
+
+
+def registered(connection: Connection, name: str, uuid: str) -> tuple[RegisteredDomain, ...]:
+    """The domains here that have this name or this UUID: none, one, or two different ones."""
+    found: dict[str, RegisteredDomain] = {}
+    for known in _named(connection, name, uuid):
+        found[known.uuid] = _describe(known)
+    return tuple(found.values())
+
+
+def marked(connection: Connection) -> tuple[RegisteredDomain, ...]:
+    """All domains here that carry our mark. Raises ConflictError when a mark is not understood."""
+    described = (_describe(known) for known in _all(connection))
+    return tuple(domain for domain in described if domain.mark is not None)
+
+
+def define(connection: Connection, plan: ReplicaPlan) -> bool:
+    """Make the plan true; whether anything had to be changed.
+
+    Raises ConflictError when a domain there is somebody else's, active, has a managed-save image, or was started
+    from the older definition meanwhile (which is then in force again).
+    """
+    before = _ours(connection, plan)
+    if before is not None and _is_registered(before, plan):
+        _settle(before)
+        return False
+    for path, data in plan.files:
+        if not has_content(path, data):
+            write_durable(path, data)
+    with translated(f"define domain {plan.name}"):
+        handle = connection.raw.defineXML(plan.xml)
+    known = _known(handle)
+    _settle(known)
+    if known is not None and known.live is not None and not _same_disks(known.live, known.current):
+        _restore(connection, known)
+        raise ConflictError(
+            f"domain {plan.name} was started during the switch, from its point before this one: that stays registered",
+            hint="the new point is kept; if the start was meant, this host has the active copy now",
+        )
+    return True
+
+
+def restore_active(connection: Connection, name: str) -> bool:
+    """Define a running replica as what it was started from, when a switch went on beside its start; whether it was.
+
+    Left alone: domains that are off, that are not ours, or whose two definitions name the same volumes.
+    """
+    known = _known(connection.lookup(name))
+    if known is None or known.live is None or known.persistent is None:
+        return False
+    running, defined = read_mark(known.live), read_mark(known.persistent)
+    if running is None or defined is None or running.key != defined.key or running.point == defined.point:
+        return False
+    if _same_disks(known.live, known.persistent):
+        return False
+    _restore(connection, known)
+    return True
+
+
+def remove_files(connection: Connection, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Remove our NVRAM and media files of a domain (UUID, 32 digits) that no definition here names; their paths."""
+    used = set(keep)
+    for known in _all(connection):
+        for root in (known.persistent, known.live):
+            used |= set() if root is None else set(_files(root))
+    removed = []
+    for directory in DIRECTORIES:
+        for path in sorted(Path(directory).glob("thinsync-*")):
+            leftover = path.name.endswith(".thinsync-new")
+            if owner_of(path.name.removesuffix(".thinsync-new")) == domain and (
+                leftover or str(path) not in used
+            ):
+                remove_file(str(path))
+                removed.append(str(path))
+    return tuple(removed)
+
+
+def _ours(connection: Connection, plan: ReplicaPlan) -> Known | None:
+    """The replica as it is registered now. Raises ConflictError when something else is in its place."""
+    mine = None
+    for known in _named(connection, plan.name, plan.uuid):
+        mark = read_mark(known.current)
+        if known.uuid != plan.uuid:
+            raise ConflictError(
+                f"another domain here is named {plan.name} (UUID {known.uuid})",
+                hint=f"rename it: virsh domrename {plan.name} OTHER",
+            )
+        if mark is None or mark.key != plan.mark.key:
+            raise ConflictError(
+                f"domain {known.name} here is not a replica of this one",
+                hint=f"if it may be replaced: virsh undefine {known.name} --keep-nvram",
+            )
+        mine = known
+    if mine is None:
+        return None
+    if mine.live is not None:
+        raise ConflictError(f"replica {mine.name} is running here", hint="it is never replaced while it runs")
+    with translated(f"look at domain {mine.name}"):
+        if mine.handle.hasManagedSaveImage(0):
+            raise ConflictError(
+                f"replica {mine.name} has a managed-save image here: old memory would be restored over new disks",
+                hint=f"if its memory is not needed: virsh managedsave-remove {mine.name}",
+            )
+        if mine.name != plan.name:
+            mine.handle.rename(plan.name, 0)  # a definition of the same UUID may not change the name
+    return mine
+
+
+def _is_registered(known: Known, plan: ReplicaPlan) -> bool:
+    """Whether libvirt holds just this plan, and its files are as they were written."""
+    return (
+        known.name == plan.name
+        and read_mark(known.current) == plan.mark
+        and plan_digest(known.current) == plan.digest
+        and _paths(known.current) == dict(plan.disk_paths)
+        and all(has_content(path, data) for path, data in plan.files)
+    )
+
+
+def _settle(known: Known | None) -> None:
+    """Autostart off, and the definition on stable storage."""
+    if known is None:
+        return
+    with translated(f"switch autostart of domain {known.name} off"):
+        if known.handle.autostart():
+            known.handle.setAutostart(0)
+    sync_path(os.path.join(_DEFINITIONS, f"{known.name}.xml"))
+    sync_path(_DEFINITIONS)
+    sync_path(os.path.join(_DEFINITIONS, "autostart"))
+
+
+def _restore(connection: Connection, known: Known) -> None:
+    """Make what runs the persistent definition."""
+    assert known.live is not None, "only a running domain can be restored from"
+    with translated(f"define domain {known.name} as what it was started from"):
+        handle = connection.raw.defineXML(_as_persistent(known.live))
+    _settle(_known(handle))
+
+
+def _as_persistent(live: Element) -> str:
+    """A running definition without what libvirt adds while it runs."""
+    live.attrib.pop("id", "")
+    for element in list(live.iter("alias")):
+        if not element.get("name", "").startswith("ua-"):
+            remove(element)
+    for source in live.iter("source"):
+        for name in ("index", "portid"):
+            source.attrib.pop(name, "")
+    for label in live.iter("seclabel"):
+        if label.get("type") == "dynamic":
+            remove_all(label, "label", "imagelabel")
+    return serialize(live)
+
+
+def _describe(known: Known) -> RegisteredDomain:
+    with translated(f"look at domain {known.name}"):
+        managed_save = known.persistent is not None and bool(known.handle.hasManagedSaveImage(0))
+    return RegisteredDomain(
+        name=known.name,
+        uuid=known.uuid,
+        active=known.live is not None,
+        managed_save=managed_save,
+        mark=read_mark(known.current),
+        paths=_paths(known.current),
+        live_paths={} if known.live is None else _paths(known.live),
+        files=tuple(sorted(set(_files(known.current)))),
+    )
+
+
+def _same_disks(one: Element, other: Element) -> bool:
+    return _paths(one) == _paths(other)
+
+
+def _paths(root: Element) -> dict[str, str]:
+    """The source of each block disk by target."""
+    return {
+        value_at(element, "target", "dev"): value_at(element, "source", "dev")
+        for element in root.iterfind("devices/disk[@type='block']")
+        if element.get("device", "disk") not in ("cdrom", "floppy")
+    }
+
+
+def _files(root: Element) -> Iterator[str]:
+    """NVRAM and media files that a definition names."""
+    if path := text_at(root, "os/nvram") or value_at(root, "os/nvram/source", "file"):
+        yield path
+    for element in root.iterfind("devices/disk"):
+        if element.get("device") in ("cdrom", "floppy") and (path := value_at(element, "source", "file")):
+            yield path
+
+
+def _named(connection: Connection, name: str, uuid: str) -> Iterator[Known]:
+    seen = set()
+    for look_up, key in ((connection.raw.lookupByUUIDString, uuid), (connection.raw.lookupByName, name)):
+        try:
+            with translated(f"look up domain {key}"):
+                handle = look_up(key)
+        except NotFoundError:
+            continue
+        known = _known(handle)
+        if known is not None and known.uuid not in seen:
+            seen.add(known.uuid)
+            yield known
+
+
+def _all(connection: Connection) -> Iterator[Known]:
+    with translated("list the domains"):
+        handles = connection.raw.listAllDomains(0)
+    for handle in handles:
+        if (known := _known(handle)) is not None:
+            yield known
+
+
+def _known(handle: Any) -> Known | None:
+    """None when the domain went away while it was looked at."""
+    libvirt = libvirt_module()
+    secure = libvirt.VIR_DOMAIN_XML_SECURE
+    try:
+        with translated("read the definition of a domain"):
+            name = handle.name()
+            active = bool(handle.isActive())
+            live = parse(handle.XMLDesc(secure), f"the definition of {name}") if active else None
+            persistent = None
+            if handle.isPersistent():
+                text = handle.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE)
+                persistent = parse(text, f"the definition of {name}")
+            if live is None and persistent is None:
+                return None
+            return Known(handle, name, handle.UUIDString().replace("-", ""), persistent, live)
+    except (NotFoundError, GuestError) as error:
+        if error_number(error) == VIR_ERR_NO_DOMAIN:
+            return None
+        raise

@@ -1,0 +1,61 @@
+"""Serial ports, consoles, channels: files, devices and sockets of the host behind them."""
+
+from __future__ import annotations
+
+import os
+
+from thinsync_virt.hypervisor.markup import Element, drop_attributes, remove, remove_all, value_at
+from thinsync_virt.hypervisor.replica.draft import Draft
+
+_KINDS = ("serial", "parallel", "console", "channel", "redirdev", "smartcard")
+# A device of the guest stays, with nothing but a pseudo-terminal, or nothing, behind it.
+_REPLACEMENT = {"serial": "pty", "console": "pty", "parallel": "null", "channel": "null"}
+
+
+def map_character_devices(draft: Draft) -> None:
+    """The guest keeps its ports; what is not on this host is replaced behind them."""
+    for kind in _KINDS:
+        for element in draft.devices(kind):
+            remove_all(element, "alias")
+            _map_log(draft, element, kind)
+            if missing := _missing(draft, element):
+                _replace(draft, element, kind, missing)
+
+
+def _missing(draft: Draft, element: Element) -> str:
+    """What of the host this port needs and does not find here; "" when all is well."""
+    backend = element.get("type", "")
+    path = value_at(element, "source", "path")
+    if backend == "pty":
+        remove_all(element, "source")
+        drop_attributes(element, "tty")
+    elif backend in ("file", "pipe", "dev"):
+        here = draft.facts.is_directory(os.path.dirname(path)) if backend == "file" else draft.facts.has(path)
+        return "" if here else path
+    elif backend == "unix" and path:
+        if value_at(element, "source", "mode") == "connect":
+            return "" if draft.facts.has(path) else path
+        return "" if draft.facts.is_directory(os.path.dirname(path)) else path
+    elif backend in ("tcp", "udp"):
+        host = next((s.get("host", "") for s in element.iterfind("source[@mode='bind']")), "")
+        return "" if not host or host in draft.facts.addresses else f"address {host}"
+    return ""
+
+
+def _replace(draft: Draft, element: Element, kind: str, missing: str) -> None:
+    subject = f"{kind} {value_at(element, 'target', 'name') or value_at(element, 'target', 'port')}".strip()
+    if kind not in _REPLACEMENT:
+        remove(element)
+        draft.warn(subject, f"{missing} is not on this host: the device is left out")
+        return
+    remove_all(element, "source", "protocol")
+    element.set("type", _REPLACEMENT[kind])
+    draft.warn(subject, f"{missing} is not on this host: the port leads to {_REPLACEMENT[kind]} here")
+
+
+def _map_log(draft: Draft, element: Element, kind: str) -> None:
+    for log in element.findall("log"):
+        path = log.get("file", "")
+        if not draft.facts.is_directory(os.path.dirname(path)):
+            remove(log)
+            draft.warn(kind, f"the directory of {path} is not on this host: nothing is logged there")

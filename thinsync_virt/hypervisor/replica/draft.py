@@ -1,0 +1,52 @@
+"""The replica's definition in the making, and what is found on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from thinsync_virt.hypervisor.definition import BootFile
+from thinsync_virt.hypervisor.facts import HostFacts
+from thinsync_virt.hypervisor.markup import Element
+from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import check_disk_target
+from thinsync_virt.model.replicas import Choices, Mark
+
+
+@dataclass
+class Draft:
+    """Changed step by step by the functions of this package, each of which knows one part of a domain."""
+
+    root: Element
+    definition: Definition
+    boot_files: tuple[BootFile, ...]
+    choices: Choices
+    mark: Mark
+    disk_paths: Mapping[str, str]
+    facts: HostFacts
+    name: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    def info(self, subject: str, message: str, hint: str = "") -> None:
+        """Something worth knowing that changes nothing."""
+        self.findings.append(Finding(Severity.INFO, subject, message, hint))
+
+    def warn(self, subject: str, message: str, hint: str = "") -> None:
+        """The replica differs from the original, or needs something before it can start."""
+        self.findings.append(Finding(Severity.WARNING, subject, message, hint))
+
+    def refuse(self, subject: str, message: str, hint: str = "") -> None:
+        """The replica could not start here, or not as the same machine."""
+        self.findings.append(Finding(Severity.REFUSAL, subject, message, hint))
+
+    def devices(self, tag: str) -> list[Element]:
+        """The devices of one kind."""
+        return self.root.findall(f"devices/{tag}")
+
+
+def checked_target(element: Element) -> str:
+    """The target of a disk element. Raises UsageError for a name that libvirt would not give."""
+    target = element.find("target")
+    return check_disk_target("" if target is None else target.get("dev", ""))

@@ -1,0 +1,125 @@
+"""Network interfaces: networks, bridges and devices of this host, as chosen with ``--map net:NAME=OTHER``."""
+
+from __future__ import annotations
+
+from thinsync_virt.hypervisor.markup import Element, child, drop_attributes, remove, remove_all, value_at
+from thinsync_virt.hypervisor.replica.draft import Draft
+
+_GENERATED = ("vnet", "macvtap", "macvlan", "tap")
+
+
+def map_interfaces(draft: Draft) -> None:
+    """MAC addresses and models stay. An interface whose network is missing here refuses the replica."""
+    for element in draft.devices("interface"):
+        subject = "interface " + (value_at(element, "mac", "address") or "without MAC")
+        remove_all(element, "alias")
+        _map_host_device(draft, element, subject)
+        match element.get("type", ""):
+            case "network" | "bridge":
+                _map_network(draft, element, subject)
+            case "direct":
+                _map_direct(draft, element, subject)
+            case "hostdev":
+                remove(element)
+                draft.warn(
+                    subject,
+                    "is a passed-through device: the replica does not have it",
+                    "add one of this host",
+                )
+                continue
+            case "ethernet" | "vhostuser" | "vdpa" | "udp" | "server" | "client" | "mcast" as kind:
+                _check_own_paths(draft, element, subject, kind)
+            case _:
+                pass
+        _check_filter(draft, element, subject)
+
+
+def _map_network(draft: Draft, element: Element, subject: str) -> None:
+    """A network may be mapped to a bridge and the other way round: what the name is here decides."""
+    kind = element.get("type", "")
+    source = child(element, "source")
+    before = source.get(kind, "")
+    name = draft.choices.networks.get(before, before)
+    is_network, is_bridge = name in draft.facts.networks, name in draft.facts.bridges
+    if kind == "bridge" and element.find("virtualport") is not None:
+        is_bridge = is_bridge or name in draft.facts.devices
+    if not (is_network or is_bridge):
+        draft.refuse(
+            subject,
+            f"{kind} {name} is not on this host" + _present(draft),
+            f"create it here, or choose another: --map net:{before}=OTHER",
+        )
+        return
+    drop_attributes(source, "portid", "bridge", "network")
+    to_network = is_network if kind == "network" else not is_bridge
+    element.set("type", "network" if to_network else "bridge")
+    source.set("network" if to_network else "bridge", name)
+    if not to_network:
+        drop_attributes(source, "portgroup")
+    if name != before:
+        draft.info(subject, f"{kind} {before} becomes {element.get('type')} {name}")
+    if to_network and not draft.facts.networks[name]:
+        draft.warn(
+            subject,
+            f"network {name} is not active on this host",
+            f"virsh net-start {name}; virsh net-autostart {name}",
+        )
+
+
+def _present(draft: Draft) -> str:
+    known = sorted({*draft.facts.networks, *draft.facts.bridges})
+    return f" (it has {', '.join(known[:8])})" if known else ""
+
+
+def _map_direct(draft: Draft, element: Element, subject: str) -> None:
+    source = child(element, "source")
+    before = source.get("dev", "")
+    name = draft.choices.networks.get(before, before)
+    if name not in draft.facts.devices:
+        draft.refuse(
+            subject, f"device {name} is not on this host", f"choose another: --map net:{before}=OTHER"
+        )
+        return
+    source.set("dev", name)
+    if name != before:
+        draft.info(subject, f"device {before} becomes {name}")
+
+
+def _map_host_device(draft: Draft, element: Element, subject: str) -> None:
+    """The name of the device at the host's side: libvirt finds a free one when there is none."""
+    target = element.find("target")
+    if target is None or element.get("type") in ("ethernet", "vhostuser"):
+        return
+    name = target.get("dev", "")
+    if name.startswith(_GENERATED):
+        remove(target)
+    elif name in draft.facts.devices:
+        remove(target)
+        draft.warn(subject, f"its device name {name} is taken on this host: libvirt will choose another")
+    driver = element.find("driver[@name='vhost']")
+    if driver is not None and not draft.facts.has("/dev/vhost-net"):
+        drop_attributes(driver, "name")
+        draft.warn(subject, "vhost-net is not on this host: packets go through QEMU", "modprobe vhost_net")
+
+
+def _check_own_paths(draft: Draft, element: Element, subject: str, kind: str) -> None:
+    path = (
+        value_at(element, "source", "path")
+        or value_at(element, "source", "dev")
+        or value_at(element, "script", "path")
+    )
+    if path.startswith("/") and not draft.facts.has(path):
+        draft.warn(subject, f"is of type {kind} and needs {path}, which is not on this host")
+    else:
+        draft.warn(subject, f"is of type {kind}: see that what it connects to exists on this host too")
+
+
+def _check_filter(draft: Draft, element: Element, subject: str) -> None:
+    """A filter protects the network from the guest: never dropped silently."""
+    name = value_at(element, "filterref", "filter")
+    if name and name not in draft.facts.filters:
+        draft.refuse(
+            subject,
+            f"network filter {name} is not on this host",
+            f"define it here: virsh nwfilter-dumpxml {name} at the source, virsh nwfilter-define here",
+        )
