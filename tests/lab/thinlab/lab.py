@@ -1,0 +1,117 @@
+"""A lab: two nodes, made, started and ended together."""
+
+from __future__ import annotations
+
+import os
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from thinlab import identity, network, storage
+from thinlab.apt import PrivateApt, ensure_host_packages
+from thinlab.cache import locked
+from thinlab.errors import LabError
+from thinlab.guestimage import guest_layer
+from thinlab.guests import Guests
+from thinlab.kernel import kernel
+from thinlab.node import Node
+from thinlab.process import say
+from thinlab.product import install, packaged
+from thinlab.rootfs import base_layer, config_layer
+from thinlab.state import NODES, RELEASES, Settings, State, default_directory
+
+
+class Lab:
+    """The lab of a directory; nothing happens before a method is called."""
+
+    def __init__(self, directory: Path | str | None = None) -> None:
+        self.state = State(Path(directory) if directory is not None else default_directory())
+        self.nodes = {name: Node(self.state, name) for name in NODES}
+        self.guests = Guests(self)
+
+    def node(self, name: str) -> Node:
+        if name not in self.nodes:
+            raise LabError(f"no node {name}", f"nodes: {', '.join(self.nodes)}")
+        return self.nodes[name]
+
+    def up(self, settings: Settings | None = None, *, with_product: bool = True) -> None:
+        """Build what is missing, boot both nodes and make their pools. Settings count only for a new lab."""
+        _require_root()
+        with locked(self.state.directory / "lock"):
+            if not self.state.exists:
+                self._create(settings or Settings())
+            identity.create_keys(self.state)
+            for node in self.nodes.values():
+                if not node.running():
+                    say(f"booting {node.name} ({self.state.settings.releases[node.name]})")
+                    node.start()
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(self._ready, self.nodes.values()))
+        if with_product and packaged():
+            install(list(self.nodes.values()))
+        say(f"the lab is up: {self.state.directory}")
+
+    def _ready(self, node: Node) -> None:
+        node.wait()
+        storage.ensure_pool(node, self.state.settings)
+        say(f"{node.name} is ready")
+
+    def _create(self, settings: Settings) -> None:
+        ensure_host_packages()
+        apt = PrivateApt()
+        machine = kernel(apt)
+        top = [guest_layer(apt), machine.layer, config_layer()]
+        releases = sorted(set(settings.releases.values()))
+        with ThreadPoolExecutor() as pool:
+            bases = dict(zip(releases, pool.map(lambda release: base_layer(apt, release), releases), strict=True))
+        layers = {name: [str(path) for path in (*top, bases[settings.releases[name]])] for name in NODES}
+        settings = replace(settings, layers=layers, kernel=str(machine.program), kernel_arguments=list(machine.arguments))
+        self.state.save(self.state.place_data(settings))
+
+    def boot(self, name: str) -> None:
+        self.node(name).boot()
+
+    def cut(self, name: str) -> None:
+        self.node(name).cut()
+
+    def status(self) -> dict[str, dict[str, str]]:
+        """What each node is and does, in words."""
+        settings = self.state.settings
+        rows = {}
+        for name, node in self.nodes.items():
+            up = node.running()
+            row = {"power": "on" if up else "off", "release": settings.releases[name], "network": str(network.fault(self.state, name))}
+            if up:
+                row |= storage.describe(node)
+            rows[name] = row
+        return rows
+
+    def down(self, *, wipe: bool = False) -> None:
+        """Switch both nodes off and give back processes, mounts and network; with ``wipe`` also disks and identity."""
+        with locked(self.state.directory / "lock"):
+            for node in self.nodes.values():
+                node.cut()
+                node.release()
+            network.remove(self.state)
+        if wipe:
+            self.state.wipe()
+
+
+def chosen_releases(words: list[str]) -> dict[str, str]:
+    """``--release 13`` for both nodes, ``--release alpha=13`` for one."""
+    releases = dict(Settings().releases)
+    for word in words:
+        name, _, release = word.rpartition("=")
+        if release not in RELEASES or (name and name not in NODES):
+            raise LabError(f"unknown release {word!r}", f"NODE=RELEASE or RELEASE, of {', '.join(RELEASES)}")
+        for node in [name] if name else NODES:
+            releases[node] = RELEASES[release]
+    return releases
+
+
+def _require_root() -> None:
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root (mounts, network namespaces, packages)", "sudo tests/lab/lab up")
+    if platform.machine() != "x86_64":
+        raise LabError(f"user-mode Linux runs on amd64, not on {platform.machine()}", "use an amd64 machine")

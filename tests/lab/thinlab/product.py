@@ -1,0 +1,91 @@
+"""The product in the nodes: as its own .deb, or, while it is being written, straight from the checkout."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+from thinlab.apt import host_install
+from thinlab.cache import built, digest_of
+from thinlab.errors import LabError
+from thinlab.node import Node
+from thinlab.process import run, say
+from thinlab.rootfs import CHECKOUT
+
+PACKAGE = "thinsync_virt"
+INSTALLED = f"/usr/lib/python3/dist-packages/{PACKAGE}"
+SOURCES = (PACKAGE, "packaging", "hooks", "pve-plugin", "man", "docs/man", "Makefile", "pyproject.toml", "setup.py", "setup.cfg")
+
+
+def packaged() -> bool:
+    """Whether the checkout can build a package yet."""
+    return (CHECKOUT / "packaging/debian/control").exists() and (CHECKOUT / "Makefile").exists()
+
+
+def build_deb() -> Path:
+    """The product's package, built by ``make deb``; kept as long as the sources are the same."""
+    if not packaged():
+        raise LabError("this checkout has no packaging/debian yet", "`lab sync` copies thinsync_virt without a package")
+    paths = [CHECKOUT / name for name in SOURCES if (CHECKOUT / name).exists()]
+    entry = built(f"deb-{digest_of(*_without_bytecode(paths))}", _build)
+    return next(entry.glob("*.deb"))
+
+
+def _without_bytecode(paths: list[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [path for path in files if path.suffix != ".pyc"]
+
+
+def _build(target: Path) -> None:
+    control = (CHECKOUT / "packaging/debian/control").read_text()
+    field = re.search(r"^Build-Depends:((?:.*\n)(?:[ \t].*\n)*)", control, re.MULTILINE)
+    wanted = ["make", "dpkg-dev", *(re.split(r"[(\[<|]", word)[0].strip() for word in (field.group(1) if field else "").split(","))]
+    installed = run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Provides}\n"]).stdout
+    have = {word.strip(",") for line in installed.splitlines() if line.startswith("ii") for word in line.split()[1:]}
+    missing = sorted({word for word in wanted if word} - have)
+    if missing:
+        host_install(missing)
+    say("building the product's package")
+    before = set((CHECKOUT / "dist").glob("*.deb"))
+    run(["make", "-C", str(CHECKOUT), "deb"], timeout=900, hint="`make deb` in the checkout shows it in full")
+    debs = sorted((CHECKOUT / "dist").glob("thinsync-virt_*.deb"), key=lambda path: path.stat().st_mtime)
+    if not debs:
+        raise LabError("`make deb` left no dist/thinsync-virt_*.deb", f"dist has {sorted(path.name for path in before) or 'nothing'}")
+    shutil.copy(debs[-1], target)
+
+
+def install(nodes: list[Node], deb: Path | None = None) -> None:
+    """Install the package with dpkg, as an administrator without a network would."""
+    package = deb or build_deb()
+    for node in nodes:
+        place = f"/var/cache/{package.name}"
+        digest = digest_of(package)
+        if node.run(["cat", "/var/cache/thinlab-installed"], check=False).stdout.strip() == digest:
+            continue
+        say(f"installing {package.name} on {node.name}")
+        node.put(place, package.read_bytes())
+        node.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i {place} && echo {digest} >/var/cache/thinlab-installed && rm {place}", timeout=300)
+
+
+def sync(nodes: list[Node]) -> None:
+    """Put the checkout's modules in place of the installed ones, for the next edit-and-try."""
+    source = CHECKOUT / PACKAGE
+    if not source.is_dir():
+        raise LabError(f"no {source}", "nothing to sync yet")
+    buffer = io.BytesIO()
+
+    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        return None if "__pycache__" in member.name else member
+
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        tar.add(source, arcname=PACKAGE, filter=plain)
+    for node in nodes:
+        node.run(f"set -e; new={INSTALLED}.new; rm -rf $new; mkdir -p $new; tar -xzf - -C $new --strip-components=1; "
+                 f"rm -rf {INSTALLED}; mv $new {INSTALLED}; rm -f /var/cache/thinlab-installed", input=buffer.getvalue())
