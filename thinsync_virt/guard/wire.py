@@ -121,7 +121,6 @@ def encode_request(request: WindowRequest) -> bytes:
                 "tags": list(snapshot.tags),
                 "read_only": snapshot.read_only,
                 "skip": snapshot.skip,
-                "autoactivate": snapshot.autoactivate,
             }
             for snapshot in request.snapshots
         ],
@@ -205,7 +204,6 @@ def _snapshot(fields: Fields) -> SnapshotRequest:
         tags=fields.texts("tags"),
         read_only=fields.flag("read_only"),
         skip=fields.flag("skip"),
-        autoactivate=fields.flag("autoactivate"),
     )
 
 

@@ -24,29 +24,8 @@ SYS = Path("/sys")
 
 _UUID = re.compile(r"LVM-([A-Za-z0-9]{32})([A-Za-z0-9]{32})(?:-([A-Za-z0-9]+))?")
 # Directories of /dev that hold other things than a volume group's links.
-_NOT_A_VG = frozenset(
-    [
-        "block",
-        "bsg",
-        "bus",
-        "char",
-        "cpu",
-        "disk",
-        "dm",
-        "dri",
-        "fd",
-        "hugepages",
-        "input",
-        "mapper",
-        "md",
-        "mqueue",
-        "net",
-        "pts",
-        "shm",
-        "snd",
-        "vfio",
-        "zvol",
-    ]
+_NOT_A_VG = re.compile(
+    "block|bsg|bus|char|cpu|disk|dm|dri|fd|hugepages|input|mapper|md|mqueue|net|pts|shm|snd|vfio|zvol"
 )
 
 
@@ -145,7 +124,7 @@ def _from_inactive_path(path: str) -> VolumeName | None:
         case ["", "dev", "mapper", name]:
             found = split_dm_name(name)
             return found[0] if found is not None and not found[1] else None
-        case ["", "dev", vg, lv] if vg not in _NOT_A_VG:
+        case ["", "dev", vg, lv] if _NOT_A_VG.fullmatch(vg) is None:
             try:
                 return VolumeName(vg, lv)
             except UsageError:

@@ -19,6 +19,7 @@ from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.lvm_commands import Batch, SnapshotRequest, snapshot_batch
 from thinsync_virt.system.lvm_report import VolumeGroup, VolumeKind
 from thinsync_virt.system.process import Completed, run
+from thinsync_virt.units import SECTOR, align_up
 
 __all__ = ["Batch", "Lvm", "SnapshotRequest", "VolumeGroup", "VolumeKind", "snapshot_batch"]
 
@@ -240,7 +241,7 @@ class Lvm:
         volume = self.volume(name)
         if volume.size == size:
             return volume
-        _change("lvresize", "--yes", "--force", "--size", f"{size}b", str(name))
+        _change("lvresize", "--yes", "--force", "--size", f"{align_up(size, SECTOR)}b", str(name))
         return self.volume(name)
 
     def rename(self, name: VolumeName, new: str) -> None:

@@ -23,8 +23,8 @@ NO_ARCHIVE = "backup{archive=0}"
 class SnapshotRequest:
     """One thin snapshot to be made of ``origin``, under ``name`` in the same volume group.
 
-    ``skip`` keeps it inactive after a reboot and now, whatever activates its group; ``autoactivate`` lets LVM
-    activate it at boot (only what a registered domain refers to).
+    ``skip`` keeps it inactive, now and after a reboot, whatever activates its group. (``lvcreate`` refuses
+    ``--setautoactivation`` with a snapshot.)
     """
 
     origin: VolumeName
@@ -32,7 +32,6 @@ class SnapshotRequest:
     tags: tuple[str, ...]
     read_only: bool
     skip: bool
-    autoactivate: bool = False
 
     def __post_init__(self) -> None:
         check_lvm_name(self.name)
@@ -99,8 +98,6 @@ def _snapshot_words(request: SnapshotRequest, config: str) -> list[str]:
         "r" if request.read_only else "rw",
         "--setactivationskip",
         "y" if request.skip else "n",
-        "--setautoactivation",
-        "y" if request.autoactivate else "n",
         *tag_options("--addtag", request.tags),
         str(request.origin),
     ]

@@ -21,7 +21,10 @@ VOLUME_FIELDS = (
     "lv_uuid,vg_uuid,vg_name,lv_name,pool_lv,thin_id,lv_size,lv_tags,lv_active,lv_device_open,lv_permissions,"
     "lv_skip_activation,origin,lv_role,lv_time"
 )
-POOL_FIELDS = "lv_uuid,vg_uuid,vg_name,lv_name,lv_size,chunk_size,lv_metadata_size,transaction_id,zero,discards,lv_active"
+POOL_FIELDS = (
+    "lv_uuid,vg_uuid,vg_name,lv_name,lv_size,chunk_size,lv_metadata_size,"
+    "transaction_id,zero,discards,lv_active"
+)
 KIND_FIELDS = "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout"
 GROUP_FIELDS = (
     "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,vg_mda_size,vg_mda_free,vg_mda_used_count,lv_count,vg_seqno,"

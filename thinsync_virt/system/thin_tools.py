@@ -58,7 +58,7 @@ class ThinTools:
     def difference(self, base_id: int, head_id: int) -> Iterator[Extent]:
         """What makes ``head`` of ``base``: in head and different is data, in base only is unmapped.
 
-        Raises CommandError (also for an unknown device), PoolError.
+        Raises NotFoundError, CommandError, PoolError.
         """
         return coalesce(self._difference(base_id, head_id))
 
@@ -110,6 +110,10 @@ def _parse(argv: list[str], reader: _Dump | _Delta) -> Generator[Extent, None, N
         # Only now is the exit status known to be 0.
         parser.Parse(b"", True)
         reader.finish(argv[0])
+    except CommandError as error:
+        if "unable to find mapping tree" in error.stderr.lower():
+            raise NotFoundError(f"{argv[0]}: {error}", hint="see: lvs -o+thin_id,transaction_id") from error
+        raise
     except (expat.ExpatError, ValueError, KeyError) as error:
         raise PoolError(f"{argv[0]} printed what makes no sense: {error}", hint=_HINT) from error
 
