@@ -32,7 +32,7 @@ from thinsync_virt.guard.window import Guest, Surroundings, Window
 from thinsync_virt.guard.wire import MAX_REQUEST, encode_error, encode_event, encode_report, parse_request
 from thinsync_virt.hypervisor.connection import DEFAULT_URI
 from thinsync_virt.hypervisor.freeze import GuestView, LibvirtGuest, SocketGuest
-from thinsync_virt.system.locks import LOCKS, hold, lock_path
+from thinsync_virt.system.locks import hold, lock_path
 
 log = logging.getLogger(__name__)
 
@@ -256,13 +256,14 @@ def make_guard(leases: Path = LEASES, uri: str = DEFAULT_URI) -> Guard:
     )
 
 
-def serve(path: Path | None = None, *, leases: Path = LEASES, uri: str = DEFAULT_URI) -> None:
+def serve(path: str | Path | None = None, *, leases: Path = LEASES, uri: str = DEFAULT_URI) -> None:
     """Be the guard until SIGTERM: on systemd's socket, or with ``path`` on one that it makes itself.
 
     Raises UsageError (neither was given), BusyError (another guard runs), UnreachableError.
     """
-    listener = _own_listener(path) if path is not None else _inherited_listener()
-    with hold(lock_path("guard", directory=LOCKS), 5.0, what="thinsync-guard"), listener:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    listener = _own_listener(Path(path)) if path is not None else _inherited_listener()
+    with hold(lock_path("guard", directory=leases.parent), 5.0, what="thinsync-guard"), listener:
         guard = make_guard(leases, uri)
         guard.recover()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -280,7 +281,7 @@ def undo_left_overs(
     found = list(read_leases(leases))
     if not found:
         return ()
-    with hold(lock_path("guard", directory=LOCKS), 0.0, what="thinsync-guard"):
+    with hold(lock_path("guard", directory=leases.parent), 0.0, what="thinsync-guard"):
         guard = make_guard(leases, uri)
         for thread in guard.recover():
             thread.join(seconds)
