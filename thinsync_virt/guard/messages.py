@@ -8,20 +8,13 @@ from dataclasses import dataclass
 from thinsync_virt.errors import UsageError
 from thinsync_virt.model.names import VolumeName, check_id
 from thinsync_virt.model.points import Consistency
+from thinsync_virt.model.reports import Quiesce as Quiesce
 from thinsync_virt.system.lvm_commands import SnapshotRequest
 from thinsync_virt.units import MIB
 
 MAX_FILES = 64 * MIB
 MAX_SNAPSHOTS = 256
 MAX_LIMIT = 600.0
-
-
-class Quiesce(enum.StrEnum):
-    """Whether to freeze: if possible, or refuse, or not at all."""
-
-    AUTO = "auto"
-    REQUIRE = "require"
-    OFF = "off"
 
 
 class Step(enum.StrEnum):

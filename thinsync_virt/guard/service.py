@@ -66,6 +66,7 @@ class Guard:
         self._lock = threading.Lock()
         self._busy: dict[str, str] = {}
         self._windows: set[threading.Thread] = set()
+        self._waker: socket.socket | None = None
 
     def recover(self) -> list[threading.Thread]:
         """Start undoing what the leases on disk say, in the background."""
@@ -78,24 +79,23 @@ class Guard:
     def serve(self, listener: socket.socket) -> None:
         """Take connections until :meth:`stop`, then let running windows end (they are short)."""
         listener.settimeout(None)
-        wake, self._wake = socket.socketpair()
-        while not self._stop.is_set():
-            ready, _, _ = select.select([listener, wake], [], [])
-            if listener in ready and not self._stop.is_set():
-                connection, _ = listener.accept()
-                thread = threading.Thread(
-                    target=self._serve_one, args=(connection,), name="window", daemon=True
-                )
-                self._windows.add(thread)
-                thread.start()
-        for thread in list(self._windows):
-            thread.join()
-        wake.close()
+        woken, self._waker = socket.socketpair()
+        with woken, self._waker:
+            while not self._stop.is_set():
+                ready, _, _ = select.select([listener, woken], [], [])
+                if listener in ready and not self._stop.is_set():
+                    connection, _ = listener.accept()
+                    thread = threading.Thread(target=self._serve_one, args=(connection,), name="window", daemon=True)
+                    self._windows.add(thread)
+                    thread.start()
+            for thread in list(self._windows):
+                thread.join()
 
     def stop(self) -> None:
         """Take no more requests. Leases that are still open stay for the next guard."""
         self._stop.set()
-        self._wake.send(b"x")
+        if self._waker is not None:
+            self._waker.send(b"x")
 
     def handle(
         self, request: WindowRequest, told: Callable[[WindowEvent], None], aborted: threading.Event

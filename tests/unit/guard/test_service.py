@@ -1,0 +1,206 @@
+"""The service over a real socket, with a fake world behind it; the client is the real one."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.unit.guard.world import UUID, FakeGuest, World, eventually, request, surroundings, ways
+from thinsync_virt.errors import Code, ThinsyncError, UnreachableError
+from thinsync_virt.guard.client import take_set
+from thinsync_virt.guard.messages import Step, WindowEvent
+from thinsync_virt.guard.service import PAUSE_AT, Guard
+from thinsync_virt.guard.wire import MAX_REQUEST, encode_request
+from thinsync_virt.model.points import Consistency
+
+
+@contextmanager
+def served(world: World, directory: Path) -> Iterator[Path]:
+    path = directory / "guard.sock"
+    guard = Guard(
+        surroundings(world, directory / "leases"), lambda _request: FakeGuest(world), lambda _lease: list(ways(world))
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=guard.serve, args=(listener,))
+        thread.start()
+        try:
+            yield path
+        finally:
+            guard.stop()
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+def lease_gone(directory: Path) -> bool:
+    return not list((directory / "leases").glob("*.json"))
+
+
+def test_a_window_over_the_socket(tmp_path: Path) -> None:
+    world, events = World(), []
+    nvram = tmp_path / "nvram"
+    nvram.write_bytes(bytes(range(256)))
+    with served(world, tmp_path) as path:
+        report = take_set(request(files=(str(nvram),)), events.append, path)
+    assert report.ok and report.consistency is Consistency.FILESYSTEM
+    assert report.files[0].content == bytes(range(256))
+    assert [event.step for event in events] == list(Step)
+    assert world.runs and lease_gone(tmp_path)
+
+
+def test_no_guard_no_snapshot(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError) as caught:
+        take_set(request(), path=tmp_path / "none.sock")
+    assert "thinsync-guard.socket" in caught.value.hint
+
+
+def test_errors_arrive_whole(tmp_path: Path) -> None:
+    world = World(blockers=("a block job runs on disk vda",))
+    with served(world, tmp_path) as path, pytest.raises(ThinsyncError) as caught:
+        take_set(request(), path=path)
+    assert caught.value.code is Code.CONFLICT
+    assert "vda" in caught.value.message and caught.value.hint
+
+
+@pytest.mark.parametrize("step", [Step.FLUSHED, Step.LEASED, Step.FROZEN, Step.PAUSED, Step.SNAPSHOTTING])
+def test_a_client_that_vanishes_is_undone_at_once(
+    tmp_path: Path, step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PAUSE_AT, f"{step.value}:1.5")
+    world = World()
+
+    class Vanished(Exception):
+        pass
+
+    def vanish(event: WindowEvent) -> None:
+        if event.step is step:
+            raise Vanished
+
+    with served(world, tmp_path) as path:
+        began = time.monotonic()
+        with pytest.raises(Vanished):
+            take_set(request(), vanish, path)
+        assert eventually(lambda: world.runs and lease_gone(tmp_path))
+        assert time.monotonic() - began < 1.0
+        assert world.made == []
+
+
+def test_one_window_per_domain_several_domains_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PAUSE_AT, "leased:0.5")
+    world = World()
+    with served(world, tmp_path) as path:
+        first = threading.Thread(target=take_set, args=(request(), lambda _event: None, path))
+        first.start()
+        assert eventually(lambda: "lvm start" in world.calls)
+        with pytest.raises(ThinsyncError) as caught:
+            take_set(request(), path=path)
+        assert caught.value.code is Code.BUSY and caught.value.retry
+        other = encode_request(request()).replace(UUID.encode(), b"f" * 32)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(path))
+            connection.sendall(other)
+            assert b"event" in connection.recv(1000)
+        first.join()
+    assert world.runs
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"[]\n",
+        b"{}\n",
+        b"not json\n",
+        b'{"version": 2, "window": {}}\n',
+        b'{"version": 1, "window": null}\n',
+        b"[" * 100_000 + b"\n",
+        b"x" * (MAX_REQUEST + 10),
+    ],
+    ids=lambda line: line[:20].decode().strip() or "empty",
+)
+def test_what_is_no_request_gets_an_error(tmp_path: Path, line: bytes) -> None:
+    world = World()
+    with served(world, tmp_path) as path, socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(line)
+        with connection.makefile("rb") as lines:
+            answer = lines.readline()
+    assert json.loads(answer)["error"]["code"] == "usage"
+    assert world.calls == []
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("uuid", "../../etc/passwd"),
+        ("uuid", "0" * 31),
+        ("domain", ""),
+        ("domain", 3),
+        ("quiesce", "maybe"),
+        ("freeze_timeout", 0),
+        ("freeze_timeout", 1e9),
+        ("freeze_timeout", float("nan")),
+        ("freeze_timeout", True),
+        ("read_files", ["relative"]),
+        ("read_files", "x"),
+        ("snapshots", []),
+        ("snapshots", [{}]),
+        ("snapshots", [{"origin": "vg0/a b", "name": "x", "tags": [], "read_only": True, "skip": True}]),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(tmp_path: Path, member: str, value: object) -> None:
+    world = World()
+    message = json.loads(encode_request(request()))
+    message["window"][member] = value
+    with served(world, tmp_path) as path, socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(json.dumps(message).encode() + b"\n")
+        with connection.makefile("rb") as lines:
+            answer = lines.readline()
+    assert json.loads(answer)["error"]["code"] == "usage"
+    assert world.calls == []
+
+
+@pytest.mark.parametrize("field", ["origin", "name", "tags"])
+@pytest.mark.parametrize("text", ["x\nvgremove vg0", 'a"b', "a b", "$(reboot)", "a'b"])
+def test_no_command_gets_through_in_a_name(tmp_path: Path, field: str, text: str) -> None:
+    world = World()
+    message = json.loads(encode_request(request()))
+    snapshot = message["window"]["snapshots"][0]
+    snapshot[field] = {"origin": f"vg0/{text}", "name": text, "tags": [text]}[field]
+    with served(world, tmp_path) as path, socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        connection.sendall(json.dumps(message).encode() + b"\n")
+        with connection.makefile("rb") as lines:
+            answer = lines.readline()
+    assert "error" in json.loads(answer)
+    assert world.calls == []
+
+
+def test_a_guard_that_vanishes_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "guard.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            connection.recv(100)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(ThinsyncError) as caught:
+            take_set(request(), path=path)
+        thread.join()
+    assert caught.value.code is Code.GUEST and caught.value.retry
