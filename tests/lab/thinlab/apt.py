@@ -21,9 +21,19 @@ SUITES = ("bookworm", "trixie", "sid")
 
 # A program or file that must exist -> the package that brings it.
 HOST_NEEDS = {
-    "ip": "iproute2", "tc": "iproute2", "zstd": "zstd", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
-    "gcc": "gcc", "readelf": "binutils", "perl": "perl", "setsid": "util-linux", "taskset": "util-linux",
-    "nsenter": "util-linux", "mount": "mount", str(KEYRING): "debian-archive-keyring",
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "zstd": "zstd",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "gcc": "gcc",
+    "readelf": "binutils",
+    "perl": "perl",
+    "setsid": "util-linux",
+    "taskset": "util-linux",
+    "nsenter": "util-linux",
+    "mount": "mount",
+    str(KEYRING): "debian-archive-keyring",
     "/usr/lib/x86_64-linux-gnu/libc.a": "libc6-dev",
 }
 
@@ -35,16 +45,24 @@ def host_install(packages: Sequence[str]) -> None:
     install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
     if run(install, timeout=900, check=False, env=env).ok:
         return
-    run(["apt-get", "update", "-q"], timeout=300, env=env, hint="let `apt-get update` succeed on this machine first")
+    run(
+        ["apt-get", "update", "-q"],
+        timeout=300,
+        env=env,
+        hint="let `apt-get update` succeed on this machine first",
+    )
     run(install, timeout=900, env=env, hint=f"install these by hand: {' '.join(packages)}")
 
 
 def ensure_host_packages() -> None:
     """Install what building and running the lab needs and this machine does not have."""
-    missing = sorted({
-        package for need, package in HOST_NEEDS.items()
-        if not (Path(need).exists() if need.startswith("/") else shutil.which(need))
-    })
+    missing = sorted(
+        {
+            package
+            for need, package in HOST_NEEDS.items()
+            if not (Path(need).exists() if need.startswith("/") else shutil.which(need))
+        }
+    )
     if missing:
         host_install(missing)
 
@@ -54,7 +72,9 @@ def mirror() -> str:
     configured = os.environ.get("THINSYNC_LAB_MIRROR")
     if configured:
         return configured
-    lines = run(["apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Identifier: Packages"]).stdout
+    lines = run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Identifier: Packages"]
+    ).stdout
     rows = [row for row in (line.split("|") for line in lines.splitlines()) if len(row) == 3]
     for uri, origin, label in sorted(rows):
         if origin == "Debian" and "ecurity" not in label + uri:
@@ -87,17 +107,31 @@ class PrivateApt:
         (self.directory / "status").write_text("")
         (self.directory / "sources.list").write_text("".join(f"{self.source(suite)}\n" for suite in SUITES))
         settings = {
-            "Dir::State": "state", "Dir::State::status": "status", "Dir::Cache": "cache",
+            "Dir::State": "state",
+            "Dir::State::status": "status",
+            "Dir::Cache": "cache",
             "Dir::Etc::sourcelist": "sources.list",
         }
         lines = [f'{key} "{self.directory / value}";' for key, value in settings.items()]
-        lines += [f'Dir::Etc::{key} "/dev/null";' for key in ("sourceparts", "preferences", "preferencesparts")]
-        lines += ['APT::Sandbox::User "root";', 'APT::Architecture "amd64";', 'Acquire::Languages "none";',
-                  'Acquire::Retries "3";', "#clear APT::Update::Post-Invoke-Success;", "#clear APT::Update::Post-Invoke;"]
+        lines += [
+            f'Dir::Etc::{key} "/dev/null";' for key in ("sourceparts", "preferences", "preferencesparts")
+        ]
+        lines += [
+            'APT::Sandbox::User "root";',
+            'APT::Architecture "amd64";',
+            'Acquire::Languages "none";',
+            'Acquire::Retries "3";',
+            "#clear APT::Update::Post-Invoke-Success;",
+            "#clear APT::Update::Post-Invoke;",
+        ]
         (self.directory / "apt.conf").write_text("\n".join(lines) + "\n")
         say("reading the package lists of " + ", ".join(SUITES))
-        run(["apt-get", "update", "-q"], timeout=300, env=self._env,
-            hint="is the Debian mirror of this machine's apt reachable? THINSYNC_LAB_MIRROR names another")
+        run(
+            ["apt-get", "update", "-q"],
+            timeout=300,
+            env=self._env,
+            hint="is the Debian mirror of this machine's apt reachable? THINSYNC_LAB_MIRROR names another",
+        )
         self._fresh = True
 
     def unpack(self, specs: Sequence[str], target: Path) -> None:
@@ -107,8 +141,13 @@ class PrivateApt:
         debs = target.with_name(target.name + ".debs")
         shutil.rmtree(debs, ignore_errors=True)
         debs.mkdir(parents=True)
-        run(["apt-get", "download", "-q", *specs], timeout=600, env=self._env, cwd=str(debs),
-            hint="is the Debian mirror reachable?")
+        run(
+            ["apt-get", "download", "-q", *specs],
+            timeout=600,
+            env=self._env,
+            cwd=str(debs),
+            hint="is the Debian mirror reachable?",
+        )
         for deb in sorted(debs.glob("*.deb")):
             run(["dpkg-deb", "-x", str(deb), str(target)], timeout=300)
         shutil.rmtree(debs)

@@ -30,7 +30,9 @@ def digest_of(*parts: str | Path) -> str:
             continue
         for path in sorted(p for p in ([part] if part.is_file() else part.rglob("*")) if p.is_file()):
             executable = bool(path.stat().st_mode & 0o100)
-            total.update(f"{path.name}\0{path.relative_to(part) if path != part else ''}\0{executable}\0".encode())
+            total.update(
+                f"{path.name}\0{path.relative_to(part) if path != part else ''}\0{executable}\0".encode()
+            )
             total.update(path.read_bytes())
     return total.hexdigest()[:12]
 

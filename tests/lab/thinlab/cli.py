@@ -20,8 +20,12 @@ from thinlab.state import NODES, Settings
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="lab", description="Two hypervisors with real dm-thin, LVM, libvirt and QEMU on this machine.")
-    top.add_argument("--dir", type=Path, help="the lab's directory (THINSYNC_LAB_DIR, or .lab in the checkout)")
+    top = argparse.ArgumentParser(
+        prog="lab", description="Two hypervisors with real dm-thin, LVM, libvirt and QEMU on this machine."
+    )
+    top.add_argument(
+        "--dir", type=Path, help="the lab's directory (THINSYNC_LAB_DIR, or .lab in the checkout)"
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, *, node: bool = False) -> argparse.ArgumentParser:
@@ -31,7 +35,13 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     up = command("up", "build what is missing and boot both nodes")
-    up.add_argument("--release", action="append", default=[], metavar="[NODE=]12|13", help="Debian release (default: alpha=12, beta=13)")
+    up.add_argument(
+        "--release",
+        action="append",
+        default=[],
+        metavar="[NODE=]12|13",
+        help="Debian release (default: alpha=12, beta=13)",
+    )
     up.add_argument("--memory", default=Settings.memory, help="memory of a node")
     up.add_argument("--disk", default=Settings.disk, help="size of the disk behind vg0")
     up.add_argument("--pool-size", default=Settings.pool, help="size of vg0/pool")
@@ -56,14 +66,19 @@ def parser() -> argparse.ArgumentParser:
     guest.set_defaults(agent="yes")
     guest.add_argument("--uefi", action="store_true")
     guest.add_argument("--machine", default=Guest.machine)
-    guest.add_argument("--cache", default=Guest.cache, choices=("none", "writeback", "writethrough", "directsync", "unsafe"))
+    guest.add_argument(
+        "--cache", default=Guest.cache, choices=("none", "writeback", "writethrough", "directsync", "unsafe")
+    )
     guest.add_argument("--memory", type=int, default=Guest.memory, metavar="MIB")
     guest.add_argument("--pool", default=Guest.pool, metavar="VG/POOL")
     guest.add_argument("--net", action="store_true", help="with an interface on the network default")
     guest.add_argument("--pace", type=int, default=Guest.pace, help="records per second")
     guest.add_argument("--no-start", action="store_true")
     guest.add_argument("--no-wait", action="store_true", help="do not wait for its writer and agent")
-    for name, text in (("guest-wait", "wait until the guest's writer and agent are there"), ("guest-remove", "destroy and delete a guest")):
+    for name, text in (
+        ("guest-wait", "wait until the guest's writer and agent are there"),
+        ("guest-remove", "destroy and delete a guest"),
+    ):
         command(name, text, node=True).add_argument("name")
     guest_run = command("guest-run", "run a line of shell in a guest, agent or not", node=True)
     guest_run.add_argument("name")
@@ -83,7 +98,9 @@ def parser() -> argparse.ArgumentParser:
     command("sync", "put the checkout's thinsync_virt in place of the installed one")
     command("status", "what runs").add_argument("--json", action="store_true")
     command("pack", "write the cached root file systems into archives that another machine can unpack")
-    command("down", "stop everything; disks stay").add_argument("--wipe", action="store_true", help="delete disks and identity too")
+    command("down", "stop everything; disks stay").add_argument(
+        "--wipe", action="store_true", help="delete disks and identity too"
+    )
     return top
 
 
@@ -96,7 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lab: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"lab: hint: {error.hint}", file=sys.stderr)
-        return error.result.returncode if isinstance(error, CommandError) and arguments.command == "guest-run" else 1
+        return (
+            error.result.returncode
+            if isinstance(error, CommandError) and arguments.command == "guest-run"
+            else 1
+        )
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -107,8 +131,13 @@ def act(arguments: argparse.Namespace, lab: Lab) -> int:
         case "up":
             if arguments.fresh:
                 lab.down(wipe=True)
-            settings = Settings(releases=chosen_releases(arguments.release), memory=arguments.memory, disk=arguments.disk,
-                                pool=arguments.pool_size, chunk=arguments.chunk)
+            settings = Settings(
+                releases=chosen_releases(arguments.release),
+                memory=arguments.memory,
+                disk=arguments.disk,
+                pool=arguments.pool_size,
+                chunk=arguments.chunk,
+            )
             lab.up(settings, with_product=not arguments.no_product)
         case "run":
             words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
@@ -121,12 +150,28 @@ def act(arguments: argparse.Namespace, lab: Lab) -> int:
         case "console":
             sys.stdout.write(lab.node(arguments.node).console.read_text(errors="replace"))
         case "guest":
-            guest = Guest(name=arguments.name, disks=arguments.disks, size=arguments.size, fs=tuple(arguments.fs.split(",")),
-                          agent=arguments.agent, uefi=arguments.uefi, machine=arguments.machine, cache=arguments.cache,
-                          memory=arguments.memory, pool=arguments.pool, net=arguments.net, pace=arguments.pace)
-            boot = lab.guests.create(arguments.node, guest, start=not arguments.no_start, wait=not arguments.no_wait)
+            guest = Guest(
+                name=arguments.name,
+                disks=arguments.disks,
+                size=arguments.size,
+                fs=tuple(arguments.fs.split(",")),
+                agent=arguments.agent,
+                uefi=arguments.uefi,
+                machine=arguments.machine,
+                cache=arguments.cache,
+                memory=arguments.memory,
+                pool=arguments.pool,
+                net=arguments.net,
+                pace=arguments.pace,
+            )
+            boot = lab.guests.create(
+                arguments.node, guest, start=not arguments.no_start, wait=not arguments.no_wait
+            )
             if boot:
-                print(f"{guest.name} runs on {arguments.node}: " + ", ".join(volume for _, volume, _ in guest.volumes()))
+                print(
+                    f"{guest.name} runs on {arguments.node}: "
+                    + ", ".join(volume for _, volume, _ in guest.volumes())
+                )
         case "guest-wait":
             lab.guests.wait_boot(arguments.node, arguments.name)
             lab.guests.wait_agent(arguments.node, arguments.name)
@@ -134,12 +179,16 @@ def act(arguments: argparse.Namespace, lab: Lab) -> int:
             lab.guests.remove(arguments.node, arguments.name)
         case "guest-run":
             words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
-            result = lab.guests.run(arguments.node, arguments.name, " ".join(words), timeout=arguments.timeout, check=False)
+            result = lab.guests.run(
+                arguments.node, arguments.name, " ".join(words), timeout=arguments.timeout, check=False
+            )
             sys.stdout.write(result.stdout)
             sys.stderr.write(result.stderr)
             return result.returncode
         case "records":
-            return _print_records(lab.guests.records(arguments.node, *arguments.volumes), as_json=arguments.json)
+            return _print_records(
+                lab.guests.records(arguments.node, *arguments.volumes), as_json=arguments.json
+            )
         case "cut":
             lab.cut(arguments.node)
         case "boot":
@@ -165,8 +214,10 @@ def _print_records(found: list[Records], *, as_json: bool) -> int:
     if as_json:
         print(json.dumps([asdict(row) for row in found], indent=2))
     for row in [] if as_json else found:
-        print(f"{row.volume}: {row.error or f'{row.count} records, {row.first} to {row.last}'}"
-              f", {len(row.missing)} missing, {len(row.torn)} torn, {len(row.boots)} boots ({row.kind})")
+        print(
+            f"{row.volume}: {row.error or f'{row.count} records, {row.first} to {row.last}'}"
+            f", {len(row.missing)} missing, {len(row.torn)} torn, {len(row.boots)} boots ({row.kind})"
+        )
     return 0 if all(row.whole for row in found) else 1
 
 
@@ -175,4 +226,9 @@ def _print_status(rows: dict[str, dict[str, str]], *, as_json: bool) -> None:
         print(json.dumps(rows, indent=2))
         return
     for name, row in rows.items():
-        print(f"{name}: " + os.linesep.join(["power " + row.pop("power"), *(f"  {key}: {value}" for key, value in row.items())]))
+        print(
+            f"{name}: "
+            + os.linesep.join(
+                ["power " + row.pop("power"), *(f"  {key}: {value}" for key, value in row.items())]
+            )
+        )

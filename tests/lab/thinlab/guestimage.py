@@ -1,4 +1,4 @@
-"""The guest: Debian 12's cloud kernel and an initramfs of busybox, qemu-ga and the lab's writer, as a layer for both nodes."""
+"""The guest, a layer for both nodes: Debian 12's cloud kernel; busybox, qemu-ga and the lab's writer as initramfs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,53 @@ PLACE = "var/lib/thinlab"  # in the node
 MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "button", "evdev")
 LIBRARIES = ("libc6", "libglib2.0-0", "libnuma1", "libudev1", "liburing2", "libpcre2-8-0", "libgcc-s1")
 APPLETS = (
-    "sh", "mount", "umount", "cat", "echo", "insmod", "hostname", "mkdir", "dd", "hexdump", "kill", "sleep", "sync", "poweroff", "ls",
-    "ps", "df", "cp", "mv", "rm", "head", "tail", "wc", "cmp", "md5sum", "sha256sum", "grep", "sed", "awk", "touch", "date", "dmesg",
-    "blockdev", "fstrim", "mkswap", "swapon", "test", "printf", "seq", "true", "false", "stat", "truncate", "reboot", "halt", "tr", "cut",
+    "sh",
+    "mount",
+    "umount",
+    "cat",
+    "echo",
+    "insmod",
+    "hostname",
+    "mkdir",
+    "dd",
+    "hexdump",
+    "kill",
+    "sleep",
+    "sync",
+    "poweroff",
+    "ls",
+    "ps",
+    "df",
+    "cp",
+    "mv",
+    "rm",
+    "head",
+    "tail",
+    "wc",
+    "cmp",
+    "md5sum",
+    "sha256sum",
+    "grep",
+    "sed",
+    "awk",
+    "touch",
+    "date",
+    "dmesg",
+    "blockdev",
+    "fstrim",
+    "mkswap",
+    "swapon",
+    "test",
+    "printf",
+    "seq",
+    "true",
+    "false",
+    "stat",
+    "truncate",
+    "reboot",
+    "halt",
+    "tr",
+    "cut",
 )
 
 
@@ -35,7 +79,10 @@ def _build(apt: PrivateApt, target: Path) -> None:
     say("building the guest (kernel, busybox, qemu-ga, writer)")
     image = re.match(r"(linux-image-\S+)", apt.depends(f"linux-image-cloud-amd64/{SUITE}"))
     if image is None:
-        raise LabError(f"Debian's {SUITE} has no cloud kernel", "let MODULES and SUITE in guestimage.py follow the mirror")
+        raise LabError(
+            f"Debian's {SUITE} has no cloud kernel",
+            "let MODULES and SUITE in guestimage.py follow the mirror",
+        )
     unpacked = target / "unpacked"
     packages = (image.group(1), "busybox-static", "qemu-guest-agent", *LIBRARIES)
     apt.unpack([f"{package}/{SUITE}" for package in packages], unpacked)
@@ -63,7 +110,20 @@ class Entry:
 
 
 def _contents(unpacked: Path, compiled: Path) -> Iterator[Entry]:
-    for directory in ("bin", "sbin", "lib", "lib64", "dev", "proc", "sys", "run", "mnt", "modules", "tmp", "etc"):
+    for directory in (
+        "bin",
+        "sbin",
+        "lib",
+        "lib64",
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "mnt",
+        "modules",
+        "tmp",
+        "etc",
+    ):
         yield Entry(directory, 0o40755)
     yield Entry("bin/busybox", 0o100755, next(unpacked.glob("**/bin/busybox")).read_bytes())
     for applet in APPLETS:
@@ -98,7 +158,10 @@ def _needed(program: Path, unpacked: Path) -> dict[str, Path]:
                 continue
             places = [path for path in unpacked.rglob(name) if path.exists()]
             if not places:
-                raise LabError(f"no package of LIBRARIES has {name}", "add the package that has it to LIBRARIES in guestimage.py")
+                raise LabError(
+                    f"no package of LIBRARIES has {name}",
+                    "add the package that has it to LIBRARIES in guestimage.py",
+                )
             found[name] = places[0]
             waiting.append(places[0])
     return found

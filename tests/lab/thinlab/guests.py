@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from thinlab.lab import Lab
 
 MAKE = {
-    "ext4": "mkfs.ext4 -q -F -m 0 {device}",
+    # Nothing is left for the guest's kernel to initialise lazily: a paused writer means a quiet disk.
+    "ext4": "mkfs.ext4 -q -F -m 0 -N 2048 -J size=4 -E lazy_itable_init=0,lazy_journal_init=0 {device}",
     "xfs": "mkfs.xfs -q -f {device}",
     "raw": "printf TSLABRAW | dd of={device} conv=notrunc,fsync status=none",
 }
@@ -43,14 +44,30 @@ class Guests:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
 
-    def create(self, node: str, guest: Guest, *, start: bool = True, wait: bool = True, limit: float = 180) -> Boot | None:
+    def create(
+        self, node: str, guest: Guest, *, start: bool = True, wait: bool = True, limit: float = 180
+    ) -> Boot | None:
         """Make volumes and file systems, define, start, and wait for the writer (and its agent)."""
         machine = self._lab.node(node)
         size = XFS_LEAST if "xfs" in guest.fs and guest.size == Guest.size else guest.size
         lines = ["set -e", f"mkdir -p /var/log/thinlab; : >{shlex.quote(console_path(guest.name))}"]
         for _, volume, kind in guest.volumes():
             device = shlex.quote(f"/dev/{volume}")
-            lines.append(f"lvcreate -q -y -V {shlex.quote(size)} --thinpool {shlex.quote(guest.pool)} -n {shlex.quote(volume.partition('/')[2])}")
+            lines.append(
+                shlex.join(
+                    [
+                        "lvcreate",
+                        "-q",
+                        "-y",
+                        "-V",
+                        size,
+                        "--thinpool",
+                        guest.pool,
+                        "-n",
+                        volume.partition("/")[2],
+                    ]
+                )
+            )
             lines.append(MAKE[kind].format(device=device))
         lines.append("virsh -q define /dev/stdin <<'THINLAB-XML'\n" + definition(guest) + "THINLAB-XML")
         machine.run("sh -s", input="\n".join(lines), timeout=300)
@@ -72,7 +89,13 @@ class Guests:
         text = self._lab.node(node).run(["cat", console_path(name)], check=False).stdout
         found = re.findall(r"LAB-BOOT last=(\d+) per-disk=([\d,]*) torn=(\d+) missing=(\d+) boot=(\S+)", text)
         return [
-            Boot(int(last), tuple(int(word) for word in disks.split(",") if word), int(torn), int(missing), boot)
+            Boot(
+                int(last),
+                tuple(int(word) for word in disks.split(",") if word),
+                int(torn),
+                int(missing),
+                boot,
+            )
             for last, disks, torn, missing, boot in found
         ]
 
@@ -80,10 +103,14 @@ class Guests:
         """Wait until the writer has started more than ``after`` times on this node; return what it found."""
         deadline = time.monotonic() + limit
         while len(boots := self.boots(node, name)) <= after:
-            dead = self._lab.node(node).run(["grep", "-q", "Kernel panic", console_path(name)], check=False).ok
+            dead = (
+                self._lab.node(node).run(["grep", "-q", "Kernel panic", console_path(name)], check=False).ok
+            )
             if dead or time.monotonic() > deadline:
-                raise LabError(f"guest {name} on {node} does not boot in {limit:g} s; its console ends with:\n{self._last_words(node, name)}",
-                               f"`lab run {node} virsh list --all`, `lab run {node} cat {console_path(name)}`")
+                raise LabError(
+                    f"guest {name} on {node} did not boot; its console ends with:\n{self._last_words(node, name)}",
+                    f"`lab run {node} virsh list --all`, `lab run {node} cat {console_path(name)}`",
+                )
             time.sleep(0.3)
         return boots[-1]
 
@@ -92,8 +119,10 @@ class Guests:
         command = ["virsh", "-q", "qemu-agent-command", name, '{"execute":"guest-ping"}', "--timeout", "5"]
         while not self._lab.node(node).run(command, check=False, timeout=60).ok:
             if time.monotonic() > deadline:
-                raise LabError(f"the agent of {name} on {node} does not answer in {limit:g} s",
-                               f"its console: {self._last_words(node, name)}")
+                raise LabError(
+                    f"the agent of {name} on {node} does not answer in {limit:g} s",
+                    f"its console: {self._last_words(node, name)}",
+                )
             time.sleep(0.3)
 
     def _last_words(self, node: str, name: str) -> str:
@@ -101,9 +130,14 @@ class Guests:
         return text.stdout + text.stderr
 
     def run(self, node: str, name: str, command: str, *, timeout: int = 30, check: bool = True) -> Result:
-        """Run a line of shell in the guest over lab.control, agent or not; status 124: not done in time, 125: no answer."""
+        """Run a line of shell in the guest, agent or not; status 124: not done in time, 125: no answer."""
         return self._lab.node(node).python(
-            FILES / "remote/control.py", name, str(timeout), command, timeout=timeout + 60, check=check,
+            FILES / "remote/control.py",
+            name,
+            str(timeout),
+            command,
+            timeout=timeout + 60,
+            check=check,
         )
 
     def acknowledged(self, node: str, name: str) -> int:
@@ -116,7 +150,9 @@ class Guests:
 
     def fill(self, node: str, name: str, path: str, size: str) -> None:
         """Write a file of random data (``size`` in dd's words, such as 16M) and sync it."""
-        self.run(node, name, f"head -c {shlex.quote(size)} /dev/urandom >{shlex.quote(path)} && sync", timeout=300)
+        self.run(
+            node, name, f"head -c {shlex.quote(size)} /dev/urandom >{shlex.quote(path)} && sync", timeout=300
+        )
 
     def shutdown(self, node: str, name: str, *, limit: float = 90) -> None:
         """Shut the guest down cleanly, and wait."""
@@ -125,7 +161,9 @@ class Guests:
         deadline = time.monotonic() + limit
         while machine.run(["virsh", "-q", "domstate", name]).stdout.strip() != "shut off":
             if time.monotonic() > deadline:
-                raise LabError(f"{name} on {node} does not shut down in {limit:g} s", f"`lab guest-run {node} {name} ps`")
+                raise LabError(
+                    f"{name} on {node} does not shut down in {limit:g} s", f"`lab guest-run {node} {name} ps`"
+                )
             time.sleep(0.3)
 
     def remove(self, node: str, name: str) -> None:
@@ -133,8 +171,12 @@ class Guests:
         machine = self._lab.node(node)
         machine.run(["virsh", "-q", "destroy", name], check=False)
         machine.run(["virsh", "-q", "undefine", name, "--nvram"], check=False)
-        machine.run(f"lvs --noheadings -o vg_name,lv_name | while read -r group volume; do case $volume in {shlex.quote(name)}-vd?) "
-                    'lvremove -q -f "$group/$volume"; esac; done', timeout=120)
+        machine.run(
+            "lvs --noheadings -o vg_name,lv_name | while read -r group volume; do "
+            f"case $volume in {shlex.quote(name)}-vd?) "
+            'lvremove -q -f "$group/$volume"; esac; done',
+            timeout=120,
+        )
 
     def records(self, node: str, *volumes: str) -> list[Records]:
         return records.read(self._lab.node(node), *volumes)

@@ -34,8 +34,10 @@ class Guest:
 
     def __post_init__(self) -> None:
         if len(self.fs) not in (1, self.disks) or any(kind not in FILE_SYSTEMS for kind in self.fs):
-            raise LabError(f"--fs {','.join(self.fs)} does not fit {self.disks} disks",
-                           f"one of {', '.join(FILE_SYSTEMS)}, or one per disk with commas between")
+            raise LabError(
+                f"--fs {','.join(self.fs)} does not fit {self.disks} disks",
+                f"one of {', '.join(FILE_SYSTEMS)}, or one per disk with commas between",
+            )
         if self.agent not in AGENTS:
             raise LabError(f"--agent {self.agent}: not known", f"one of {', '.join(AGENTS)}")
         if not 1 <= self.disks <= 26:
@@ -49,7 +51,10 @@ class Guest:
         """(target, VG/LV, file system) of each disk."""
         kinds = self.fs if len(self.fs) == self.disks else self.fs * self.disks
         targets = [f"vd{chr(ord('a') + index)}" for index in range(self.disks)]
-        return [(target, f"{self.group}/{self.name}-{target}", kind) for target, kind in zip(targets, kinds, strict=True)]
+        return [
+            (target, f"{self.group}/{self.name}-{target}", kind)
+            for target, kind in zip(targets, kinds, strict=True)
+        ]
 
 
 def mac(name: str) -> str:
@@ -59,23 +64,39 @@ def mac(name: str) -> str:
 
 def definition(guest: Guest) -> str:
     """The domain's XML: nothing in it that is not needed, since each device costs time under emulation."""
-    command_line = f"console=ttyS0 quiet nokaslr mitigations=off lpj=4000000 tsc=reliable lab.name={guest.name} lab.pace={guest.pace}"
+    command_line = "console=ttyS0 quiet nokaslr mitigations=off lpj=4000000 tsc=reliable"
+    command_line += f" lab.name={guest.name} lab.pace={guest.pace}"
     if guest.agent == "silent":
         command_line += " lab.agent=silent"
     firmware = (
         f"<loader readonly='yes' type='pflash'>{OVMF_CODE}</loader>"
-        f"<nvram template='{OVMF_VARS}'>/var/lib/libvirt/qemu/nvram/{escape(guest.name)}_VARS.fd</nvram>" if guest.uefi else ""
+        f"<nvram template='{OVMF_VARS}'>/var/lib/libvirt/qemu/nvram/{escape(guest.name)}_VARS.fd</nvram>"
+        if guest.uefi
+        else ""
     )
-    disks = "".join(f"""
+    disks = "".join(
+        f"""
     <disk type='block' device='disk'>
       <driver name='qemu' type='raw' cache={quoteattr(guest.cache)} discard='unmap'/>
-      <source dev={quoteattr(f'/dev/{volume}')}/>
+      <source dev={quoteattr(f"/dev/{volume}")}/>
       <target dev='{target}' bus='virtio'/>
-    </disk>""" for target, volume, _ in guest.volumes())
-    agent = "" if guest.agent == "no" else """
+    </disk>"""
+        for target, volume, _ in guest.volumes()
+    )
+    agent = (
+        ""
+        if guest.agent == "no"
+        else """
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"""
-    interface = f"""
-    <interface type='network'><mac address='{mac(guest.name)}'/><source network='default'/><model type='virtio'/></interface>""" if guest.net else ""
+    )
+    interface = (
+        f"""
+    <interface type='network'>
+      <mac address='{mac(guest.name)}'/><source network='default'/><model type='virtio'/>
+    </interface>"""
+        if guest.net
+        else ""
+    )
     return f"""<domain type='qemu'>
   <name>{escape(guest.name)}</name>
   <memory unit='MiB'>{guest.memory}</memory>

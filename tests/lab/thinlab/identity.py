@@ -1,4 +1,4 @@
-"""Who a node is: name, machine id, addresses and keys, written into its own layer once, so that they outlive every power cut."""
+"""Who a node is: name, machine id, addresses and keys, written once into its own layer."""
 
 from __future__ import annotations
 
@@ -26,16 +26,34 @@ def create_keys(state: State) -> None:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("lab", *(f"{kind}-{node}" for kind in ("root", "host") for node in NODES)):
         if not (directory / name).exists():
-            run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"thinlab {name}", "-f", str(directory / name)])
-    known_hosts(state).write_text("".join(
-        f"{node},{network.ADDRESSES[node]} {(directory / f'host-{node}.pub').read_text()}" for node in NODES
-    ))
+            run(
+                [
+                    "ssh-keygen",
+                    "-q",
+                    "-t",
+                    "ed25519",
+                    "-N",
+                    "",
+                    "-C",
+                    f"thinlab {name}",
+                    "-f",
+                    str(directory / name),
+                ]
+            )
+    known_hosts(state).write_text(
+        "".join(
+            f"{node},{network.ADDRESSES[node]} {(directory / f'host-{node}.pub').read_text()}"
+            for node in NODES
+        )
+    )
 
 
 def write(state: State, name: str, upper: Path) -> None:
     """Fill the node's own layer, before its first boot."""
     keys = state.directory / "keys"
-    authorized = "".join((keys / f"{key}.pub").read_text() for key in ("lab", *(f"root-{node}" for node in NODES)))
+    authorized = "".join(
+        (keys / f"{key}.pub").read_text() for key in ("lab", *(f"root-{node}" for node in NODES))
+    )
     machine_id = hashlib.sha256(f"{state.tag} {name}".encode()).hexdigest()[:32]
     hosts = "127.0.0.1 localhost\n" + "".join(f"{network.ADDRESSES[node]} {node}\n" for node in NODES)
     _put(upper, "etc/hostname", f"{name}\n")

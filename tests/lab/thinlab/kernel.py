@@ -16,7 +16,13 @@ from thinlab.errors import LabError
 from thinlab.process import run, say
 
 # (suite of the kernel, suite of the C library put beside it, or "" for the machine's own), best first.
-CANDIDATES = (("sid", "trixie"), ("sid", "sid"), ("trixie", "trixie"), ("bookworm", ""), ("bookworm", "bookworm"))
+CANDIDATES = (
+    ("sid", "trixie"),
+    ("sid", "sid"),
+    ("trixie", "trixie"),
+    ("bookworm", ""),
+    ("bookworm", "bookworm"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ def kernel(apt: PrivateApt) -> Kernel:
 
 
 def _build(apt: PrivateApt, target: Path) -> None:
-    final = target.with_suffix("")  # the interpreter is an absolute path: it must name the place after the rename
+    final = target.with_suffix(
+        ""
+    )  # the interpreter is an absolute path: it must name the place after the rename
     reasons: list[str] = []
     for suite, libc in CANDIDATES:
         for old in target.iterdir():
@@ -51,8 +59,10 @@ def _build(apt: PrivateApt, target: Path) -> None:
             say(f"that kernel does not run here ({error.message.splitlines()[-1]}); trying the next")
             continue
         return
-    raise LabError("no user-mode Linux runs on this machine:\n" + "\n".join(reasons),
-                   "it needs an amd64 machine that allows ptrace or seccomp (in a container: --security-opt seccomp=unconfined)")
+    raise LabError(
+        "no user-mode Linux runs on this machine:\n" + "\n".join(reasons),
+        "it needs an amd64 machine that allows ptrace or seccomp (in a container: --security-opt seccomp=unconfined)",
+    )
 
 
 def _fetch(apt: PrivateApt, target: Path, suite: str, libc: str) -> None:
@@ -79,8 +89,16 @@ def _retarget(apt: PrivateApt, target: Path, place: Path, libc: str) -> None:
         return
     tool = target / "tool"
     apt.unpack(["patchelf/bookworm"], tool)
-    run([str(tool / "usr/bin/patchelf"), "--set-interpreter", str(place / "lib/ld-linux-x86-64.so.2"),
-         "--set-rpath", str(place / "lib"), str(target / "linux.uml")])
+    run(
+        [
+            str(tool / "usr/bin/patchelf"),
+            "--set-interpreter",
+            str(place / "lib/ld-linux-x86-64.so.2"),
+            "--set-rpath",
+            str(place / "lib"),
+            str(target / "linux.uml"),
+        ]
+    )
     shutil.rmtree(tool)
 
 
@@ -91,9 +109,22 @@ def _supported_arguments(program: Path) -> str:
 
 def _try(target: Path) -> None:
     """Boot it for a second: an init that ends makes the kernel panic, which proves that user space ran."""
-    argv = ["env", "TMPDIR=/dev/shm", str(target / "linux.uml"), f"uml_dir={target / 'uml'}", "umid=trial", "mem=128M",
-            "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "init=/bin/true", "con=null", "con0=null,fd:1",
-            *(target / "arguments").read_text().split()]
+    argv = [
+        "env",
+        "TMPDIR=/dev/shm",
+        str(target / "linux.uml"),
+        f"uml_dir={target / 'uml'}",
+        "umid=trial",
+        "mem=128M",
+        "root=/dev/root",
+        "rootfstype=hostfs",
+        "rootflags=/",
+        "ro",
+        "init=/bin/true",
+        "con=null",
+        "con0=null,fd:1",
+        *(target / "arguments").read_text().split(),
+    ]
     trial = run(argv, timeout=60, check=False)
     shutil.rmtree(target / "uml", ignore_errors=True)
     if "exitcode=0x00000000" not in trial.stdout:

@@ -60,13 +60,19 @@ class Lab:
     def _create(self, settings: Settings) -> None:
         ensure_host_packages()
         apt = PrivateApt()
-        machine = kernel(apt)
-        top = [guest_layer(apt), machine.layer, config_layer()]
         releases = sorted(set(settings.releases.values()))
         with ThreadPoolExecutor() as pool:
-            bases = dict(zip(releases, pool.map(lambda release: base_layer(apt, release), releases), strict=True))
-        layers = {name: [str(path) for path in (*top, bases[settings.releases[name]])] for name in NODES}
-        settings = replace(settings, layers=layers, kernel=str(machine.program), kernel_arguments=list(machine.arguments))
+            bases = {release: pool.submit(base_layer, apt, release) for release in releases}
+            guest = pool.submit(guest_layer, apt)
+            machine = kernel(apt)
+            top = [guest.result(), machine.layer, config_layer()]
+            layers = {
+                name: [str(path) for path in (*top, bases[settings.releases[name]].result())]
+                for name in NODES
+            }
+        settings = replace(
+            settings, layers=layers, kernel=str(machine.program), kernel_arguments=list(machine.arguments)
+        )
         self.state.save(self.state.place_data(settings))
 
     def boot(self, name: str) -> None:
@@ -81,7 +87,11 @@ class Lab:
         rows = {}
         for name, node in self.nodes.items():
             up = node.running()
-            row = {"power": "on" if up else "off", "release": settings.releases[name], "network": str(network.fault(self.state, name))}
+            row = {
+                "power": "on" if up else "off",
+                "release": settings.releases[name],
+                "network": str(network.fault(self.state, name)),
+            }
             if up:
                 row |= storage.describe(node)
             rows[name] = row

@@ -16,7 +16,7 @@ ADDRESSES = {name: f"10.77.0.{number}" for number, name in enumerate(NODES, 1)}
 
 
 def mac(name: str) -> str:
-    """Fixed: with a random one, a peer's stale ARP entry makes the first 30 s after a quick restart look like a hang."""
+    """Fixed: with a random one, a peer's stale ARP entry makes a quick restart look like a hang of 30 s."""
     return f"02:00:00:00:00:{NODES.index(name) + 1:02x}"
 
 
@@ -43,7 +43,10 @@ def create(state: State) -> None:
     run([*ip, "address", "add", f"{HOST}/24", "dev", "br0"])
     run([*ip, "link", "set", "br0", "up"])
     for name in NODES:
-        run([*inside(state), "ip", "tuntap", "add", "dev", tap(name), "mode", "tap"], hint="is /dev/net/tun there?")
+        run(
+            [*inside(state), "ip", "tuntap", "add", "dev", tap(name), "mode", "tap"],
+            hint="is /dev/net/tun there?",
+        )
         run([*ip, "link", "set", tap(name), "master", "br0", "up"])
 
 
@@ -54,7 +57,7 @@ def remove(state: State) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a node's cable. It is kept in the node's directory: a fault outlives a power cut of its node."""
+    """What is wrong with a node's cable, kept in the node's directory: it outlives a power cut of the node."""
 
     off: bool = False
     delay: str = ""  # ms
@@ -70,6 +73,10 @@ def fault(state: State, name: str) -> Fault:
     return Fault(**json.loads(file.read_text())) if file.exists() else Fault()
 
 
+def _number(text: str) -> bool:
+    return re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) is not None
+
+
 def changed(old: Fault, action: str, value: str) -> Fault:
     """The fault after ``off``, ``on``, ``delay MS`` or ``loss P``; ``on`` heals everything."""
     match action:
@@ -77,8 +84,10 @@ def changed(old: Fault, action: str, value: str) -> Fault:
             return replace(old, off=True)
         case "on":
             return Fault()
-        case "delay" | "loss" if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
-            return replace(old, **{action: value})
+        case "delay" if _number(value):
+            return replace(old, delay=value)
+        case "loss" if _number(value):
+            return replace(old, loss=value)
     raise LabError(f"net: cannot do {action} {value}".rstrip(), "net NODE off | on | delay MS | loss PERCENT")
 
 
@@ -90,11 +99,25 @@ def partition(state: State) -> None:
     """Part the nodes from each other if any is off. The lab itself still reaches both, to see what they do."""
     isolated = "on" if any(fault(state, name).off for name in NODES) else "off"
     for name in NODES:
-        run(["ip", "-netns", state.netns, "link", "set", "dev", tap(name), "type", "bridge_slave", "isolated", isolated])
+        run(
+            [
+                "ip",
+                "-netns",
+                state.netns,
+                "link",
+                "set",
+                "dev",
+                tap(name),
+                "type",
+                "bridge_slave",
+                "isolated",
+                isolated,
+            ]
+        )
 
 
 def netem_script(name: str, new: Fault) -> str:
-    """Shell for the node: delay and drop what it sends to the other nodes (this machine's kernel may have no netem, the node's has)."""
+    """Shell for the node: delay and drop what it sends to the others (the host may lack netem)."""
     words = [f"delay {new.delay}ms" if new.delay else "", f"loss {new.loss}%" if new.loss else ""]
     faults = " ".join(filter(None, words))
     lines = ["tc qdisc del dev vec0 root 2>/dev/null || true"]
@@ -105,6 +128,7 @@ def netem_script(name: str, new: Fault) -> str:
         ]
         lines += [
             f"tc filter add dev vec0 parent 1: protocol ip u32 match ip dst {address}/32 flowid 1:4"
-            for peer, address in ADDRESSES.items() if peer != name
+            for peer, address in ADDRESSES.items()
+            if peer != name
         ]
     return "set -e\n" + "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 from thinlab import identity, network, rootfs, uml
 from thinlab.cache import locked
 from thinlab.errors import LabError
-from thinlab.process import Result, run, say
+from thinlab.process import Result, run
 from thinlab.ssh import Connection
 from thinlab.state import State
 
@@ -86,8 +86,10 @@ class Node:
         deadline = time.monotonic() + limit
         while True:
             if not self.running():
-                raise LabError(f"{self.name} stopped while booting; its console ends with:\n{self._last_words()}",
-                               f"the whole console: {self.console}")
+                raise LabError(
+                    f"{self.name} stopped while booting; its console ends with:\n{self._last_words()}",
+                    f"the whole console: {self.console}",
+                )
             try:
                 self.connection.open(timeout=10)
                 if self.connection.run(READY, check=False, timeout=30).ok:
@@ -95,8 +97,10 @@ class Node:
             except LabError:
                 pass
             if time.monotonic() > deadline:
-                raise LabError(f"{self.name} is not ready after {limit:g} s; its console ends with:\n{self._last_words()}",
-                               f"the whole console: {self.console}; `lab run {self.name} systemctl list-jobs` if ssh answers")
+                raise LabError(
+                    f"{self.name}: not ready after {limit:g} s; its console ends with:\n{self._last_words()}",
+                    f"the console: {self.console}; if ssh answers: `lab run {self.name} systemctl list-jobs`",
+                )
             time.sleep(0.2)
         if network.fault(self._state, self.name) != network.Fault():
             self._apply_fault()
@@ -129,8 +133,10 @@ class Node:
         raise LabError(f"cannot unmount {self.root}", f"who uses it? `fuser -vm {self.root}`")
 
     def net(self, action: str, value: str = "") -> None:
-        """``off`` and ``on`` part it from the other node; ``delay`` MS and ``loss`` PER CENT for what it sends there."""
-        network.store(self._state, self.name, network.changed(network.fault(self._state, self.name), action, value))
+        """``off`` and ``on`` part it from the other node; ``delay`` MS and ``loss`` PER CENT of what it sends."""
+        network.store(
+            self._state, self.name, network.changed(network.fault(self._state, self.name), action, value)
+        )
         network.partition(self._state)
         if self.running():
             self._apply_fault()
@@ -140,19 +146,36 @@ class Node:
         self.run("sh -s", input=network.netem_script(self.name, network.fault(self._state, self.name)))
 
     def run(
-        self, command: Sequence[str] | str, *, check: bool = True, timeout: float = 60, input: bytes | str | None = None,
+        self,
+        command: Sequence[str] | str,
+        *,
+        check: bool = True,
+        timeout: float = 60,
+        input: bytes | str | None = None,
     ) -> Result:
         """Run words, or one line of shell, as root in the node."""
         return self.connection.run(command, check=check, timeout=timeout, input=input)
 
-    def popen(self, command: Sequence[str] | str, *, stdin: int | None = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    def popen(
+        self, command: Sequence[str] | str, *, stdin: int | None = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
         """Start a command as root; its standard output and error are pipes of the result."""
         return self.connection.popen(command, stdin=stdin)
 
     def put(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
         """Write a file in the node, whole or not at all."""
-        self.run(["sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1.put" && chmod "$2" "$1.put" && mv "$1.put" "$1"',
-                  "sh", path, f"{mode:o}"], input=data, timeout=120)
+        self.run(
+            [
+                "sh",
+                "-c",
+                'mkdir -p "$(dirname "$1")" && cat >"$1.put" && chmod "$2" "$1.put" && mv "$1.put" "$1"',
+                "sh",
+                path,
+                f"{mode:o}",
+            ],
+            input=data,
+            timeout=120,
+        )
 
     def get(self, path: str) -> bytes:
         """Read a file of the node."""
@@ -169,4 +192,6 @@ class Node:
 
     def python(self, source: Path, *arguments: str, timeout: float = 120, check: bool = True) -> Result:
         """Run one of the lab's own programs in the node, as it is in the checkout now."""
-        return self.run(["python3", "-I", "-", *arguments], input=source.read_text(), timeout=timeout, check=check)
+        return self.run(
+            ["python3", "-I", "-", *arguments], input=source.read_text(), timeout=timeout, check=check
+        )

@@ -56,17 +56,33 @@ def run(
     data = input.encode() if isinstance(input, str) else input
     stdin = None if data is not None else subprocess.DEVNULL
     try:
-        done = subprocess.run(  # noqa: S603
-            list(argv), input=data, stdin=stdin, capture_output=True, timeout=timeout,
-            env=dict(env) if env is not None else None, cwd=cwd, check=False,
+        done = subprocess.run(
+            list(argv),
+            input=data,
+            stdin=stdin,
+            capture_output=True,
+            timeout=timeout,
+            env=dict(env) if env is not None else None,
+            cwd=cwd,
+            check=False,
         )
     except FileNotFoundError as error:
-        raise LabError(f"{argv[0]}: not found on this machine", hint or f"install the package that has {argv[0]}") from error
+        raise LabError(
+            f"{argv[0]}: not found on this machine", hint or f"install the package that has {argv[0]}"
+        ) from error
     except subprocess.TimeoutExpired as error:
-        captured = (error.stdout or b"").decode(errors="replace"), (error.stderr or b"").decode(errors="replace")
+        captured = (
+            (error.stdout or b"").decode(errors="replace"),
+            (error.stderr or b"").decode(errors="replace"),
+        )
         late = Result(tuple(argv), 124, captured[0], f"{captured[1]}\nno end after {timeout:g} s")
         raise CommandError(late, hint) from error
-    result = Result(tuple(argv), done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    result = Result(
+        tuple(argv),
+        done.returncode,
+        done.stdout.decode(errors="replace"),
+        done.stderr.decode(errors="replace"),
+    )
     if check and not result.ok:
         raise CommandError(result, hint)
     return result

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import re
 import shutil
 import tarfile
 from pathlib import Path
 
-from thinlab.apt import host_install
 from thinlab.cache import built, digest_of
 from thinlab.errors import LabError
 from thinlab.node import Node
@@ -17,7 +15,19 @@ from thinlab.rootfs import CHECKOUT
 
 PACKAGE = "thinsync_virt"
 INSTALLED = f"/usr/lib/python3/dist-packages/{PACKAGE}"
-SOURCES = (PACKAGE, "packaging", "hooks", "pve-plugin", "man", "docs/man", "Makefile", "pyproject.toml", "setup.py", "setup.cfg")
+SOURCES = (
+    PACKAGE,
+    "packaging",
+    "hooks",
+    "pve-plugin",
+    "man",
+    "Makefile",
+    "pyproject.toml",
+    "LICENSE",
+    "docs",
+    "setup.py",
+    "setup.cfg",
+)
 
 
 def packaged() -> bool:
@@ -28,7 +38,9 @@ def packaged() -> bool:
 def build_deb() -> Path:
     """The product's package, built by ``make deb``; kept as long as the sources are the same."""
     if not packaged():
-        raise LabError("this checkout has no packaging/debian yet", "`lab sync` copies thinsync_virt without a package")
+        raise LabError(
+            "this checkout has no packaging/debian yet", "`lab sync` copies thinsync_virt without a package"
+        )
     paths = [CHECKOUT / name for name in SOURCES if (CHECKOUT / name).exists()]
     entry = built(f"deb-{digest_of(*_without_bytecode(paths))}", _build)
     return next(entry.glob("*.deb"))
@@ -42,20 +54,15 @@ def _without_bytecode(paths: list[Path]) -> list[Path]:
 
 
 def _build(target: Path) -> None:
-    control = (CHECKOUT / "packaging/debian/control").read_text()
-    field = re.search(r"^Build-Depends:((?:.*\n)(?:[ \t].*\n)*)", control, re.MULTILINE)
-    wanted = ["make", "dpkg-dev", *(re.split(r"[(\[<|]", word)[0].strip() for word in (field.group(1) if field else "").split(","))]
-    installed = run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev} ${Package} ${Provides}\n"]).stdout
-    have = {word.strip(",") for line in installed.splitlines() if line.startswith("ii") for word in line.split()[1:]}
-    missing = sorted({word for word in wanted if word} - have)
-    if missing:
-        host_install(missing)
     say("building the product's package")
     before = set((CHECKOUT / "dist").glob("*.deb"))
     run(["make", "-C", str(CHECKOUT), "deb"], timeout=900, hint="`make deb` in the checkout shows it in full")
     debs = sorted((CHECKOUT / "dist").glob("thinsync-virt_*.deb"), key=lambda path: path.stat().st_mtime)
     if not debs:
-        raise LabError("`make deb` left no dist/thinsync-virt_*.deb", f"dist has {sorted(path.name for path in before) or 'nothing'}")
+        raise LabError(
+            "`make deb` left no dist/thinsync-virt_*.deb",
+            f"dist has {sorted(path.name for path in before) or 'nothing'}",
+        )
     shutil.copy(debs[-1], target)
 
 
@@ -69,7 +76,11 @@ def install(nodes: list[Node], deb: Path | None = None) -> None:
             continue
         say(f"installing {package.name} on {node.name}")
         node.put(place, package.read_bytes())
-        node.run(f"DEBIAN_FRONTEND=noninteractive dpkg -i {place} && echo {digest} >/var/cache/thinlab-installed && rm {place}", timeout=300)
+        node.run(
+            f"DEBIAN_FRONTEND=noninteractive dpkg -i {place} && rm {place} && "
+            f"echo {digest} >/var/cache/thinlab-installed",
+            timeout=300,
+        )
 
 
 def sync(nodes: list[Node]) -> None:
@@ -87,5 +98,8 @@ def sync(nodes: list[Node]) -> None:
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
         tar.add(source, arcname=PACKAGE, filter=plain)
     for node in nodes:
-        node.run(f"set -e; new={INSTALLED}.new; rm -rf $new; mkdir -p $new; tar -xzf - -C $new --strip-components=1; "
-                 f"rm -rf {INSTALLED}; mv $new {INSTALLED}; rm -f /var/cache/thinlab-installed", input=buffer.getvalue())
+        node.run(
+            f"set -e; new={INSTALLED}.new; rm -rf $new; mkdir -p $new; tar -xzf - -C $new --strip-components=1; "
+            f"rm -rf {INSTALLED}; mv $new {INSTALLED}; rm -f /var/cache/thinlab-installed",
+            input=buffer.getvalue(),
+        )

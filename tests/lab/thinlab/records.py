@@ -12,7 +12,7 @@ from thinlab.node import Node
 
 @dataclass(frozen=True)
 class Records:
-    """What one volume holds. ``missing`` are numbers, ``torn`` are slots; ``in_flight`` was never acknowledged: no damage."""
+    """What one volume holds: ``missing`` numbers, ``torn`` slots; ``in_flight`` is no damage."""
 
     volume: str
     kind: str
@@ -36,11 +36,24 @@ class Records:
 
 def read(node: Node, *volumes: str) -> list[Records]:
     """Read ``VG/LV`` volumes, in any state of activation."""
-    rows = json.loads(node.python(FILES / "remote/records.py", *volumes, timeout=120 + 60 * len(volumes)).stdout)
-    return [Records(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}) for row in rows]
+    rows = json.loads(
+        node.python(FILES / "remote/records.py", *volumes, timeout=120 + 60 * len(volumes)).stdout
+    )
+    return [_parse(row) for row in rows]
+
+
+def _parse(row: dict[str, Any]) -> Records:
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
+    }
+    return Records(**values)
 
 
 def consistent(disks: list[Records]) -> bool:
-    """Whether these volumes, in the order of a domain's disks, are of one instant: the writer takes the disks in turn."""
+    """Whether these volumes, in the order of a domain's disks, are of one instant: it takes them in turn."""
     lasts = [disk.last for disk in disks]
-    return all(disk.whole for disk in disks) and lasts == sorted(lasts, reverse=True) and lasts[0] - lasts[-1] <= 1
+    return (
+        all(disk.whole for disk in disks)
+        and lasts == sorted(lasts, reverse=True)
+        and lasts[0] - lasts[-1] <= 1
+    )

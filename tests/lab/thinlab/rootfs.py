@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 from thinlab.apt import PrivateApt
@@ -14,39 +15,115 @@ from thinlab.process import run, say
 CHECKOUT = FILES.parents[2]
 
 PACKAGES = (
-    "systemd", "systemd-sysv", "udev", "dbus", "lvm2", "thin-provisioning-tools", "dmsetup", "kmod", "iproute2", "iputils-ping",
-    "openssh-server", "openssh-client", "sudo", "libvirt-daemon-system", "libvirt-clients", "qemu-system-x86", "qemu-utils", "ovmf",
-    "e2fsprogs", "xfsprogs", "procps", "psmisc", "python3", "python3-libvirt", "python3-lxml", "python3-click", "python3-rich",
-    "python3-xxhash", "python3-zstandard", "python3-numpy", "python3-crc32c", "python3-tenacity", "python3-sdnotify",
-    "python3-prometheus-client", "python3-yaml", "bash-completion", "libisal2", "fdisk", "less", "strace",
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "lvm2",
+    "thin-provisioning-tools",
+    "dmsetup",
+    "kmod",
+    "iproute2",
+    "iputils-ping",
+    "openssh-server",
+    "openssh-client",
+    "sudo",
+    "libvirt-daemon-system",
+    "libvirt-clients",
+    "qemu-system-x86",
+    "qemu-utils",
+    "ovmf",
+    "e2fsprogs",
+    "xfsprogs",
+    "procps",
+    "psmisc",
+    "python3",
+    "python3-libvirt",
+    "python3-lxml",
+    "python3-click",
+    "python3-rich",
+    "python3-xxhash",
+    "python3-zstandard",
+    "python3-numpy",
+    "python3-crc32c",
+    "python3-tenacity",
+    "python3-sdnotify",
+    "python3-prometheus-client",
+    "python3-yaml",
+    "bash-completion",
+    "libisal2",
+    "fdisk",
+    "less",
+    "strace",
 )
 
 # Units that only cost time in the lab, or that would fail in it. Everything else is what Debian enables.
 MASKED = (
-    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-    "fstrim.timer", "logrotate.timer", "xfs_scrub_all.timer", "man-db.timer", "systemd-tmpfiles-clean.timer",
-    "getty@tty1.service", "getty-static.service", "getty.target", "systemd-timesyncd.service", "sshd-keygen.service",
-    "systemd-networkd-wait-online.service", "systemd-networkd.service", "systemd-random-seed.service",
-    "systemd-pstore.service", "systemd-firstboot.service", "systemd-hwdb-update.service", "ldconfig.service",
-    "systemd-journal-catalog-update.service", "systemd-update-done.service", "systemd-machine-id-commit.service",
-    "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "systemd-binfmt.service",
-    "proc-sys-fs-binfmt_misc.automount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount",
-    "sys-fs-fuse-connections.mount", "systemd-tpm2-setup.service", "systemd-tpm2-setup-early.service", "systemd-pcrmachine.service",
-    "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-repart.service", "systemd-hibernate-clear.service",
-    "libvirt-guests.service", "tmp.mount",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "logrotate.timer",
+    "xfs_scrub_all.timer",
+    "man-db.timer",
+    "systemd-tmpfiles-clean.timer",
+    "getty@tty1.service",
+    "getty-static.service",
+    "getty.target",
+    "systemd-timesyncd.service",
+    "sshd-keygen.service",
+    "systemd-networkd-wait-online.service",
+    "systemd-networkd.service",
+    "systemd-random-seed.service",
+    "systemd-pstore.service",
+    "systemd-firstboot.service",
+    "systemd-hwdb-update.service",
+    "ldconfig.service",
+    "systemd-journal-catalog-update.service",
+    "systemd-update-done.service",
+    "systemd-machine-id-commit.service",
+    "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
+    "systemd-binfmt.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "dev-hugepages.mount",
+    "sys-fs-fuse-connections.mount",
+    "systemd-tpm2-setup.service",
+    "systemd-tpm2-setup-early.service",
+    "systemd-pcrmachine.service",
+    "systemd-pcrphase.service",
+    "systemd-pcrphase-sysinit.service",
+    "systemd-repart.service",
+    "systemd-hibernate-clear.service",
+    "libvirt-guests.service",
+    "tmp.mount",
 )
 
 
 def product_depends() -> list[str]:
     """The run-time dependencies in packaging/debian/control, without versions, alternatives and substitutions."""
     control = CHECKOUT / "packaging/debian/control"
+    project = CHECKOUT / "pyproject.toml"
     if not control.exists():
         return []
+    python = tomllib.loads(project.read_text())["project"].get("dependencies", []) if project.exists() else []
+    modules = (re.split(r"[<>=!~;\[ ]", line)[0].lower() for line in python)
     text = re.sub(r"^#.*\n", "", control.read_text(), flags=re.MULTILINE)
     fields = re.findall(r"^(?:Pre-)?(?:Depends|Recommends):((?:.*\n)(?:[ \t].*\n)*)", text, re.MULTILINE)
-    names = (item.split("|")[0].split("(")[0].split("[")[0].strip() for field in fields for item in field.split(","))
+    names = (
+        item.split("|")[0].split("(")[0].split("[")[0].strip()
+        for field in fields
+        for item in field.split(",")
+    )
     own = set(re.findall(r"^Package: *(\S+)", text, re.MULTILINE))
-    return sorted({name for name in names if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name)} - own)
+    debian = {f"python3-{module.removesuffix('-python').removeprefix('python-')}" for module in modules}
+    # What dh_python3 would call python3-pyyaml, Debian calls python3-yaml.
+    debian = {name.replace("-pyyaml", "-yaml") for name in debian}
+    return sorted(debian | {name for name in names if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name)} - own)
 
 
 def base_layer(apt: PrivateApt, release: str) -> Path:
@@ -71,21 +148,39 @@ def _build(apt: PrivateApt, release: str, packages: list[str], target: Path) -> 
     if packed.exists():
         say(f"unpacking {packed.name}")
         tree.mkdir()
-        run(["tar", "-I", "zstd -T0", "--numeric-owner", "--xattrs", "-C", str(tree), "-xf", str(packed)], timeout=600)
+        run(
+            ["tar", "-I", "zstd -T0", "--numeric-owner", "--xattrs", "-C", str(tree), "-xf", str(packed)],
+            timeout=600,
+        )
         return
     say(f"building the root file system of Debian {release} (about a minute)")
     tool = target / "tool"
     apt.unpack(["mmdebstrap/trixie"], tool)
     proxy = run(["apt-config", "shell", "P", "Acquire::http::Proxy"]).stdout.strip()
-    options = [f"--aptopt=Acquire::http::Proxy \"{proxy[3:-1]}\"" if proxy else "--aptopt=Acquire::Retries \"3\""]
-    run([
-        "perl", str(tool / "usr/bin/mmdebstrap"), "--mode=root", "--variant=minbase", "--skip=check/empty",
-        '--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"', *options,
-        "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-        "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=force-unsafe-io",
-        f"--include={','.join(packages)}", f"--customize-hook=chroot \"$1\" sh -ec '{_in_shell(_CUSTOMIZE)}'",
-        release, str(tree), apt.source(release),
-    ], timeout=1800, hint=f"is every package of the list in Debian {release}? See PACKAGES in {__file__} and packaging/debian/control")
+    options = [f'--aptopt=Acquire::http::Proxy "{proxy[3:-1]}"' if proxy else '--aptopt=Acquire::Retries "3"']
+    run(
+        [
+            "perl",
+            str(tool / "usr/bin/mmdebstrap"),
+            "--mode=root",
+            "--variant=minbase",
+            "--skip=check/empty",
+            '--aptopt=APT::Install-Recommends "false"',
+            '--aptopt=Acquire::Languages "none"',
+            *options,
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            "--dpkgopt=path-exclude=/usr/share/locale/*",
+            "--dpkgopt=path-exclude=/usr/share/doc/*",
+            "--dpkgopt=force-unsafe-io",
+            f"--include={','.join(packages)}",
+            f"--customize-hook=chroot \"$1\" sh -ec '{_in_shell(_CUSTOMIZE)}'",
+            release,
+            str(tree),
+            apt.source(release),
+        ],
+        timeout=1800,
+        hint=f"is each package in Debian {release}? They come from PACKAGES in {__file__} and packaging/debian/control",
+    )
     shutil.rmtree(tool)
     for path in (tree / "var/cache/apt/archives", tree / "var/lib/apt/lists"):
         shutil.rmtree(path, ignore_errors=True)
@@ -104,7 +199,21 @@ def pack() -> list[Path]:
         if not packed.exists():
             say(f"packing {packed.name}")
             partial = packed.with_name(packed.name + ".partial")
-            run(["tar", "-I", "zstd -T0 -6", "--numeric-owner", "--xattrs", "-C", str(tree), "-cf", str(partial), "."], timeout=900)
+            run(
+                [
+                    "tar",
+                    "-I",
+                    "zstd -T0 -6",
+                    "--numeric-owner",
+                    "--xattrs",
+                    "-C",
+                    str(tree),
+                    "-cf",
+                    str(partial),
+                    ".",
+                ],
+                timeout=900,
+            )
             partial.rename(packed)
         written.append(packed)
     return written
@@ -113,7 +222,9 @@ def pack() -> list[Path]:
 def config_layer() -> Path:
     """The lab's own files (files/node) and masks, as a layer over the release."""
     source = FILES / "node"
-    entry = built(f"config-{digest_of(source, ' '.join(MASKED))}", lambda partial: _copy_config(source, partial))
+    entry = built(
+        f"config-{digest_of(source, ' '.join(MASKED))}", lambda partial: _copy_config(source, partial)
+    )
     return entry / "layer"
 
 
@@ -143,7 +254,15 @@ def make_overlay(layers: list[Path], upper: Path, mount_point: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     upper.chmod(0o755)
     lower = ":".join(str(layer) for layer in layers)
-    run(["mount", "-t", "overlay", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", str(mount_point)],
-        hint="overlayfs cannot use this directory for its upper layer (a container's own root?): THINSYNC_LAB_SHM=1 puts it on /dev/shm")
-
-
+    run(
+        [
+            "mount",
+            "-t",
+            "overlay",
+            "overlay",
+            "-o",
+            f"lowerdir={lower},upperdir={upper},workdir={work}",
+            str(mount_point),
+        ],
+        hint="overlayfs cannot write to this directory (a container's own root?): THINSYNC_LAB_SHM=1 uses /dev/shm",
+    )

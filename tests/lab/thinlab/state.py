@@ -1,4 +1,4 @@
-"""What one lab is: its settings and places, kept in ``lab.json`` of its directory so that every later command finds them."""
+"""What one lab is: settings and places, kept in ``lab.json`` of its directory, where every later command finds them."""
 
 from __future__ import annotations
 
@@ -67,11 +67,13 @@ class State:
         partial.rename(self._file)
 
     def place_data(self, settings: Settings) -> Settings:
-        """Choose once where the disks lie: memory when there is plenty of it (``THINSYNC_LAB_SHM`` = 0 or 1 decides otherwise)."""
+        """Choose once where the disks lie: in memory when there is plenty (``THINSYNC_LAB_SHM`` = 0 or 1 decides)."""
         wish = os.environ.get("THINSYNC_LAB_SHM", "auto")
         plenty = min(shutil.disk_usage("/dev/shm").free, _available_memory()) > 16 * GIB
         fast = wish == "1" or (wish not in ("0", "1") and plenty)
-        return replace(settings, data=f"/dev/shm/thinlab-{self.tag}" if fast else str(self.directory / "data"))
+        return replace(
+            settings, data=f"/dev/shm/thinlab-{self.tag}" if fast else str(self.directory / "data")
+        )
 
     def node_directory(self, name: str) -> Path:
         return self.directory / "nodes" / name

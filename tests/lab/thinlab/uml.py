@@ -26,12 +26,28 @@ def start(state: State, name: str, root: Path, disks: Sequence[Path], console: P
     processor = processors[NODES.index(name) % len(processors)]
     state.ensure_run()
     argv = [
-        *network.inside(state), "taskset", "-c", str(processor),
-        settings.kernel, f"uml_dir={state.run / 'uml'}", f"umid={umid(state, name)}", f"mem={settings.memory}",
-        "root=/dev/root", "rootfstype=hostfs", f"rootflags={root}", "rw", "init=/lib/systemd/systemd",
-        *(f"ubd{number}={disk}" for number, disk in enumerate(disks)), *settings.kernel_arguments,
+        *network.inside(state),
+        "taskset",
+        "-c",
+        str(processor),
+        settings.kernel,
+        f"uml_dir={state.run / 'uml'}",
+        f"umid={umid(state, name)}",
+        f"mem={settings.memory}",
+        "root=/dev/root",
+        "rootfstype=hostfs",
+        f"rootflags={root}",
+        "rw",
+        "init=/lib/systemd/systemd",
+        *(f"ubd{number}={disk}" for number, disk in enumerate(disks)),
+        *settings.kernel_arguments,
         f"vec0:transport=tap,ifname={network.tap(name)},depth=128,gro=1,mac={network.mac(name)}",
-        "con=null", "con0=null,fd:1", "con1=null", "quiet", "net.ifnames=0", f"systemd.hostname={name}",
+        "con=null",
+        "con0=null,fd:1",
+        "con1=null",
+        "quiet",
+        "net.ifnames=0",
+        f"systemd.hostname={name}",
         f"thinlab.ip={network.ADDRESSES[name]}/24",
     ]
     script = 'log=$1; shift; TMPDIR=/dev/shm setsid "$@" >>"$log" 2>&1 </dev/null & echo $!'
@@ -91,5 +107,8 @@ def kill(state: State, name: str) -> None:
             except ProcessLookupError:
                 continue
         if time.monotonic() > deadline:
-            raise LabError(f"{name}: processes {pids} do not die", "look at /proc/PID/stack; is a disk of this machine stuck?")
+            raise LabError(
+                f"{name}: processes {pids} do not die",
+                "look at /proc/PID/stack; is a disk of this machine stuck?",
+            )
         time.sleep(0.02)

@@ -11,7 +11,9 @@ import sys
 import time
 
 domain, seconds, command = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
-xml = subprocess.run(["virsh", "-q", "dumpxml", domain], capture_output=True, text=True, timeout=60, check=False)
+xml = subprocess.run(
+    ["virsh", "-q", "dumpxml", domain], capture_output=True, text=True, timeout=60, check=False
+)
 if xml.returncode:
     sys.exit(xml.stderr.strip())
 found = re.search(r"path='([^']*)'/>\s*<target type='virtio' name='lab.control'", xml.stdout)
@@ -44,12 +46,12 @@ while True:
         sys.exit(125)
     try:
         got = port.recv(65536)
-    except socket.timeout:
+    except TimeoutError:
         continue
     if not got:
         print(f"{domain} went away", file=sys.stderr)
         sys.exit(125)
     answer += got
-sys.stdout.buffer.write(answer[match.end():match.end() + int(match.group(2))])
+sys.stdout.buffer.write(answer[match.end() : match.end() + int(match.group(2))])
 sys.stdout.flush()
 sys.exit(int(match.group(1)))
