@@ -37,7 +37,7 @@ $(VENV): requirements-dev.txt pyproject.toml .ci/setup
 	touch $@
 
 .PHONY: demo
-demo: $(VENV) lab-setup deb ## the main job, shown on two hosts in the lab (root)
+demo: $(VENV) deb ## the main job, shown on two hosts in the lab (root)
 	@$(BIN)/python tests/lab/demo.py
 
 .PHONY: test
@@ -54,29 +54,32 @@ unit: $(VENV) ## unit and contract tests
 	@$(PYTEST) --hypothesis-seed=$(SEED) $(or $(wildcard tests/unit tests/contract),tests/unit)
 
 .PHONY: lint
-lint: $(VENV) ## ruff, mypy, import-linter
-	@$(BIN)/ruff check --output-format concise .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
-
-.PHONY: lab-setup
-lab-setup:
-	@.ci/setup python lab
+lint: $(VENV) ## ruff, mypy, import-linter: all four say what they find
+	@failed=; \
+	$(BIN)/ruff check --output-format concise . || failed="$$failed ruff"; \
+	$(BIN)/ruff format --check --output-format concise . || failed="$$failed format"; \
+	$(BIN)/mypy || failed="$$failed mypy"; \
+	$(BIN)/lint-imports || failed="$$failed imports"; \
+	[ -z "$$failed" ] || { echo "lint failed:$$failed  (make format mends some of it)" >&2; exit 1; }
 
 .PHONY: lab-test
-lab-test: $(VENV) lab-setup deb ## the tests in the two-host lab, with a random sample of the crash matrix (root)
+lab-test: $(VENV) deb ## the tests in the two-host lab, with a random sample of the crash matrix (root)
 	@echo "seed: $(SEED)"
 	@$(PYTEST) tests/lab
 
 .PHONY: soak
-soak: $(VENV) lab-setup deb ## the lab tests with the whole crash matrix: hours (root)
+soak: $(VENV) deb ## the lab tests with the whole crash matrix: hours (root)
 	@echo "seed: $(SEED)"
 	@$(PYTEST) tests/lab --matrix=whole
 
 .PHONY: bench
-bench: $(VENV) lab-setup deb ## measurements in the lab (root)
+bench: $(VENV) deb ## measurements in the lab (root)
 	@$(BIN)/python tests/bench/run.py
+
+.PHONY: format
+format: $(VENV) ## put the code into shape, and mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix --exit-zero .
+	@$(BIN)/ruff format .
 
 .PHONY: deb
 deb: ## dist/thinsync-virt_VERSION_all.deb
