@@ -19,13 +19,13 @@ An <id> has 32 lower-case hexadecimal digits. Every key is there, and no other. 
 
 from __future__ import annotations
 
-import enum
 import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from thinsync_virt.errors import StreamError, UsageError
 from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_uuid
+from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, ReplicaKey
 from thinsync_virt.stream.frames import MAX_HEADER, Piece
 from thinsync_virt.stream.jsontext import decode_object, encode_object
@@ -41,13 +41,6 @@ _PACKAGE = re.compile(r"[A-Za-z0-9.+~-]{1,64}")
 _T = TypeVar("_T")
 
 
-class DiskMode(enum.StrEnum):
-    """Whether the frames hold the whole disk, or how it differs from its base (perhaps not at all)."""
-
-    FULL = "full"
-    INCREMENTAL = "incremental"
-
-
 @dataclass(frozen=True, slots=True)
 class StreamDisk:
     """One disk of a stream; its index in the header is the ``disk`` of frames. Sizes in bytes.
@@ -58,7 +51,7 @@ class StreamDisk:
     target: str
     size: int
     chunk_size: int
-    mode: DiskMode
+    mode: Mode
     base: str | None
 
     def __post_init__(self) -> None:
@@ -69,7 +62,7 @@ class StreamDisk:
             f"{self.target}: chunk size {self.chunk_size}",
         )
         _require(
-            (self.base is None) == (self.mode is DiskMode.FULL),
+            (self.base is None) == (self.mode is Mode.FULL),
             f"{self.target}: {self.mode.value} with base {self.base}",
         )
         if self.base is not None:
@@ -186,7 +179,7 @@ def _parse_disk(value: object, where: str) -> StreamDisk:
         target=fields.take("target", str),
         size=fields.take("size", int),
         chunk_size=fields.take("chunk_size", int),
-        mode=_as_stream_error(DiskMode, fields.take("mode", str)),
+        mode=_as_stream_error(Mode, fields.take("mode", str)),
         base=fields.take_optional("base", str),
     )
     fields.finish()

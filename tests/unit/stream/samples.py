@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, ReplicaKey
-from thinsync_virt.stream.header import DiskMode, StreamDisk, StreamHeader
+from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import KIB, MIB
 
@@ -24,7 +25,7 @@ def header(
             target=f"vd{chr(ord('a') + index)}",
             size=size,
             chunk_size=64 * KIB,
-            mode=DiskMode.INCREMENTAL if index else DiskMode.FULL,
+            mode=Mode.INCREMENTAL if index else Mode.FULL,
             base=BASE if index else None,
         )
         for index, size in enumerate(sizes)
