@@ -25,14 +25,13 @@ def read_stable(path: str, limit: int) -> bytes | None:
     """
     for _ in range(_ATTEMPTS):
         try:
-            # Non-blocking: the path may be a pipe.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = _open_regular(path)
         except OSError as error:
             raise NotFoundError(f"cannot read {path}: {error.strerror}") from error
+        if descriptor is None:
+            raise NotFoundError(f"{path} is not a regular file")
         with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(descriptor)
-            if not stat.S_ISREG(before.st_mode):
-                raise NotFoundError(f"{path} is not a regular file")
             if before.st_size > limit:
                 return None
             data = file.read(limit + 1)
@@ -43,15 +42,24 @@ def read_stable(path: str, limit: int) -> bytes | None:
     raise BusyError(f"{path} changes while it is read", hint="run again when the guest has settled")
 
 
+def _open_regular(path: str) -> int | None:
+    """A descriptor, or None for anything but a regular file. Non-blocking: the path may be a pipe."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
 def digest_file(path: str) -> tuple[int, str] | None:
     """Size in bytes and SHA-256 of a regular file, or None when there is none that can be read."""
     digest = hashlib.sha256()
     size = 0
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = _open_regular(path)
+        if descriptor is None:
+            return None
         with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return None
             while block := file.read(_BLOCK):
                 digest.update(block)
                 size += len(block)
