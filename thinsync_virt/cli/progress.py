@@ -60,11 +60,11 @@ class LineObserver:
         """How the set was taken."""
         self.line(f"  point #{point.sequence} {short_id(point.id)}: {describe_snapshot(report)}")
 
-    def transfer(self, total: int) -> None:
-        """The transfer begins."""
+    def transfer(self, total: int, *, verb: str = "sending") -> None:
+        """The transfer (or what ``verb`` says) of ``total`` bytes begins."""
         self._total, self._started = total, time.monotonic()
         self._next_line = self._started + LINE_EVERY
-        self.line(f"  sending {format_size(total)}")
+        self.line(f"  {verb} {format_size(total)}")
 
     def progress(self, done: int) -> None:
         """So many bytes so far."""
@@ -97,8 +97,8 @@ class BarObserver(LineObserver):
     def line(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False)
 
-    def transfer(self, total: int) -> None:
-        self._bar.update(self._task, description="  sending", total=total, visible=True)
+    def transfer(self, total: int, *, verb: str = "sending") -> None:
+        self._bar.update(self._task, description=f"  {verb}", total=total, visible=True)
 
     def progress(self, done: int) -> None:
         self._bar.update(self._task, completed=done)

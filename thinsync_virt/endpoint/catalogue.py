@@ -63,8 +63,10 @@ class Catalogue:
 
     def keys(self) -> tuple[ReplicaKey, ...]:
         """Every replica of which anything is here."""
-        every = (*self.points, *self.unfinished, *self.broken, *self.registered, *self.definitions)
-        return tuple(sorted({item.key for item in every}, key=lambda key: (key.domain, key.target)))
+        keys = {point.key for point in self.points} | {entry.key for entry in self.registered}
+        keys |= {entry.key for entry in self.definitions}
+        keys |= {unfinished.key for unfinished in (*self.unfinished, *self.broken)}
+        return tuple(sorted(keys, key=lambda key: (key.domain, key.target)))
 
     def definition(self, key: ReplicaKey, definition: str) -> DefinitionVolume | None:
         """The volume that holds this definition, if it is here."""

@@ -44,7 +44,7 @@ def write_definition(
     taken = {volume.name for volume in lvm.volumes(pool.vg)}
     name = free_name(pool.vg, taken, domain_name, "def", suffix=short_id(definition.id))
     tag = format_tag(DefinitionMember(role, key, definition.id))
-    lvm.create_thin(name, pool, size, (tag,))
+    lvm.create_thin(name, pool, size, (tag,), active=False)
     with activated(lvm, (name,)), BlockDevice(name.path, write=True) as device:
         device.write(0, packed + bytes(align_up(len(packed), _BLOCK) - len(packed)))
         device.sync()

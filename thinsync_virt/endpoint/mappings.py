@@ -35,7 +35,7 @@ class Mappings(Protocol):
     def difference(self, base_id: int, head_id: int) -> Iterator[Extent]:
         """What makes head of base: data (in head, and another chunk than in base) and unmapped (in base only).
 
-        Raises NotFoundError or CommandError (no such device), PoolError.
+        Raises NotFoundError (no such device), PoolError, CommandError.
         """
         ...
 

@@ -112,9 +112,9 @@ def packed_size(prefix: bytes) -> int:
         magic, version, length = _PREFIX.unpack_from(prefix)
         if magic != MAGIC or version != VERSION or length > MAX_HEADER:
             raise StreamError("this is not a definition of a version that is known here", retry=False)
-        sizes = [entry["size"] for entry in json.loads(prefix[_PREFIX.size : _PREFIX.size + length])["parts"]]
+        sizes: list[int] = [entry["size"] for entry in json.loads(prefix[_PREFIX.size : _PREFIX.size + length])["parts"]]
     except (struct.error, ValueError, KeyError, TypeError):
         raise StreamError("definition header is damaged", retry=False) from None
-    if not all(isinstance(size, int) and 0 <= size <= MAX_PART for size in sizes) or len(sizes) > MAX_PARTS:
+    if len(sizes) > MAX_PARTS or any(type(size) is not int or not 0 <= size <= MAX_PART for size in sizes):
         raise StreamError("definition header is damaged", retry=False)
-    return _PREFIX.size + int(length) + sum(sizes)
+    return int(_PREFIX.size + length + sum(sizes))

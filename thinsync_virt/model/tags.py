@@ -161,7 +161,7 @@ def parse_tag(text: str) -> Tag | None:
                     check_disk_target(fields["v"]),
                     _natural(fields["e"]),
                     unescape(fields["w"]),
-                    check_id(fields["p"]) if role == Role.REGISTERED else "",
+                    check_id(fields["p"]) if role == "r" else "",
                 )
             case "seal":
                 return Seal(check_id(fields["s"]), Consistency(fields["c"]), check_id(fields["x"]))

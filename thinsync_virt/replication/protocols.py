@@ -22,10 +22,24 @@ Notify = Callable[[str], None]
 class Outgoing(Protocol):
     """One stream on its way out. ``total`` is how many bytes of data will be read."""
 
-    total: int
-    stream_bytes: int
+    def __iter__(self) -> Iterator[bytes]:
+        """The stream's bytes; a piece stays valid until the next one is asked for."""
+        ...
 
-    def __iter__(self) -> Iterator[bytes]: ...
+    @property
+    def total(self) -> int:
+        """Bytes of data that will be read."""
+        ...
+
+    @property
+    def expected(self) -> dict[str, int]:
+        """The same for each disk."""
+        ...
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of the stream so far."""
+        ...
 
     @property
     def read(self) -> int:
@@ -94,7 +108,7 @@ class Target(Protocol):
 
     def register(self, key: ReplicaKey, point: str) -> Registration: ...
 
-    def tidy(self, key: ReplicaKey) -> None:
+    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
         """Remove what crashes and earlier switches left: unfinished sets, old registered volumes, files."""
         ...
 

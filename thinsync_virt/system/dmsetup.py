@@ -124,7 +124,7 @@ class DmSetup:
         try:
             return _dmsetup("status", "--noflush", dm_name(volume, layer)).stdout
         except CommandError as error:
-            if "not found" in error.stderr.lower() or "no such device" in error.stderr.lower():
+            if "does not exist" in error.stderr.lower() or "not found" in error.stderr.lower():
                 raise NotFoundError(f"{what} is not active", hint=f"lvchange -ay {volume}") from error
             raise
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 
-from thinsync_virt.errors import BusyError, CommandError, NotFoundError, PoolError, SpaceError, ThinsyncError
+from thinsync_virt.errors import (
+    BusyError,
+    CommandError,
+    ConflictError,
+    NotFoundError,
+    PoolError,
+    SpaceError,
+    ThinsyncError,
+)
 from thinsync_virt.model.names import VolumeName, check_lvm_name
 from thinsync_virt.model.volumes import Pool, ThinVolume
 from thinsync_virt.system import lvm_commands, lvm_report
@@ -36,6 +44,7 @@ _NO_ROOM = (
     "free space in thin pool",
     "too large for circular buffer",
 )
+_ROOM_HINT = "see: vgs -o+vg_mda_free; lvs -a"
 
 
 class Lvm:
@@ -90,6 +99,10 @@ class Lvm:
         """
         batch = snapshot_batch(requests, in_freeze=False)
         done = run(batch.argv, stdin=batch.stdin, timeout=_TIMEOUT, ok=range(256), kill_on_timeout=False)
+        if "already exists" in f"{done.stdout}{done.stderr}":
+            raise ConflictError(
+                f"a name is taken: {_words(done.stderr)}", hint="see what has that name: lvs -o+tags"
+            )
         try:
             made = self.confirm_snapshots(requests)
         except NotFoundError as error:
@@ -146,23 +159,12 @@ class Lvm:
         *,
         active: bool = False,
         skip: bool = True,
-        autoactivate: bool = False,
     ) -> ThinVolume:
         """Make an empty thin volume of ``size`` bytes (LVM rounds up to its extents). Raises SpaceError."""
         _check_same_group(name, pool)
-        options = [
-            "-V",
-            f"{size}b",
-            "--thinpool",
-            str(pool),
-            "--name",
-            name.lv,
-            "--wipesignatures",
-            "n",
-            "-an",
-        ]
-        options += ["--setactivationskip", _yes(skip), "--setautoactivation", _yes(autoactivate)]
-        _change("lvcreate", *options, *lvm_commands.tag_options("--addtag", tags))
+        words = ["lvcreate", "-V", f"{align_up(size, SECTOR)}b", "--thinpool", str(pool), "--name", name.lv]
+        words += ["--wipesignatures", "n", "-an", "--setactivationskip", "y" if skip else "n"]
+        _change([*words, *lvm_commands.tag_options("--addtag", tags)], f"pool {pool}")
         if active:
             self.activate([name])
         return self.volume(name)
@@ -174,7 +176,7 @@ class Lvm:
         """
         if not names:
             return
-        done = _change("lvremove", "--yes", *lvm_commands.names(names), ok=(0, _FAILED))
+        done = _change(["lvremove", "--yes", *_texts(names)], _listed(names), ok=(0, _FAILED))
         if done.status == 0:
             return
         wanted = set(names)
@@ -188,15 +190,18 @@ class Lvm:
             )
         raise CommandError(done.argv, done.status, done.stderr)
 
-    def activate(self, names: Sequence[VolumeName], *, read_only: bool = False) -> None:
-        """Activate volumes, also those that activation skips; their device paths exist on return."""
+    def activate(self, names: Sequence[VolumeName]) -> None:
+        """Activate volumes, also those that activation skips; their device paths exist on return.
+
+        Read-only volumes come up read-only. (LVM's ``read_only_volume_list`` is no way for others: it loads the
+        pool's own table read-only then, which the kernel refuses.) Raises NotFoundError.
+        """
         if not names:
             return
-        options = ["-ay", "-K"]
-        if read_only:
-            listed = ",".join(f'"{name}"' for name in names)
-            options += ["--config", f"activation{{read_only_volume_list=[{listed}]}}"]
-        run(["lvchange", *options, *lvm_commands.names(names)], timeout=_TIMEOUT, kill_on_timeout=False)
+        try:
+            run(["lvchange", "-ay", "-K", *_texts(names)], timeout=_TIMEOUT, kill_on_timeout=False)
+        except CommandError as error:
+            raise _not_found(error, _listed(names)) or error from error
         for name in names:
             BlockDevice(name.path).close()
 
@@ -205,7 +210,7 @@ class Lvm:
         if not names:
             return
         done = run(
-            ["lvchange", "-an", *lvm_commands.names(names)],
+            ["lvchange", "-an", *_texts(names)],
             timeout=_TIMEOUT,
             ok=(0, _FAILED),
             kill_on_timeout=False,
@@ -225,28 +230,35 @@ class Lvm:
         """Add and remove tags in ONE commit: there is no moment with one half of it. Raises NotFoundError."""
         options = lvm_commands.tag_options("--addtag", add) + lvm_commands.tag_options("--deltag", remove)
         if options:
-            _change("lvchange", *options, str(name))
+            _change(["lvchange", *options, str(name)], str(name))
 
     def set_read_only(self, names: Sequence[VolumeName]) -> None:
         """Make volumes read-only, also where they are active. Already so is success. Raises NotFoundError."""
         wanted = [name for name in names if not self.volume(name).read_only]
         if wanted:
-            _change("lvchange", "--permission", "r", *lvm_commands.names(wanted))
+            _change(["lvchange", "--permission", "r", *_texts(wanted)], _listed(wanted))
 
     def resize(self, name: VolumeName, size: int) -> ThinVolume:
         """Grow or shrink a thin volume to ``size`` bytes (rounded up to extents); its content is not looked at.
 
-        Mappings beyond a smaller size stay and reappear after growing again. Raises NotFoundError.
+        Mappings beyond a smaller size stay and reappear after growing again. Raises NotFoundError, SpaceError.
         """
         volume = self.volume(name)
         if volume.size == size:
             return volume
-        _change("lvresize", "--yes", "--force", "--size", f"{align_up(size, SECTOR)}b", str(name))
+        words = ["lvresize", "--yes", "--force", "--size", f"{align_up(size, SECTOR)}b", str(name)]
+        try:
+            _change(words, str(name))
+        except CommandError as error:
+            # Since 2.03.17 LVM wants to look at a file system before it shrinks; 2.03.16 does not know the option.
+            if "--fs" not in error.stderr:
+                raise
+            _change([*words, "--fs", "ignore"], str(name))
         return self.volume(name)
 
     def rename(self, name: VolumeName, new: str) -> None:
-        """Give a volume another name in its group. Raises NotFoundError, ConflictError-like CommandError if taken."""
-        _change("lvrename", name.vg, name.lv, check_lvm_name(new))
+        """Give a volume another name in its group. Raises NotFoundError, ConflictError (the name is taken)."""
+        _change(["lvrename", name.vg, name.lv, check_lvm_name(new)], f"{name} or {new}")
 
 
 def _lvs(fields: str, select: str | None, scope: list[str]) -> str:
@@ -271,17 +283,18 @@ def _report(command: str, fields: str, select: str | None, scope: list[str]) -> 
         raise _not_found(error, " ".join(word for word in scope if word != "-a")) or error from error
 
 
-def _change(command: str, *arguments: str, ok: Sequence[int] = (0,)) -> Completed:
+def _change(words: Sequence[str], what: str, *, ok: Sequence[int] = (0,)) -> Completed:
     # -An: no backup file either; LVM's own metadata on the disks is what counts.
-    argv = [command, "--config", lvm_commands.NO_ARCHIVE, "-An", *arguments]
+    argv = [words[0], "--config", lvm_commands.NO_ARCHIVE, "-An", *words[1:]]
     try:
         return run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False)
     except CommandError as error:
-        if any(word in error.stderr.lower() for word in _NO_ROOM):
-            raise SpaceError(
-                f"{command}: no room: {error}", hint="see: vgs -o+vg_mda_free; lvs -a"
-            ) from error
-        raise _not_found(error, arguments[-1]) or error from error
+        text = error.stderr.lower()
+        if any(word in text for word in _NO_ROOM):
+            raise SpaceError(f"no room for {what}: {error}", hint=_ROOM_HINT) from error
+        if "already exists" in text:
+            raise ConflictError(f"{what}: {error}", hint="see what has that name: lvs -o+tags") from error
+        raise _not_found(error, what) or error from error
 
 
 def _not_found(error: CommandError, what: str) -> NotFoundError | None:
@@ -306,7 +319,7 @@ def _check_made(request: SnapshotRequest, volume: ThinVolume) -> None:
 def _failed(what: str, done: Completed, otherwise: str) -> ThinsyncError:
     text = f"{done.stdout}\n{done.stderr}"
     if any(word in text.lower() for word in _NO_ROOM):
-        return SpaceError(f"{what}: {otherwise}: {_words(text)}", hint="see: vgs -o+vg_mda_free; lvs -a")
+        return SpaceError(f"{what}: {otherwise}: {_words(text)}", hint=_ROOM_HINT)
     return CommandError((what,), done.status, done.stderr.strip() or otherwise)
 
 
@@ -319,5 +332,9 @@ def _check_same_group(name: VolumeName, pool: VolumeName) -> None:
         raise NotFoundError(f"volume {name} cannot lie in pool {pool}: another volume group")
 
 
-def _yes(value: bool) -> str:
-    return "y" if value else "n"
+def _texts(names: Iterable[VolumeName]) -> list[str]:
+    return [str(name) for name in names]
+
+
+def _listed(names: Iterable[VolumeName]) -> str:
+    return ", ".join(_texts(names))

@@ -61,6 +61,11 @@ class OutgoingStream:
         return sum(data_bytes(delta.extents) for delta in self.deltas)
 
     @property
+    def expected(self) -> dict[str, int]:
+        """Bytes of data that each disk will bring."""
+        return {delta.target: data_bytes(delta.extents) for delta in self.deltas}
+
+    @property
     def stream_bytes(self) -> int:
         """Bytes of the stream so far."""
         return self._writer.bytes_sent

@@ -15,7 +15,7 @@ from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.removal import remove_point, remove_unfinished, remove_unused_definitions
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
-from thinsync_virt.errors import GuestError, PoolError, ThinsyncError
+from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
@@ -194,7 +194,11 @@ class ThinSource:
                     f"no snapshot of {domain.name}: {report.problem or 'the window was not whole'}",
                     hint=report.hint,
                 )
-            self._lvm.confirm_snapshots(requests)
+            try:
+                self._lvm.confirm_snapshots(requests)
+            except NotFoundError as error:
+                said = report.lvm_output.strip().splitlines()
+                raise BusyError(f"{error.message}: {said[-1] if said else 'no reason given'}") from error
         nvram = next((file.content for file in report.files if file.path == nvram_path), None)
         return report, self._hypervisor.collect_definition(domain.name, choices, nvram)
 

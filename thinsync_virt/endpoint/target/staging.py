@@ -78,7 +78,7 @@ class Staging:
         if snapshots:
             self._lvm.create_snapshots(snapshots)
         for name, pool, size, tag in fresh:
-            self._lvm.create_thin(name, pool, size, (tag,))
+            self._lvm.create_thin(name, pool, size, (tag,), active=False)
         self._fit_sizes()
         self._lvm.activate(tuple(self._names.values()))
         self._devices = {target: BlockDevice(name.path, write=True) for target, name in self._names.items()}

@@ -11,7 +11,8 @@ from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.naming import free_name, registered_suffix
 from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.errors import ConflictError, NotFoundError, ThinsyncError
-from thinsync_virt.hypervisor.protocol import Hypervisor, ReplicaPlan
+from thinsync_virt.hypervisor.protocol import Hypervisor
+from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.findings import refusals
 from thinsync_virt.model.names import new_id, short_id
@@ -43,16 +44,15 @@ class Switch:
         if entry is None:
             raise NotFoundError(f"the definition of point {short_id(point_id)} is not here")
         definition = read_definition(self._lvm, entry)
-        replica = self._present(key, definition, ours)
+        replica = self._present(key, ours)
         current = self._serving(ours, point, replica)
         if current is not None:
             return self._define(key, point, definition, current, changed=False)
         return self._define(key, point, definition, self._make_volumes(ours, point), changed=True)
 
-    def _present(self, key: ReplicaKey, definition: Definition, ours: Catalogue) -> RegisteredDomain | None:
+    def _present(self, key: ReplicaKey, ours: Catalogue) -> RegisteredDomain | None:
         """The replica as it is registered now; refuses what must not be replaced."""
-        uuid, name = key.domain, self._hypervisor.definition_name(definition)
-        found = self._hypervisor.registered(name, uuid)
+        found = self._hypervisor.registered(ours.names[key.domain], key.domain)
         for other in found:
             if other.mark is None or other.mark.key != key:
                 raise ConflictError(f"{other.name} is registered here and is not this replica")
@@ -108,6 +108,7 @@ class Switch:
                 domain_name,
                 point.id,
             )
+            taken.add(name)
             requests.append(
                 SnapshotRequest(disk.volume.name, name.lv, (format_tag(member),), read_only=False, skip=False)
             )

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 
 from thinsync_virt.endpoint.catalogue import Catalogue
+from thinsync_virt.endpoint.host_check import look_at_host
+from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.removal import remove_point, remove_unfinished, remove_unused_definitions
 from thinsync_virt.endpoint.target.inventory import Inventory
+from thinsync_virt.endpoint.target.receive import Receiver
+from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
 from thinsync_virt.endpoint.target.switch import Switch, plan_definition
-from thinsync_virt.errors import BusyError
+from thinsync_virt.errors import BusyError, SpaceError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.findings import Finding, Severity
-from thinsync_virt.model.names import VolumeName, new_id
-from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.names import VolumeName, new_id, short_id
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices, Mark
 from thinsync_virt.model.reports import Registration
 from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.tags import Role
 from thinsync_virt.planning.retention import expired_at_target
 from thinsync_virt.planning.space import judge_pool
-from thinsync_virt.system.locks import hold
+from thinsync_virt.stream.events import Event
+from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.lvm import Lvm
-
-LOCKS = Path("/run/lock/thinsync")
 
 
 class ThinTarget:
@@ -42,7 +45,7 @@ class ThinTarget:
 
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas here until :meth:`end`. Raises BusyError."""
-        self._locks.enter_context(hold(LOCKS / f"replica-{domain}", wait=0))
+        self._locks.enter_context(replica_lock(Role.TARGET, domain, what="replication to this host"))
 
     def end(self) -> None:
         """Give the lock back."""
@@ -88,9 +91,53 @@ class ThinTarget:
         findings += plan_definition(self._hypervisor, definition, mark, paths).findings
         return tuple(findings)
 
+    def receive(
+        self, events: Iterator[Event], expected: Mapping[str, int], progress: Callable[[int], None]
+    ) -> RecoveryPoint:
+        """Take one stream and seal its point. ``expected`` is how many bytes of data each disk will bring.
+
+        Raises StreamError, SpaceError, ConflictError; the staging volumes are gone then.
+        """
+
+        def admit(incoming: Incoming, choices: Choices) -> None:
+            reports = {report.pool.name: report for report in self.pools()}
+            group = reports[choices.pool].group.uuid if choices.pool in reports else ""
+            check_incoming(incoming, choices, group)
+            by_pool: dict[VolumeName, int] = {}
+            for target, size in expected.items():
+                pool = choices.pool_of(target)
+                by_pool[pool] = by_pool.get(pool, 0) + size
+            for pool, size in by_pool.items():
+                for finding in judge_pool(reports[pool], where=self.host, data=size):
+                    if finding.severity is Severity.REFUSAL:
+                        raise SpaceError(f"{finding.subject}: {finding.message}", hint=finding.hint)
+
+        point = Receiver(self._lvm, DmSetup(), admit).run(events, progress)
+        return next(found for found in self.inventory.catalogue().points if found.id == point)
+
     def register(self, key: ReplicaKey, point: str) -> Registration:
         """Make the registered domain start from ``point``."""
         return self.switch.register(key, point)
+
+    def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:
+        """What is wrong with what is registered: that it runs, was written to, or does not refer to a point here."""
+        ours = self.inventory.catalogue().of(key)
+        subject = f"{self.host}: registered domain"
+        for replica in self._hypervisor.registered(ours.names.get(key.domain, ""), key.domain):
+            if replica.mark is None or replica.mark.key != key:
+                continue
+            if replica.active:
+                return (Finding(Severity.WARNING, subject, "it is running, so it is past its point"),)
+            written = self.inventory.written(ours, replica)
+            if written:
+                text = f"{', '.join(written)} written to since point {short_id(replica.mark.point)}"
+                return (Finding(Severity.WARNING, subject, text),)
+            return ()
+        return (Finding(Severity.WARNING, subject, "there is none: virsh start would start nothing"),)
+
+    def host_findings(self) -> tuple[Finding, ...]:
+        """What there is to say of this host whatever the domain."""
+        return look_at_host(self._lvm, self.host)
 
     def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
         """Remove unfinished sets, registered volumes that nothing refers to, and old files; say what was done.

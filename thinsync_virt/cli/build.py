@@ -1,0 +1,233 @@
+"""Builds the objects that commands work with. Only entry points do this."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from thinsync_virt import __version__
+from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.host_check import look_at_host
+from thinsync_virt.endpoint.locking import replica_lock
+from thinsync_virt.endpoint.mappings import ThinToolsOpener
+from thinsync_virt.endpoint.metadata_lease import MetadataLeases
+from thinsync_virt.endpoint.pools import VolumeFinder
+from thinsync_virt.endpoint.proof import Prover
+from thinsync_virt.endpoint.recovery import each, recover_metadata_snapshots, recover_sets
+from thinsync_virt.endpoint.source.thin import ThinSource
+from thinsync_virt.endpoint.target.thin import ThinTarget
+from thinsync_virt.errors import BusyError, NotFoundError, UnreachableError, UsageError
+from thinsync_virt.guard.client import take_set
+from thinsync_virt.guard.messages import WindowReport, WindowRequest
+from thinsync_virt.guard.service import undo_left_overs
+from thinsync_virt.hypervisor.driver import LibvirtHypervisor
+from thinsync_virt.model.domains import Domain
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.tags import Role
+from thinsync_virt.system.lvm import Lvm
+
+if TYPE_CHECKING:
+    from thinsync_virt.model.targets import HostTarget
+    from thinsync_virt.remote.target_client import RemoteTarget
+    from thinsync_virt.replication.verify import Proof
+
+
+class _Guard:
+    def take_set(self, request: WindowRequest) -> WindowReport:
+        return take_set(request)
+
+
+@dataclass
+class LocalHost:
+    """This host: LVM, libvirt, and what is built of them."""
+
+    lvm: Lvm
+    hypervisor: LibvirtHypervisor
+    mappings: ThinToolsOpener
+    finder: VolumeFinder
+    name: str
+
+    @classmethod
+    def make(cls) -> LocalHost:
+        """Nothing is connected yet: libvirt is asked at the first use."""
+        lvm = Lvm()
+        return cls(lvm, LibvirtHypervisor(), ThinToolsOpener(), VolumeFinder(lvm), socket.gethostname())
+
+    def source(self) -> ThinSource:
+        """This host as a source."""
+        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name)
+
+    def target(self) -> ThinTarget:
+        """This host as a target."""
+        return ThinTarget(self.lvm, self.hypervisor, self.mappings, self.name)
+
+    def prover(self, role: Role) -> Prover:
+        """This host's points, in one role, for verification."""
+        return Prover(self.lvm, self.mappings, lambda: read_catalogue(self.lvm.volumes(), role))
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What there is to say of this host."""
+        return look_at_host(self.lvm, self.name)
+
+    def recover(self, *, boot: bool = False) -> list[str]:
+        """Clean up after crashes; what was done. Before libvirt's daemons at ``boot``."""
+        steps: list[Callable[[], list[str]]] = [
+            self._undo_windows,
+            lambda: recover_metadata_snapshots(self.lvm, MetadataLeases()),
+            lambda: recover_sets(self.lvm, Role.SOURCE),
+            lambda: recover_sets(self.lvm, Role.TARGET),
+        ]
+        if not boot:
+            steps.append(self._restore_started)
+        return each(steps)
+
+    @staticmethod
+    def _undo_windows() -> list[str]:
+        try:
+            left = undo_left_overs()
+        except BusyError:
+            return []
+        return [
+            f"{window.domain}: thawed and resumed after an interrupted snapshot"
+            if window.settled
+            else f"{window.domain}: still frozen or paused after an interrupted snapshot; the guard goes on trying"
+            for window in left
+        ]
+
+    def _restore_started(self) -> list[str]:
+        return [
+            f"{replica.name}: its definition names again what it was started from"
+            for replica in self.hypervisor.marked()
+            if replica.active and self.hypervisor.restore_active(replica.name)
+        ]
+
+
+class Inspector:
+    """The domains of this host, for the list."""
+
+    def __init__(self, host: LocalHost) -> None:
+        self._host = host
+
+    def domains(self) -> tuple[Domain, ...]:
+        """All of them, each disk mapped to its volume."""
+        names = self._host.hypervisor.domain_names()
+        return tuple(self._host.hypervisor.inspect(name, self._host.finder) for name in names)
+
+    def chunk_sizes(self) -> dict[str, int]:
+        """Chunk size in bytes by pool."""
+        return {str(pool.name): pool.chunk_size for pool in self._host.lvm.pools()}
+
+    def mapped(self, domain: Domain) -> dict[str, int]:
+        """Mapped bytes by disk target, for disks that are active."""
+        from thinsync_virt.errors import ThinsyncError
+        from thinsync_virt.system.dmsetup import DmSetup
+
+        found: dict[str, int] = {}
+        for disk in domain.disks:
+            if disk.volume is None or not disk.volume.active:
+                continue
+            try:
+                found[disk.target] = DmSetup().thin_status(disk.volume.name).mapped
+            except ThinsyncError:
+                continue
+        return found
+
+
+def local_inspector() -> Inspector:
+    """For ``thinsync-vm list``."""
+    return Inspector(LocalHost.make())
+
+
+def local_recovery(*, boot: bool) -> list[str]:
+    """For ``thinsync-vm recover``."""
+    return LocalHost.make().recover(boot=boot)
+
+
+def _uuid_of(host: LocalHost, domain: str) -> str:
+    """The UUID of a domain here, or of one that only points are left of. Raises NotFoundError."""
+    try:
+        return host.hypervisor.inspect(domain, host.finder).uuid
+    except (NotFoundError, UnreachableError) as error:
+        for role in (Role.SOURCE, Role.TARGET):
+            names = read_catalogue(host.lvm.volumes(), role).names
+            for uuid, name in names.items():
+                if domain in (name, uuid):
+                    return uuid
+        raise error
+
+
+def local_points(domain: str) -> tuple[RecoveryPoint, ...]:
+    """All points of a domain on this host, in either role. Raises NotFoundError."""
+    host = LocalHost.make()
+    uuid = _uuid_of(host, domain)
+    both = (*host.prover(Role.SOURCE).points(uuid), *host.prover(Role.TARGET).points(uuid))
+    return tuple(sorted(both, key=lambda point: point.order))
+
+
+def recorded_target(domain: str) -> str:
+    """The host recorded with the newest confirmed point. Raises NotFoundError."""
+    confirmed = [point for point in local_points(domain) if point.confirmed_by]
+    if not confirmed:
+        raise NotFoundError(
+            f"no point of {domain} here is confirmed by a target", hint="name the host: --to HOST"
+        )
+    return max(confirmed, key=lambda point: point.order).confirmed_by
+
+
+def parse_host(to: str) -> HostTarget:
+    """The host that ``--to`` names. Raises UsageError for targets that are no hosts: a later version's."""
+    from thinsync_virt.model.targets import HostTarget, TargetSpec
+
+    spec = TargetSpec.parse(to)
+    if not isinstance(spec, HostTarget):
+        raise UsageError(f"{to}: this version replicates to hosts only", hint="write --to HOST")
+    return spec
+
+
+class Session:
+    """This host as source and one other as target, for the length of a command."""
+
+    def __init__(self, host: LocalHost, target: RemoteTarget, stack: ExitStack) -> None:
+        self.host = host
+        self.source = host.source()
+        self.target = target
+        self.target_prover = target
+        self.source_prover = host.prover(Role.SOURCE)
+        stack.callback(self.source_prover.close)
+
+    @classmethod
+    @contextmanager
+    def open(cls, to: str) -> Iterator[Session]:
+        """Connect. Raises UsageError, UnreachableError."""
+        from thinsync_virt.remote.connect import connect
+        from thinsync_virt.remote.greeting import our_greeting
+        from thinsync_virt.remote.target_client import RemoteTarget
+
+        spec = parse_host(to)
+        host = LocalHost.make()
+        with ExitStack() as stack:
+            client = stack.enter_context(connect(spec, our_greeting(__version__, host.name)))
+            stack.callback(host.hypervisor.close)
+            yield cls(host, RemoteTarget(client), stack)
+
+    def lock(self, domain: str) -> AbstractContextManager[None]:
+        """One replication of a domain at a time. Raises BusyError: already running, pid N."""
+        found = self.source.inspect(domain)
+        return replica_lock(Role.SOURCE, found.uuid, what=f"replication of {found.name}")
+
+    def recover(self, notify: Callable[[str], None]) -> None:
+        """What crashed runs left here."""
+        for line in self.host.recover():
+            notify(line)
+
+    def uuid_of(self, domain: str) -> str:
+        """The domain's UUID. Raises NotFoundError."""
+        return _uuid_of(self.host, domain)
+
+    def with_registered(self, proof: Proof) -> Proof:
+        """The proof, with what is wrong with what is registered at the target."""
+        return replace(proof, registered=self.target.registered_findings(proof.point.key))

@@ -1,0 +1,92 @@
+"""``thinsync-vm points``."""
+
+from __future__ import annotations
+
+import click
+
+from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
+from thinsync_virt.cli.output import format_time, print_json
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.units import format_size
+
+
+@click.command("points", epilog=EXIT_STATUS)
+@click.argument("domain")
+@to_option(required=False)
+@json_option
+def command(domain: str, to: str | None, as_json: bool) -> None:
+    """Recovery points of DOMAIN here, and with --to at the other host too.
+
+    \b
+    Example:
+      thinsync-vm points web01
+      thinsync-vm points web01 --to backup1
+    """
+    from thinsync_virt.cli.build import Session, local_points
+
+    if to is None:
+        here = local_points(domain)
+        there: tuple[RecoveryPoint, ...] = ()
+    else:
+        with Session.open(to) as session:
+            uuid = session.uuid_of(domain)
+            here = local_points(domain)
+            there = session.target_prover.points(uuid)
+    rows = _rows(here, there)
+    if as_json:
+        print_json([_as_json(point, *where) for point, where in rows])
+        return
+    if not rows:
+        click.echo(f"There are no recovery points of {domain}.")
+        click.echo(f"Next: thinsync-vm replicate {domain} --to {to or 'HOST'}")
+        return
+    _print_table(rows, with_target=to is not None)
+
+
+def _rows(
+    here: tuple[RecoveryPoint, ...], there: tuple[RecoveryPoint, ...]
+) -> list[tuple[RecoveryPoint, tuple[bool, bool]]]:
+    every = {point.id: point for point in (*there, *here)}
+    ours, theirs = {point.id for point in here}, {point.id for point in there}
+    ordered = sorted(every.values(), key=lambda point: point.order)
+    return [(point, (point.id in ours, point.id in theirs)) for point in ordered]
+
+
+def _as_json(point: RecoveryPoint, here: bool, there: bool) -> dict[str, object]:
+    return {
+        "id": point.id,
+        "sequence": point.sequence,
+        "time": point.time,
+        "consistency": point.consistency.value,
+        "here": here,
+        "there": there,
+        "confirmed_by": point.confirmed_by,
+        "disks": [
+            {"target": disk.target, "volume": str(disk.volume.name), "size": disk.volume.size}
+            for disk in point.disks
+        ],
+    }
+
+
+def _print_table(rows: list[tuple[RecoveryPoint, tuple[bool, bool]]], *, with_target: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("POINT", "ID", "TIME", "CONSISTENCY", "HERE", *(["THERE"] if with_target else []), "DISKS"):
+        table.add_column(name, no_wrap=name != "DISKS")
+    for point, (here, there) in rows:
+        where = "yes, confirmed" if point.confirmed_by else "yes"
+        disks = ", ".join(f"{disk.target} {format_size(disk.volume.size)}" for disk in point.disks)
+        table.add_row(
+            f"#{point.sequence}",
+            short_id(point.id),
+            format_time(point.time),
+            point.consistency.value,
+            where if here else "-",
+            *(["yes" if there else "-"] if with_target else []),
+            Text(disks),
+        )
+    Console(soft_wrap=True).print(table)

@@ -1,0 +1,33 @@
+"""``thinsync-vm recover``."""
+
+from __future__ import annotations
+
+import click
+
+from thinsync_virt.cli.options import EXIT_STATUS, json_option
+from thinsync_virt.cli.output import print_json
+
+
+@click.command("recover", epilog=EXIT_STATUS)
+@click.option("--boot", is_flag=True, help="Called at boot, before libvirt's daemons: do not talk to them.")
+@json_option
+def command(boot: bool, as_json: bool) -> None:
+    """Clean up what a crash or a power cut left: metadata snapshots, frozen guests, unfinished sets.
+
+    Idempotent; says what it did. Runs at boot before libvirt, and before each replication. What belongs to a running
+    job is left alone.
+
+    \b
+    Example:
+      thinsync-vm recover
+    """
+    from thinsync_virt.cli.build import local_recovery
+
+    done = local_recovery(boot=boot)
+    if as_json:
+        print_json({"done": done})
+        return
+    for line in done:
+        click.echo(line)
+    if not done:
+        click.echo("nothing to clean up")

@@ -1,0 +1,117 @@
+"""Digests of a point's data, by which two ends decide that it is equal without sending it.
+
+One SHA-256 per 1 MiB of the volume, the last one clipped; zero and unmapped are alike, since both read as zeroes.
+Which blocks are looked at is the union of what either end has mapped. Cryptographic, because guests choose the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+
+from thinsync_virt.endpoint.catalogue import Catalogue
+from thinsync_virt.endpoint.definition_volume import activated, read_definition
+from thinsync_virt.endpoint.mappings import MappingsOpener
+from thinsync_virt.errors import NotFoundError, StreamError
+from thinsync_virt.model.extents import Extent, ExtentKind, clip
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
+from thinsync_virt.system.block import BlockDevice
+from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.units import MIB
+
+BLOCK = MIB
+DIGEST = 32
+MAX_WINDOW = 4096
+"""Blocks per call, at most: 128 KiB of digests."""
+
+FINE_BLOCKS = (4096, BLOCK)
+
+
+def bitmap(extents: Iterable[Extent], size: int) -> bytearray:
+    """One bit per 1 MiB block of a volume of ``size`` bytes, least significant first: does it hold data?"""
+    bits = bytearray((-(-size // BLOCK) + 7) // 8)
+    for extent in clip(extents, size):
+        if extent.kind is ExtentKind.DATA:
+            for block in range(extent.start // BLOCK, -(-extent.end // BLOCK)):
+                bits[block >> 3] |= 1 << (block & 7)
+    return bits
+
+
+def set_blocks(bits: bytes, first: int, count: int) -> list[int]:
+    """The numbers of the blocks whose bit is set, within ``count`` blocks from ``first``."""
+    last = min(first + count, len(bits) * 8)
+    return [block for block in range(first, last) if bits[block >> 3] >> (block & 7) & 1]
+
+
+class Prover:
+    """Reads points of one end for comparison. Close it: it keeps volumes active."""
+
+    def __init__(self, lvm: Lvm, mappings: MappingsOpener, catalogue: Callable[[], Catalogue]) -> None:
+        self._lvm = lvm
+        self._mappings = mappings
+        self._catalogue = catalogue
+        self._open = ExitStack()
+        self._devices: dict[tuple[str, str], BlockDevice] = {}
+
+    def close(self) -> None:
+        """Close and deactivate everything."""
+        self._devices = {}
+        self._open.close()
+
+    def points(self, domain: str) -> tuple[RecoveryPoint, ...]:
+        """All sealed points of a domain here, of every replica."""
+        return tuple(point for point in self._catalogue().points if point.key.domain == domain)
+
+    def definition(self, key: ReplicaKey, point: str) -> str:
+        """The id of the point's definition, from its content. Raises PoolError when that is damaged."""
+        found = self._point(key, point)
+        entry = self._catalogue().definition(key, found.definition)
+        if entry is None:
+            raise NotFoundError(f"the definition of point {short_id(point)} is not here")
+        return read_definition(self._lvm, entry).id
+
+    def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        """The bitmap of one disk: which 1 MiB blocks have anything mapped."""
+        volume = self._disk(key, point, disk).volume
+        with self._mappings.open(self._lvm.pool(volume.pool)) as mappings:
+            return bytes(bitmap(mappings.mappings(volume.thin_id), volume.size))
+
+    def digests(self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int) -> bytes:
+        """The SHA-256 of each block, one after the other; ``size`` is 1 MiB, or 4096 to say where exactly.
+
+        Raises StreamError for a request that asks too much.
+        """
+        if len(blocks) > MAX_WINDOW or size not in FINE_BLOCKS:
+            raise StreamError("more digests were asked for than one call gives", retry=False)
+        volume = self._disk(key, point, disk).volume
+        device = self._device(key, point, disk)
+        found = bytearray()
+        for block in blocks:
+            start = block * size
+            if not 0 <= start < volume.size:
+                raise StreamError(f"disk {disk} has no block {block}", retry=False)
+            found += hashlib.sha256(device.read(start, min(size, volume.size - start))).digest()
+        return bytes(found)
+
+    def _device(self, key: ReplicaKey, point: str, disk: str) -> BlockDevice:
+        device = self._devices.get((point, disk))
+        if device is None:
+            name = self._disk(key, point, disk).volume.name
+            self._open.enter_context(activated(self._lvm, (name,)))
+            device = self._open.enter_context(BlockDevice(name.path))
+            self._devices[point, disk] = device
+        return device
+
+    def _disk(self, key: ReplicaKey, point: str, disk: str) -> PointDisk:
+        found = self._point(key, point).disk(disk)
+        if found is None:
+            raise NotFoundError(f"point {short_id(point)} has no disk {disk}")
+        return found
+
+    def _point(self, key: ReplicaKey, point: str) -> RecoveryPoint:
+        found = next((p for p in self._catalogue().points if p.id == point and p.key == key), None)
+        if found is None:
+            raise NotFoundError(f"point {short_id(point)} is not here", hint="see: thinsync-vm points DOMAIN")
+        return found

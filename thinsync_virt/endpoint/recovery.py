@@ -1,0 +1,72 @@
+"""Cleaning up after a crash or a power cut: what no running job owns, and no point needs, goes.
+
+Idempotent, and safe beside running jobs: each part is done under the lock that a job holds while it works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.locking import replica_lock
+from thinsync_virt.endpoint.metadata_lease import MetadataLeases
+from thinsync_virt.endpoint.removal import remove_unfinished, remove_unused_definitions
+from thinsync_virt.errors import BusyError, ThinsyncError
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.tags import Role
+from thinsync_virt.system.lvm import Lvm
+
+
+def recover_metadata_snapshots(lvm: Lvm, leases: MetadataLeases) -> list[str]:
+    """Release metadata snapshots that a crash of ours left; what was done, and what could not be."""
+    done: list[str] = []
+    for pool in lvm.pools():
+        if not pool.active:
+            continue
+        try:
+            if leases.recover(pool, lock_wait=0):
+                done.append(f"{pool.name}: released a metadata snapshot that a crashed run left")
+        except BusyError:
+            continue
+        except ThinsyncError as error:
+            done.append(f"{pool.name}: {error.message}")
+    return done
+
+
+def recover_sets(lvm: Lvm, role: Role) -> list[str]:
+    """Remove unfinished sets and unused definitions of one role, but for those that a running job works on."""
+    done: list[str] = []
+    for key in read_catalogue(lvm.volumes(), role).keys():
+        try:
+            with replica_lock(role, key.domain):
+                done += _recover_replica(lvm, role, key)
+        except BusyError:
+            continue
+        except ThinsyncError as error:
+            done.append(error.message)
+    return done
+
+
+def _recover_replica(lvm: Lvm, role: Role, key: ReplicaKey) -> list[str]:
+    done: list[str] = []
+    catalogue = read_catalogue(lvm.volumes(), role)
+    name = catalogue.names.get(key.domain, key.domain)
+    for unfinished in catalogue.of(key).unfinished:
+        remove_unfinished(lvm, unfinished)
+        done.append(f"{name}: removed the unfinished set {short_id(unfinished.id)}")
+    removed = remove_unused_definitions(lvm, read_catalogue(lvm.volumes(), role).of(key))
+    if removed:
+        done.append(f"{name}: removed {removed} definitions that no point refers to")
+    return done
+
+
+def each(steps: list[Callable[[], list[str]]]) -> list[str]:
+    """Run every step; a failure of one is reported and does not keep the others from running."""
+    done: list[str] = []
+    for step in steps:
+        try:
+            done += step()
+        except ThinsyncError as error:
+            done.append(f"not done: {error.message}")
+    return done

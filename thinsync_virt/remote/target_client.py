@@ -1,0 +1,129 @@
+"""A target behind ssh: the driver's and the verifier's interfaces as calls."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from thinsync_virt.errors import StreamError
+from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.reports import Registration
+from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.remote.client import Client
+from thinsync_virt.remote.codec import from_wire, to_wire
+from thinsync_virt.units import MIB
+
+
+class Outgoing(Protocol):
+    """The stream to send, as far as it is seen from here."""
+
+    @property
+    def read(self) -> int:
+        """Bytes of data read so far."""
+        ...
+
+    @property
+    def expected(self) -> dict[str, int]:
+        """Bytes of data that each disk will bring."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+class RemoteTarget:
+    """What ``thinsync-vm server`` offers at the other host. ``host`` is as the user knows it."""
+
+    def __init__(self, client: Client) -> None:
+        self.host = client.name
+        self._client = client
+
+    def begin(self, domain: str) -> None:
+        """Lock the domain's replicas there until the connection ends. Raises BusyError."""
+        self._client.call("begin", {"domain": domain})
+
+    def pools(self) -> tuple[PoolReport, ...]:
+        """Every thin pool there."""
+        return from_wire(tuple[PoolReport, ...], self._client.call("pools", {})["pools"], "pools")
+
+    def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
+        """What is there for a domain."""
+        answer = self._client.call("states", {"domain": domain, "name": name})
+        return from_wire(tuple[TargetState, ...], answer["states"], "states")
+
+    def check(
+        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: dict[str, int]
+    ) -> tuple[Finding, ...]:
+        """Could this domain live there?"""
+        params = {"key": to_wire(key), "choices": to_wire(choices), "sizes": sizes}
+        answer = self._client.send_stream("check", params, _pieces(definition.pack()))
+        return from_wire(tuple[Finding, ...], answer["findings"], "findings")
+
+    def host_findings(self) -> tuple[Finding, ...]:
+        """What there is to say of that host whatever the domain."""
+        return from_wire(tuple[Finding, ...], self._client.call("host_findings", {})["findings"], "findings")
+
+    def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
+        """Send one stream; the point that it became."""
+
+        def chunks() -> Iterator[bytes]:
+            for piece in stream:
+                yield piece
+                progress(stream.read)
+
+        answer = self._client.send_stream("receive", {"expected": stream.expected}, chunks())
+        return from_wire(RecoveryPoint, answer["point"], "point")
+
+    def register(self, key: ReplicaKey, point: str) -> Registration:
+        """Make the registered domain there start from this point."""
+        answer = self._client.call("register", {"key": to_wire(key), "point": point})
+        return from_wire(Registration, answer["registration"], "registration")
+
+    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
+        """Remove what crashes and earlier switches left there; what was done."""
+        return from_wire(tuple[str, ...], self._client.call("tidy", {"key": to_wire(key)})["done"], "done")
+
+    def retire(self, key: ReplicaKey, common: str) -> None:
+        """Let the target's retention run."""
+        self._client.call("retire", {"key": to_wire(key), "common": common})
+
+    def points(self, domain: str) -> tuple[RecoveryPoint, ...]:
+        """All points of a domain there."""
+        return from_wire(
+            tuple[RecoveryPoint, ...], self._client.call("points", {"domain": domain})["points"], "points"
+        )
+
+    def definition(self, key: ReplicaKey, point: str) -> str:
+        """The id of a point's definition there, from its content."""
+        answer = self._client.call("definition", {"key": to_wire(key), "point": point})
+        return from_wire(str, answer["id"], "id")
+
+    def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        """The bitmap of a disk there."""
+        params = {"key": to_wire(key), "point": point, "disk": disk}
+        return _decode(self._client.call("mapped", params)["bitmap"])
+
+    def digests(self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int) -> bytes:
+        """Digests of blocks of a disk there."""
+        params = {"key": to_wire(key), "point": point, "disk": disk, "blocks": list(blocks), "size": size}
+        return _decode(self._client.call("digests", params)["digests"])
+
+    def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:
+        """What is wrong with what is registered there, if anything."""
+        answer = self._client.call("registered_findings", {"key": to_wire(key)})
+        return from_wire(tuple[Finding, ...], answer["findings"], "findings")
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), MIB):
+        yield data[start : start + MIB]
+
+
+def _decode(value: object) -> bytes:
+    try:
+        return base64.b64decode(from_wire(str, value, "answer"), validate=True)
+    except ValueError as error:
+        raise StreamError("an answer is not base64", retry=False) from error

@@ -1,0 +1,228 @@
+"""The table of calls that a served target answers. What is not here cannot be asked for.
+
+Nothing here deletes, renames or unpins a sealed point: retention is the target's own (invariant 12).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from thinsync_virt.errors import StreamError
+from thinsync_virt.model.definition import MAX_HEADER, MAX_PART, Definition, unpack
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.names import check_id
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.reports import Registration
+from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.remote.codec import from_wire, to_wire
+from thinsync_virt.remote.server import CallIO, Handler
+from thinsync_virt.stream.events import Event
+from thinsync_virt.stream.reader import read_stream
+from thinsync_virt.units import MIB
+
+MAX_PACKED = MAX_HEADER + 4 * MAX_PART
+
+
+class ServedTarget(Protocol):
+    """A target endpoint, as the server needs it."""
+
+    def begin(self, domain: str) -> None: ...
+
+    def pools(self) -> tuple[PoolReport, ...]: ...
+
+    def states(self, domain: str, name: str) -> tuple[TargetState, ...]: ...
+
+    def check(
+        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: Mapping[str, int]
+    ) -> tuple[Finding, ...]: ...
+
+    def host_findings(self) -> tuple[Finding, ...]: ...
+
+    def receive(
+        self, events: Iterator[Event], expected: Mapping[str, int], progress: Callable[[int], None]
+    ) -> RecoveryPoint: ...
+
+    def register(self, key: ReplicaKey, point: str) -> Registration: ...
+
+    def tidy(self, key: ReplicaKey) -> tuple[str, ...]: ...
+
+    def retire(self, key: ReplicaKey, common: str) -> None: ...
+
+    def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]: ...
+
+
+class ServedProver(Protocol):
+    """What verification asks of the served end."""
+
+    def points(self, domain: str) -> tuple[RecoveryPoint, ...]: ...
+
+    def definition(self, key: ReplicaKey, point: str) -> str: ...
+
+    def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes: ...
+
+    def digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes: ...
+
+
+class _Params:
+    """A call's parameters, each taken with its type; what is left over is refused."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self._left = dict(params)
+
+    def take(self, name: str, kind: Any) -> Any:
+        if name not in self._left:
+            raise StreamError(f"the call lacks {name}", retry=False)
+        return from_wire(kind, self._left.pop(name), name)
+
+    def key(self) -> ReplicaKey:
+        key: ReplicaKey = self.take("key", ReplicaKey)
+        return key
+
+    def identifier(self, name: str) -> str:
+        return check_id(self.take(name, str))
+
+    def done(self) -> None:
+        if self._left:
+            raise StreamError(
+                f"the call has an unknown parameter {sorted(self._left)[0][:40]!r}", retry=False
+            )
+
+
+Call = Callable[[_Params, CallIO], dict[str, Any]]
+
+
+def target_handlers(target: ServedTarget, prover: ServedProver) -> dict[str, Handler]:
+    """The table. Every handler parses all of its parameters before it does anything."""
+    calls: dict[str, Call] = {
+        **_state_calls(target),
+        **_transfer_calls(target),
+        **_proof_calls(target, prover),
+    }
+    return {name: _handler(call) for name, call in calls.items()}
+
+
+def _handler(call: Call) -> Handler:
+    def handle(params: dict[str, Any], io: CallIO) -> dict[str, Any]:
+        return call(_Params(params), io)
+
+    return handle
+
+
+def _state_calls(target: ServedTarget) -> dict[str, Call]:
+    def begin(params: _Params, io: CallIO) -> dict[str, Any]:
+        domain = params.identifier("domain")
+        params.done()
+        target.begin(domain)
+        return {}
+
+    def pools(params: _Params, io: CallIO) -> dict[str, Any]:
+        params.done()
+        return {"pools": to_wire(target.pools())}
+
+    def states(params: _Params, io: CallIO) -> dict[str, Any]:
+        domain, name = params.identifier("domain"), params.take("name", str)
+        params.done()
+        return {"states": to_wire(target.states(domain, name))}
+
+    def check(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, choices = params.key(), params.take("choices", Choices)
+        sizes = params.take("sizes", dict[str, int])
+        params.done()
+        definition = unpack(_whole(io))
+        return {"findings": to_wire(target.check(key, definition, choices, sizes))}
+
+    def host_findings(params: _Params, io: CallIO) -> dict[str, Any]:
+        params.done()
+        return {"findings": to_wire(target.host_findings())}
+
+    return {
+        "begin": begin,
+        "pools": pools,
+        "states": states,
+        "check": check,
+        "host_findings": host_findings,
+    }
+
+
+def _transfer_calls(target: ServedTarget) -> dict[str, Call]:
+    def receive(params: _Params, io: CallIO) -> dict[str, Any]:
+        expected = params.take("expected", dict[str, int])
+        params.done()
+        events = read_stream(io.receive().readinto)
+        point = target.receive(events, expected, lambda _: io.check())
+        return {"point": to_wire(point)}
+
+    def register(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, point = params.key(), params.identifier("point")
+        params.done()
+        return {"registration": to_wire(target.register(key, point))}
+
+    def tidy(params: _Params, io: CallIO) -> dict[str, Any]:
+        key = params.key()
+        params.done()
+        return {"done": to_wire(target.tidy(key))}
+
+    def retire(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, common = params.key(), params.take("common", str)
+        params.done()
+        target.retire(key, common)
+        return {}
+
+    return {"receive": receive, "register": register, "tidy": tidy, "retire": retire}
+
+
+def _proof_calls(target: ServedTarget, prover: ServedProver) -> dict[str, Call]:
+    def points(params: _Params, io: CallIO) -> dict[str, Any]:
+        domain = params.identifier("domain")
+        params.done()
+        return {"points": to_wire(prover.points(domain))}
+
+    def definition(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, point = params.key(), params.identifier("point")
+        params.done()
+        return {"id": prover.definition(key, point)}
+
+    def mapped(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, point, disk = params.key(), params.identifier("point"), params.take("disk", str)
+        params.done()
+        return {"bitmap": _encode(prover.mapped(key, point, disk))}
+
+    def digests(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, point, disk = params.key(), params.identifier("point"), params.take("disk", str)
+        blocks, size = params.take("blocks", tuple[int, ...]), params.take("size", int)
+        params.done()
+        return {"digests": _encode(prover.digests(key, point, disk, blocks, size))}
+
+    def registered_findings(params: _Params, io: CallIO) -> dict[str, Any]:
+        key = params.key()
+        params.done()
+        return {"findings": to_wire(target.registered_findings(key))}
+
+    return {
+        "points": points,
+        "definition": definition,
+        "mapped": mapped,
+        "digests": digests,
+        "registered_findings": registered_findings,
+    }
+
+
+def _whole(io: CallIO) -> bytes:
+    """All bytes of a small stream. Raises StreamError when it is not small."""
+    reader = io.receive()
+    collected = bytearray()
+    piece = memoryview(bytearray(MIB))
+    while count := reader.readinto(piece):
+        collected += piece[:count]
+        if len(collected) > MAX_PACKED:
+            raise StreamError("the definition is too large", retry=False)
+    return bytes(collected)
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,191 @@
+"""Prove that both ends hold the same point: digests travel, data does not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from thinsync_virt.errors import NotFoundError, StreamError
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.units import MIB
+
+WINDOW = 512
+DIGEST = 32
+FINE = 4096
+MAX_FINE = 256
+"""Blocks that are looked at in 4 KiB steps to say where exactly they differ; beyond that, in 1 MiB steps."""
+
+
+class Prover(Protocol):
+    """One end, as verification needs it."""
+
+    def points(self, domain: str) -> tuple[RecoveryPoint, ...]: ...
+
+    def definition(self, key: ReplicaKey, point: str) -> str: ...
+
+    def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes: ...
+
+    def digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """``length`` bytes from ``start``."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskProof:
+    """One disk compared: bytes looked at, where it differs, and the digest over all of it (equal at both ends or "")."""
+
+    target: str
+    size: int
+    compared: int
+    digest: str
+    differing: tuple[ByteRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A whole point compared. ``registered`` holds what is wrong with what is registered, if anything."""
+
+    point: RecoveryPoint
+    definition_equal: bool
+    disks: tuple[DiskProof, ...]
+    registered: tuple[Finding, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return self.definition_equal and not any(disk.differing for disk in self.disks) and not self.registered
+
+
+def choose_point(
+    ours: tuple[RecoveryPoint, ...], theirs: tuple[RecoveryPoint, ...], wanted: str, domain: str
+) -> RecoveryPoint:
+    """Our copy of the point to compare: ``wanted`` (an id or the start of one), or the newest that both hold.
+
+    Raises NotFoundError that lists the common ones.
+    """
+    held = {point.id for point in theirs}
+    common = sorted((p for p in ours if p.id in held), key=lambda point: point.order)
+    listed = ", ".join(f"#{point.sequence} {short_id(point.id)}" for point in common) or "none"
+    if not wanted:
+        if not common:
+            raise NotFoundError(
+                f"no point of {domain} is at both ends", hint="make one with: thinsync-vm replicate"
+            )
+        return common[-1]
+    matches = [point for point in common if point.id.startswith(wanted.lower())]
+    if len(matches) == 1:
+        return matches[0]
+    anywhere = [point for point in (*ours, *theirs) if point.id.startswith(wanted.lower())]
+    if len(matches) > 1:
+        reason = "means several points"
+    elif anywhere:
+        reason = "is at one end only"
+    else:
+        reason = "is at neither end"
+    raise NotFoundError(f"point {wanted!r} of {domain} {reason}", hint=f"points at both ends: {listed}")
+
+
+def verify(
+    ours: Prover, theirs: Prover, point: RecoveryPoint, progress: Callable[[int, int], None]
+) -> Proof:
+    """Compare one point at both ends. ``progress`` gets bytes compared so far, and in all."""
+    key = point.key
+    maps = {
+        disk.target: _union(
+            ours.mapped(key, point.id, disk.target), theirs.mapped(key, point.id, disk.target)
+        )
+        for disk in point.disks
+    }
+    total = sum(len(blocks) for blocks in maps.values()) * MIB
+    done = 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count * MIB
+        progress(min(done, total), total)
+
+    disks = tuple(
+        _compare(ours, theirs, point, disk.target, disk.volume.size, maps[disk.target], step)
+        for disk in point.disks
+    )
+    equal = ours.definition(key, point.id) == theirs.definition(key, point.id)
+    return Proof(point, equal, disks)
+
+
+def _union(ours: bytes, theirs: bytes) -> list[int]:
+    if len(ours) != len(theirs):
+        raise StreamError("the disk has different sizes at the two ends", retry=False)
+    return [
+        (index << 3) + bit
+        for index, (left, right) in enumerate(zip(ours, theirs, strict=True))
+        if left | right
+        for bit in range(8)
+        if (left | right) >> bit & 1
+    ]
+
+
+def _compare(
+    ours: Prover,
+    theirs: Prover,
+    point: RecoveryPoint,
+    target: str,
+    size: int,
+    blocks: list[int],
+    step: Callable[[int], None],
+) -> DiskProof:
+    root = hashlib.sha256(size.to_bytes(8, "little"))
+    differing: list[int] = []
+    for first in range(0, len(blocks), WINDOW):
+        window = tuple(blocks[first : first + WINDOW])
+        left = ours.digests(point.key, point.id, target, window, MIB)
+        right = theirs.digests(point.key, point.id, target, window, MIB)
+        if len(left) != len(window) * DIGEST or len(right) != len(left):
+            raise StreamError("the other end gave another number of digests than asked for", retry=False)
+        for number, block in enumerate(window):
+            piece = slice(number * DIGEST, (number + 1) * DIGEST)
+            root.update(block.to_bytes(8, "little") + left[piece])
+            if left[piece] != right[piece]:
+                differing.append(block)
+        step(len(window))
+    ranges = _locate(ours, theirs, point, target, size, differing)
+    compared = sum(min(MIB, size - block * MIB) for block in blocks)
+    return DiskProof(target, size, compared, "" if ranges else root.hexdigest(), ranges)
+
+
+def _locate(
+    ours: Prover, theirs: Prover, point: RecoveryPoint, target: str, size: int, differing: list[int]
+) -> tuple[ByteRange, ...]:
+    found: list[ByteRange] = []
+
+    def add(start: int, length: int) -> None:
+        length = min(length, size - start)
+        if found and found[-1].start + found[-1].length == start:
+            found[-1] = ByteRange(found[-1].start, found[-1].length + length)
+        else:
+            found.append(ByteRange(start, length))
+
+    for number, block in enumerate(differing):
+        if number >= MAX_FINE:
+            add(block * MIB, MIB)
+            continue
+        last = min((block + 1) * MIB, size)
+        fine = tuple(range(block * MIB // FINE, -(-last // FINE)))
+        left = ours.digests(point.key, point.id, target, fine, FINE)
+        right = theirs.digests(point.key, point.id, target, fine, FINE)
+        for index, small in enumerate(fine):
+            piece = slice(index * DIGEST, (index + 1) * DIGEST)
+            if left[piece] != right[piece]:
+                add(small * FINE, FINE)
+    return tuple(found)
