@@ -159,3 +159,22 @@ class PrivateApt:
         result: Result = run(["apt-cache", "show", spec], env=self._env)
         found = re.search(r"^Depends: (.*)$", result.stdout, re.MULTILINE)
         return found.group(1) if found else ""
+
+    def missing_debs(self, packages: Sequence[str], suite: str, status: Path, target: Path) -> list[Path]:
+        """Download into ``target`` what a system with the dpkg ``status`` lacks to have ``packages`` installed."""
+        with locked(self.directory.parent / "apt.lock"):
+            self._refresh()
+            archives = target / "archives"
+            (archives / "partial").mkdir(parents=True, exist_ok=True)
+            run(
+                [
+                    *("apt-get", "-q", "-y", "--download-only", "--no-install-recommends"),
+                    *("-o", f"Dir::State::status={status}", "-o", f"APT::Default-Release={suite}"),
+                    *("-o", f"Dir::Cache::archives={archives}", "-o", "Debug::NoLocking=1"),
+                    *("install", *packages),
+                ],
+                timeout=600,
+                env=self._env,
+                hint=f"are {' '.join(packages)} in Debian {suite}?",
+            )
+        return sorted(archives.glob("*.deb"))

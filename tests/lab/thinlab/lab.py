@@ -17,7 +17,7 @@ from thinlab.guests import Guests
 from thinlab.kernel import kernel
 from thinlab.node import Node
 from thinlab.process import say
-from thinlab.product import install, packaged
+from thinlab.product import build_deb, depends, install, packaged
 from thinlab.rootfs import base_layer, config_layer
 from thinlab.state import NODES, RELEASES, Settings, State, default_directory
 
@@ -40,7 +40,7 @@ class Lab:
         _require_root()
         with locked(self.state.directory / "lock"):
             if not self.state.exists:
-                self._create(settings or Settings())
+                self._create(settings or Settings(), with_product=with_product)
             identity.create_keys(self.state)
             for node in self.nodes.values():
                 if not node.running():
@@ -57,12 +57,13 @@ class Lab:
         storage.ensure_pool(node, self.state.settings)
         say(f"{node.name} is ready")
 
-    def _create(self, settings: Settings) -> None:
+    def _create(self, settings: Settings, *, with_product: bool) -> None:
         ensure_host_packages()
+        extra = depends(build_deb()) if with_product and packaged() else []
         apt = PrivateApt()
         releases = sorted(set(settings.releases.values()))
         with ThreadPoolExecutor() as pool:
-            bases = {release: pool.submit(base_layer, apt, release) for release in releases}
+            bases = {release: pool.submit(base_layer, apt, release, extra) for release in releases}
             guest = pool.submit(guest_layer, apt)
             machine = kernel(apt)
             top = [guest.result(), machine.layer, config_layer()]
@@ -102,7 +103,7 @@ class Lab:
         with locked(self.state.directory / "lock"):
             for node in self.nodes.values():
                 node.cut()
-                node.release()
+                node.unmount()
             network.remove(self.state)
         if wipe:
             self.state.wipe()

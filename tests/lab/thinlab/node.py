@@ -32,6 +32,11 @@ class Node:
         return self.connection if user == "root" else Connection(self._state, self.name, user)
 
     @property
+    def release(self) -> str:
+        """Debian's code name."""
+        return self._state.settings.releases[self.name]
+
+    @property
     def address(self) -> str:
         return network.ADDRESSES[self.name]
 
@@ -124,7 +129,7 @@ class Node:
         text = self.console.read_text(errors="replace") if self.console.exists() else ""
         return "\n".join(text.splitlines()[-25:])
 
-    def release(self) -> None:
+    def unmount(self) -> None:
         """Unmount the root; the node is off."""
         for _ in range(50):
             if not self.root.is_mount() or run(["umount", str(self.root)], check=False).ok:

@@ -33,8 +33,14 @@ class CommandError(LabError):
 
     def __init__(self, result: Result, hint: str = "") -> None:
         text = (result.stderr.strip() or result.stdout.strip())[-2000:]
-        super().__init__(f"{shlex.join(result.argv)}: exit status {result.returncode}\n{text}".rstrip(), hint)
+        super().__init__(
+            f"{_shortened(shlex.join(result.argv))}: exit status {result.returncode}\n{text}".rstrip(), hint
+        )
         self.result = result
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) < 400 else f"{line[:300]} ... {line[-60:]}"
 
 
 def say(message: str) -> None:

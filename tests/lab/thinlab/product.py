@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
+from thinlab.apt import PrivateApt
 from thinlab.cache import built, digest_of
 from thinlab.errors import LabError
 from thinlab.node import Node
@@ -66,6 +69,15 @@ def _build(target: Path) -> None:
     shutil.copy(debs[-1], target)
 
 
+def depends(deb: Path) -> list[str]:
+    """The packages that a .deb wants, without versions and alternatives."""
+    fields = run(
+        ["dpkg-deb", "-W", "--showformat", "${Pre-Depends},${Depends},${Recommends}", str(deb)]
+    ).stdout
+    names = (re.split(r"[(|:\[]", word)[0].strip() for word in fields.split(","))
+    return sorted({name for name in names if name})
+
+
 def install(nodes: list[Node], deb: Path | None = None) -> None:
     """Install the package with dpkg, as an administrator without a network would."""
     package = deb or build_deb()
@@ -74,6 +86,7 @@ def install(nodes: list[Node], deb: Path | None = None) -> None:
         digest = digest_of(package)
         if node.run(["cat", "/var/cache/thinlab-installed"], check=False).stdout.strip() == digest:
             continue
+        _complete(node, package)
         say(f"installing {package.name} on {node.name}")
         node.put(place, package.read_bytes())
         node.run(
@@ -81,6 +94,27 @@ def install(nodes: list[Node], deb: Path | None = None) -> None:
             f"echo {digest} >/var/cache/thinlab-installed",
             timeout=300,
         )
+
+
+def _complete(node: Node, package: Path) -> None:
+    """Bring what the package depends on and the node lacks: a lab outlives a change of the dependencies."""
+    listing = node.run(["dpkg-query", "-W", "-f", "${db:Status-Abbrev}|${Package}|${Provides}\n"]).stdout
+    rows = [line.split("|") for line in listing.splitlines() if line.startswith("ii")]
+    have = {row[1] for row in rows} | {
+        word.split("(")[0].strip() for row in rows for word in row[2].split(",")
+    }
+    missing = sorted(set(depends(package)) - have)
+    if not missing:
+        return
+    say(f"{node.name} lacks {' '.join(missing)}")
+    with tempfile.TemporaryDirectory(prefix="thinlab-") as name:
+        debs = PrivateApt().missing_debs(missing, node.release, node.root / "var/lib/dpkg/status", Path(name))
+        for path in debs:
+            node.put(f"/var/cache/thinlab-debs/{path.name}", path.read_bytes())
+    node.run(
+        "DEBIAN_FRONTEND=noninteractive dpkg -i /var/cache/thinlab-debs/*.deb && rm -r /var/cache/thinlab-debs",
+        timeout=300,
+    )
 
 
 def sync(nodes: list[Node]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 from thinlab.apt import PrivateApt
@@ -104,31 +103,9 @@ MASKED = (
 )
 
 
-def product_depends() -> list[str]:
-    """The run-time dependencies in packaging/debian/control, without versions, alternatives and substitutions."""
-    control = CHECKOUT / "packaging/debian/control"
-    project = CHECKOUT / "pyproject.toml"
-    if not control.exists():
-        return []
-    python = tomllib.loads(project.read_text())["project"].get("dependencies", []) if project.exists() else []
-    modules = (re.split(r"[<>=!~;\[ ]", line)[0].lower() for line in python)
-    text = re.sub(r"^#.*\n", "", control.read_text(), flags=re.MULTILINE)
-    fields = re.findall(r"^(?:Pre-)?(?:Depends|Recommends):((?:.*\n)(?:[ \t].*\n)*)", text, re.MULTILINE)
-    names = (
-        item.split("|")[0].split("(")[0].split("[")[0].strip()
-        for field in fields
-        for item in field.split(",")
-    )
-    own = set(re.findall(r"^Package: *(\S+)", text, re.MULTILINE))
-    debian = {f"python3-{module.removesuffix('-python').removeprefix('python-')}" for module in modules}
-    # What dh_python3 would call python3-pyyaml, Debian calls python3-yaml.
-    debian = {name.replace("-pyyaml", "-yaml") for name in debian}
-    return sorted(debian | {name for name in names if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", name)} - own)
-
-
-def base_layer(apt: PrivateApt, release: str) -> Path:
-    """The cached tree of a Debian release, with the packages of the lab and those that the product depends on."""
-    packages = sorted({*PACKAGES, *product_depends()})
+def base_layer(apt: PrivateApt, release: str, extra: Sequence[str] = ()) -> Path:
+    """The cached tree of a Debian release, with the packages of the lab and ``extra`` ones."""
+    packages = sorted({*PACKAGES, *extra})
     name = f"root-{release}-{digest_of(' '.join(packages), _CUSTOMIZE)}"
     return built(name, lambda partial: _build(apt, release, packages, partial)) / "tree"
 
@@ -179,7 +156,7 @@ def _build(apt: PrivateApt, release: str, packages: list[str], target: Path) -> 
             apt.source(release),
         ],
         timeout=1800,
-        hint=f"is each package in Debian {release}? They come from PACKAGES in {__file__} and packaging/debian/control",
+        hint=f"is each package in Debian {release}? They come from PACKAGES in {__file__} and the product's Depends",
     )
     shutil.rmtree(tool)
     for path in (tree / "var/cache/apt/archives", tree / "var/lib/apt/lists"):
