@@ -22,7 +22,7 @@ from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 
 from thinsync_virt.errors import StreamError
-from thinsync_virt.stream.wire_errors import printable
+from thinsync_virt.model.text import printable
 
 T = TypeVar("T")
 

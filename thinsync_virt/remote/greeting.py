@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thinsync_virt.errors import StreamError, UnreachableError
+from thinsync_virt.model.text import printable
 from thinsync_virt.remote.channel import Channel, ChannelClosedError
 from thinsync_virt.stream.jsontext import decode_object, encode_object
-from thinsync_virt.stream.wire_errors import printable
 
 MAGIC = b"THINSYNC-VM "
 PROTOCOLS = (0,)

@@ -20,10 +20,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from thinsync_virt.errors import Code, StreamError, ThinsyncError, UnreachableError
+from thinsync_virt.model.text import printable
 from thinsync_virt.remote.channel import Channel, ChannelClosedError, Chunk, Kind, Message, ProtocolError
 from thinsync_virt.remote.greeting import Greeting, exchange
 from thinsync_virt.remote.raw import RawReader
-from thinsync_virt.stream.wire_errors import error_to_wire, printable
+from thinsync_virt.stream.wire_errors import error_to_wire
 
 # A client whose host lost power sends no end of file. What we send meets no acknowledgement, or a reset once it is
 # up again, and then sshd ends the channel.

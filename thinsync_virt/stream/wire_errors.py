@@ -6,7 +6,6 @@ side: unknown codes become ``internal``, text is cut and loses its control chara
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from thinsync_virt.errors import (
@@ -25,8 +24,7 @@ from thinsync_virt.errors import (
     UnreachableError,
     UsageError,
 )
-
-_MAX_TEXT = 4096
+from thinsync_virt.model.text import printable
 
 _CLASSES: dict[Code, type[ThinsyncError]] = {
     Code.USAGE: UsageError,
@@ -42,15 +40,6 @@ _CLASSES: dict[Code, type[ThinsyncError]] = {
     Code.DIFFERS: DiffersError,
     Code.NOT_REPLICABLE: NotReplicableError,
 }
-
-# C0 and C1 controls, DEL, and the bidirectional overrides that turn a line round on a terminal; lone surrogates.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
-
-
-def printable(text: str, limit: int = _MAX_TEXT) -> str:
-    """The text on one line, without terminal escapes, at most ``limit`` characters."""
-    cleaned = _UNPRINTABLE.sub(" ", text[: limit + 1]).strip()
-    return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "\u2026"
 
 
 def error_to_wire(error: BaseException) -> dict[str, Any]:

@@ -28,14 +28,14 @@ from typing import IO
 
 from thinsync_virt.errors import ThinsyncError, UnreachableError
 from thinsync_virt.model.targets import HostTarget
+from thinsync_virt.model.text import printable
 from thinsync_virt.system.process import find_tool, run
 
 SERVER_COMMAND = ("thinsync-vm", "server")
 _EXIT_SECONDS = 10.0
-_TAIL_LINES = 12
+# The warning of a changed host key has 15.
+_TAIL_LINES = 40
 _TAIL_WIDTH = 300
-# CSI and OSC sequences whole, then every control character that is left.
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|[\x00-\x1f\x7f-\x9f]")
 
 
 class SshServer:
@@ -82,12 +82,20 @@ class SshServer:
 
     def _read_stderr(self) -> None:
         assert self._process.stderr is not None
+        line = b""
         with self._process.stderr as stderr:
-            # Bounded: a line without an end is cut, the oldest lines go.
-            while line := stderr.readline(4096):
-                text = _ESCAPES.sub("", line.decode("utf-8", "replace")).strip()
-                if text:
-                    self._tail.append(text[:_TAIL_WIDTH])
+            while data := stderr.read(4096):
+                *whole, line = (line + data).splitlines(keepends=True)
+                if line.endswith((b"\n", b"\r")):
+                    whole, line = [*whole, line], b""
+                # Bounded: the end of a long line is dropped here, the oldest lines by the deque.
+                line = line[:4096]
+                self._keep(whole)
+        self._keep([line])
+
+    def _keep(self, lines: list[bytes]) -> None:
+        texts = (printable(line.decode("utf-8", "replace"), _TAIL_WIDTH) for line in lines)
+        self._tail.extend(text for text in texts if text)
 
 
 def open_server(
@@ -170,7 +178,7 @@ _SSH_REASONS: tuple[tuple[str, str, str, bool], ...] = (
         False,
     ),
     (
-        "REMOTE HOST IDENTIFICATION HAS CHANGED",
+        "REMOTE HOST IDENTIFICATION HAS CHANGED|Host key for .* has changed",
         "its host key is not the one that is known: another machine, or somebody in between",
         "if you know why it changed: ssh-keygen -R '{known}', then log in once with: {login}",
         False,
@@ -238,7 +246,7 @@ def explain(
         for pattern, message, hint, retry in _SSH_REASONS:
             if re.search(pattern, said):
                 return _unreachable(target, message.format(**words), hint.format(**words), retry=retry)
-        return _unreachable(target, _with_detail("ssh lost the connection", stderr), "", retry=True)
+        return _unreachable(target, _with_detail("the connection, or the server there, was lost", stderr), "", retry=True)
     if status == 127 and re.search(r"\bsudo: (command )?not found", said):
         return _unreachable(
             target, "sudo is not installed there", "log in as root, or: apt install sudo", retry=False

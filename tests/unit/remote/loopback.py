@@ -66,11 +66,11 @@ def serving(
     theirs: Greeting = THEIRS,
 ) -> Iterator[Client]:
     """A client that is connected to a server in a thread; the line may be cut after so many bytes each way."""
-    near, far = socket.socketpair()
+    near, near_relay = socket.socketpair()
     relays: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
-    if cut_after is not None or cut_answers_after is not None:
-        near_relay, far_relay = near, far
-        near, near_relay = socket.socketpair()
+    if cut_after is None and cut_answers_after is None:
+        far = near_relay
+    else:
         far_relay, far = socket.socketpair()
         relays = _relays(near_relay, far_relay, cut_after, cut_answers_after)
     with server_thread(far, handlers, theirs), relays:
