@@ -108,7 +108,13 @@ def _complete(node: Node, package: Path) -> None:
         return
     say(f"{node.name} lacks {' '.join(missing)}")
     with tempfile.TemporaryDirectory(prefix="thinlab-") as name:
-        debs = PrivateApt().missing_debs(missing, node.release, node.root / "var/lib/dpkg/status", Path(name))
+        # Without the product itself: half installed, it would count as something to repair first.
+        stanzas = (node.root / "var/lib/dpkg/status").read_text().split("\n\n")
+        status = Path(name) / "status"
+        status.write_text(
+            "\n\n".join(text for text in stanzas if not text.startswith("Package: thinsync-virt\n"))
+        )
+        debs = PrivateApt().missing_debs(missing, node.release, status, Path(name))
         for path in debs:
             node.put(f"/var/cache/thinlab-debs/{path.name}", path.read_bytes())
     node.run(
