@@ -26,7 +26,7 @@ from thinsync_virt.stream.reader import StreamReader, read_stream
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import MIB
 
-SIZES = (16 * MIB, 4 * MIB)
+SIZES = (6 * MIB, 2 * MIB)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def expected_disks(wanted: list[Extent]) -> list[bytearray]:
     return disks
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(extents(), st.binary(max_size=200), st.lists(st.integers(1, 70_000), min_size=1, max_size=30))
 def test_any_stream_in_any_chunking(wanted: list[Extent], definition: bytes, cuts: list[int]) -> None:
     stream = write(wanted, definition)

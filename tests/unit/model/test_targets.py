@@ -1,0 +1,129 @@
+"""What stands behind --to: every form, and every hostile one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinsync_virt.errors import UsageError
+from thinsync_virt.model.targets import (
+    ArchiveTarget,
+    FileTarget,
+    HostTarget,
+    Qcow2Target,
+    TargetKind,
+    TargetSpec,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("web2", HostTarget(None, "web2")),
+        ("root@web2", HostTarget("root", "web2")),
+        ("root@web2:2222", HostTarget("root", "web2", 2222)),
+        ("web2.example.org:22", HostTarget(None, "web2.example.org", 22)),
+        ("10.0.0.7", HostTarget(None, "10.0.0.7")),
+        ("under_score", HostTarget(None, "under_score")),
+        ("[fe80::1]", HostTarget(None, "fe80::1")),
+        ("root@[fe80::1]:22", HostTarget("root", "fe80::1", 22)),
+        ("ssh://backup@web2:22", HostTarget("backup", "web2", 22)),
+        ("ssh://[::1]", HostTarget(None, "::1")),
+        ("ssh://file:22", HostTarget(None, "file", 22)),
+        ("file", HostTarget(None, "file")),
+        ("file:/srv/web01.img", FileTarget("/srv/web01.img")),
+        ("qcow2:/srv/web 01", Qcow2Target("/srv/web 01")),
+        ("archive:/srv/Größe", ArchiveTarget("/srv/Größe")),
+    ],
+)
+def test_every_form(text: str, target: object) -> None:
+    assert TargetSpec.parse(text) == target
+    assert TargetSpec.parse(str(target)) == target
+
+
+def test_kinds() -> None:
+    kinds = [TargetSpec.parse(text).kind for text in ("a", "file:/a", "qcow2:/a", "archive:/a")]
+    assert kinds == list(TargetKind)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "@",
+        "@web2",
+        "root@",
+        "-oProxyCommand=id",
+        "root@-oProxyCommand=id",
+        "-l@web2",
+        "[-o::1]",
+        "ssh://-oProxyCommand=id",
+        "web 2",
+        "web2\n",
+        "web2\x00",
+        "\x1b[31mweb2",
+        "web%h",
+        "%h",
+        "web2;id",
+        "$(id)",
+        "`id`",
+        "a@b@c",
+        "web2:",
+        "web2:0",
+        "web2:65536",
+        "web2:022",
+        "web2:+22",
+        "web2:٢٢",
+        "web2:22:23",
+        "fe80::1",
+        "fe80::1:22",
+        "[fe80::1%eth0]",
+        "[fe80::1",
+        "[fe80::1]22",
+        "[fe80::1]:",
+        "[web2]:22",
+        "[]",
+        "wéb2",
+        "a" * 254,
+        "u" * 65 + "@web2",
+        "ssh://",
+        "ssh://web2/path",
+        "ssh://ssh://web2",
+        "http://web2",
+        "/srv/web01.img",
+        "file:",
+        "file:web01.img",
+        "file:/srv/\x00",
+        "file:/srv/a\nb",
+        "qcow2:relative",
+        "archive:",
+        "file:/" + "a" * 4096,
+    ],
+)
+def test_what_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TargetSpec.parse(text)
+    assert caught.value.message.isprintable()
+    assert caught.value.hint
+    assert len(caught.value.message) < 600
+
+
+@given(st.text(max_size=60))
+def test_whatever_is_taken_goes_round_and_is_no_option(text: str) -> None:
+    try:
+        target = TargetSpec.parse(text)
+    except UsageError:
+        return
+    assert TargetSpec.parse(str(target)) == target
+    if isinstance(target, HostTarget):
+        assert not target.host.startswith("-")
+        assert target.host.isascii()
+        assert target.host.isprintable()
+        assert not set(target.host) & set(" %/@[]'\"\\$`;&|<>*?~!#(){}")
+
+
+@given(st.from_regex(r"([a-z-]{1,3}@)?(\[?[0-9a-f:%-]{1,8}\]?|[a-z.%-]{1,6})(:[0-9]{0,6})?", fullmatch=True))
+def test_whatever_looks_like_one(text: str) -> None:
+    test_whatever_is_taken_goes_round_and_is_no_option.hypothesis.inner_test(text)  # type: ignore[attr-defined]
