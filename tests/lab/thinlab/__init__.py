@@ -8,7 +8,8 @@
 """
 
 from thinlab.errors import LabError
+from thinlab.guestxml import Guest
 from thinlab.lab import Lab
 from thinlab.process import Result
 
-__all__ = ["Lab", "LabError", "Result"]
+__all__ = ["Guest", "Lab", "LabError", "Result"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from thinlab.errors import LabError
 from thinlab.process import Result, run, say
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+LISTS_LAST = 6 * 3600  # seconds
 SUITES = ("bookworm", "trixie", "sid")
 
 # A program or file that must exist -> the package that brings it.
@@ -100,7 +102,9 @@ class PrivateApt:
         return f"deb [signed-by={KEYRING}] {mirror()} {suite} main"
 
     def _refresh(self) -> None:
-        if self._fresh:
+        """Have package lists that are young enough for the mirror to still have what they name."""
+        stamp = self.directory / "stamp"
+        if self._fresh or (stamp.exists() and time.time() - stamp.stat().st_mtime < LISTS_LAST):
             return
         for sub in ("state/lists/partial", "cache/archives/partial"):
             (self.directory / sub).mkdir(parents=True, exist_ok=True)
@@ -132,6 +136,7 @@ class PrivateApt:
             env=self._env,
             hint="is the Debian mirror of this machine's apt reachable? THINSYNC_LAB_MIRROR names another",
         )
+        stamp.write_text("")
         self._fresh = True
 
     def unpack(self, specs: Sequence[str], target: Path) -> None:
