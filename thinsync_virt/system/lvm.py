@@ -98,7 +98,14 @@ class Lvm:
         Raises as :meth:`confirm_snapshots`.
         """
         batch = snapshot_batch(requests, in_freeze=False)
-        done = run(batch.argv, stdin=batch.stdin, timeout=_TIMEOUT, ok=range(256), kill_on_timeout=False)
+        done = run(
+            batch.argv,
+            stdin=batch.stdin,
+            timeout=_TIMEOUT,
+            ok=range(256),
+            kill_on_timeout=False,
+            environment=lvm_commands.SHELL_ENVIRONMENT,
+        )
         if "already exists" in f"{done.stdout}{done.stderr}":
             raise ConflictError(
                 f"a name is taken: {_words(done.stderr)}", hint="see what has that name: lvs -o+tags"

@@ -18,6 +18,9 @@ from thinsync_virt.system.stacks import group_holds_root_or_swap
 # Commands that run in a cycle: no copy of the VG's text in /etc/lvm/archive each time.
 NO_ARCHIVE = "backup{archive=0}"
 
+SHELL_ENVIRONMENT = {"LC_ALL": "C", "LVM_SUPPRESS_FD_WARNINGS": "1", "HOME": "/nonexistent"}
+"""For ``lvm`` as the reader of a batch: with a HOME it reads, and appends to, its history there."""
+
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
@@ -71,29 +74,17 @@ def tag_options(option: str, tags: Iterable[str]) -> list[str]:
 
 
 def _snapshot_config(*, careful: bool, in_freeze: bool) -> str:
-    # udev_sync=0: the snapshots are skipped at activation, so no device node appears that anybody could wait for.
-    # Not udev_rules=0 as well: the origin's resume then tells udev to drop its /dev/VG/LV link (seen with both
-    # releases), no trigger brings it back, and the guest cannot be started again.
-    activation = "monitoring=0 udev_sync=0"
+    # udev: the snapshots are skipped at activation, so no device node appears that anybody could wait for; the
+    # origin's own nodes are there already.
+    activation = "monitoring=0 udev_sync=0 udev_rules=0"
     if not careful:
         activation += " reserved_memory=0 reserved_stack=0 process_priority=0"
-    waiting = " global{wait_for_locks=0}" if in_freeze else ""
-    return f"{NO_ARCHIVE} activation{{{activation}}}{waiting}"
+    waiting = "global{wait_for_locks=0}" if in_freeze else ""
+    return f"{NO_ARCHIVE}activation{{{activation}}}{waiting}"
 
 
 def _snapshot_words(request: SnapshotRequest, config: str) -> list[str]:
-    return [
-        "lvcreate",
-        "--config",
-        f'"{config}"',
-        "-An",
-        "--snapshot",
-        "--name",
-        request.name,
-        "--permission",
-        "r" if request.read_only else "rw",
-        "--setactivationskip",
-        "y" if request.skip else "n",
-        *tag_options("--addtag", request.tags),
-        str(request.origin),
-    ]
+    # Short options: lvm reads its standard input with one system call per byte.
+    words = ["lvcreate", "--config", f'"{config}"', "-An", "-s", "-n", request.name]
+    words += ["-pr" if request.read_only else "-prw", "-ky" if request.skip else "-kn"]
+    return [*words, *tag_options("--addtag", request.tags), str(request.origin)]

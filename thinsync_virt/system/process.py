@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -76,11 +76,13 @@ def run(
     ok: Collection[int] = (0,),
     hint: str = "",
     kill_on_timeout: bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> Completed:
     """Run a command to its end and return what it said.
 
     ``timeout`` is in seconds. ``kill_on_timeout=False`` is for LVM: killed between its commit and the kernel's
-    snapshot it leaves both at odds, so it is left to finish by itself and only the waiting ends.
+    snapshot it leaves both at odds, so it is left to finish by itself and only the waiting ends. ``environment`` is
+    set besides ours.
     Raises CommandError (tool missing, status not in ``ok``, or time out with status None).
     """
     command = tuple(argv)
@@ -89,7 +91,7 @@ def run(
         out = files.enter_context(_memory_file("stdout"))
         err = files.enter_context(_memory_file("stderr"))
         source = files.enter_context(_input(stdin))
-        process = _start(command, executable, source, out, err, hint)
+        process = _start(command, executable, source, out, err, hint, environment or {})
         try:
             finished = _wait(process, timeout)
         except BaseException:
@@ -129,7 +131,7 @@ def reading(argv: Sequence[str], *, hint: str = "") -> Iterator[IO[bytes]]:
     command = tuple(argv)
     executable = _require(command)
     with _memory_file("stderr") as err:
-        process = _start(command, executable, subprocess.DEVNULL, subprocess.PIPE, err, hint)
+        process = _start(command, executable, subprocess.DEVNULL, subprocess.PIPE, err, hint, {})
         assert process.stdout is not None
         try:
             yield process.stdout
@@ -176,6 +178,7 @@ def _start(
     out: IO[bytes] | int,
     err: IO[bytes],
     hint: str,
+    environment: Mapping[str, str],
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
@@ -185,7 +188,7 @@ def _start(
             stdout=out,
             stderr=err,
             cwd="/",
-            env=_environment(),
+            env={**_environment(), **environment},
             start_new_session=True,
         )
     except OSError as error:

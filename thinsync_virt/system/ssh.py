@@ -246,7 +246,9 @@ def explain(
         for pattern, message, hint, retry in _SSH_REASONS:
             if re.search(pattern, said):
                 return _unreachable(target, message.format(**words), hint.format(**words), retry=retry)
-        return _unreachable(target, _with_detail("the connection, or the server there, was lost", stderr), "", retry=True)
+        return _unreachable(
+            target, _with_detail("the connection, or the server there, was lost", stderr), "", retry=True
+        )
     if status == 127 and re.search(r"\bsudo: (command )?not found", said):
         return _unreachable(
             target, "sudo is not installed there", "log in as root, or: apt install sudo", retry=False
