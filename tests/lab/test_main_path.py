@@ -1,0 +1,117 @@
+"""The main job: a full replication, increments, verification, and the replica started."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from product import Hosts
+from thinlab.records import consistent
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"disks": 1},
+        {"disks": 2, "fs": ("ext4", "raw")},
+        {"disks": 4},
+        {"disks": 2, "fs": ("xfs", "xfs")},
+    ],
+    ids=["1 disk", "raw beside ext4", "4 disks", "xfs"],
+)
+def test_all_disks_are_of_one_instant(hosts: Hosts, options: dict[str, object]) -> None:
+    name = hosts.guest(**options)
+    for _ in range(2):
+        before = hosts.wait_writing(name)
+        report = hosts.replicate(name)
+        after = hosts.acknowledged(name)
+        assert report["point"]["consistency"] == "filesystem"
+        found = hosts.records("beta", name)
+        assert consistent(found), found
+        assert all(before <= disk.last <= after + 1 for disk in found), (before, found, after)
+    hosts.verify(name)
+    assert hosts.unsealed("alpha", name) == hosts.unsealed("beta", name) == []
+
+
+def test_an_increment_sends_what_changed_and_the_replica_starts(hosts: Hosts) -> None:
+    name = hosts.guest(disks=2)
+    full = hosts.replicate(name)
+    assert {disk["mode"] for disk in full["plan"]} == {"full"}
+    hosts.lab.guests.pace("alpha", name, 2)
+    before = hosts.wait_writing(name, at_least=3)
+    second = hosts.replicate(name)
+    assert {disk["mode"] for disk in second["plan"]} == {"incremental"}
+    assert 0 < second["stream_bytes"] < full["stream_bytes"] / 2
+    hosts.verify(name)
+    hosts.lab.cut("alpha")
+    boot = hosts.boot_replica(name)
+    assert boot.last >= before
+    assert (boot.torn, boot.missing) == (0, 0)
+    assert max(boot.per_disk) - min(boot.per_disk) <= 1
+
+
+def test_nothing_changed_is_up_to_date_and_makes_no_point(hosts: Hosts) -> None:
+    name = hosts.guest(disks=2)
+    hosts.replicate(name)
+    hosts.lab.guests.shutdown("alpha", name)
+    offline = hosts.replicate(name)
+    assert offline["point"]["consistency"] == "offline"
+    points = hosts.points(name)
+    again = hosts.replicate(name)
+    assert again["outcome"] == "up-to-date"
+    assert again["snapshot"] is None
+    assert hosts.points(name) == points
+
+
+def test_dry_run_changes_nothing(hosts: Hosts) -> None:
+    name = hosts.guest(disks=1)
+    report = hosts.replicate(name, "--dry-run")
+    assert report["outcome"] == "dry-run"
+    assert hosts.volumes("alpha", name) == hosts.volumes("beta", name) == {}
+
+
+def test_the_target_keeps_six_points_and_the_source_one(hosts: Hosts) -> None:
+    name = hosts.guest(disks=1, size="64M")
+    for _ in range(8):
+        hosts.wait_writing(name, at_least=2)
+        hosts.replicate(name)
+    rows = hosts.points(name)
+    assert [row["sequence"] for row in rows] == [3, 4, 5, 6, 7, 8]
+    assert [row["sequence"] for row in rows if row["here"]] == [8]
+    assert all(row["there"] for row in rows)
+
+
+def test_both_directions(hosts: Hosts) -> None:
+    name = hosts.guest(node="beta", disks=1, machine="pc-i440fx-7.2")
+    hosts.replicate(name, node="beta")
+    hosts.verify(name, node="beta")
+    assert hosts.boot_replica(name, node="alpha").torn == 0
+
+
+def test_a_used_replica_is_never_replicated_over(hosts: Hosts) -> None:
+    name = hosts.guest(disks=1)
+    hosts.replicate(name)
+    hosts.boot_replica(name)
+    assert "running at the target" in hosts.refused(name, code="conflict")["message"]
+    hosts.wait_writing(name, node="beta")
+    hosts.sh("beta", f"virsh destroy {name}")
+    before = hosts.volumes("beta", name)
+    error = hosts.refused(name, code="conflict")
+    assert "was used at the target" in error["message"]
+    assert error["hint"]
+    assert hosts.volumes("beta", name) == before
+
+
+def test_verify_finds_a_byte_that_differs(hosts: Hosts) -> None:
+    name = hosts.guest(disks=1)
+    hosts.replicate(name)
+    volume = next(v for v, tags in hosts.volumes("beta", name).items() if "k=t&" in tags)
+    hosts.sh(
+        "beta",
+        f"lvchange -prw vg0/{volume}; lvchange -ay -K vg0/{volume};"
+        f" printf X | dd of=/dev/vg0/{volume} bs=1 seek=5000 conv=notrunc,fsync; lvchange -an vg0/{volume}",
+    )
+    done = hosts.thinsync("verify", name, "--to", "beta", "--json", check=False)
+    assert done.returncode == 12
+    report = json.loads(done.stdout[: done.stdout.rindex("{\"error\"")])
+    assert report["proof"]["disks"][0]["differing"] == [{"start": 4096, "length": 4096}]
