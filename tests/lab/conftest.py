@@ -12,9 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from thinlab import Lab
-
 import product
+from thinlab import Lab
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,11 +63,11 @@ def seed() -> int:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab() -> Lab:
     """Both nodes up, with the product as its .deb. It stays up afterwards, for whoever wants to look."""
     found = Lab()
     found.up()
-    yield found
+    return found
 
 
 @pytest.fixture

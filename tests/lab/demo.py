@@ -1,4 +1,4 @@
-"""``make demo``: the main job, shown on two hosts. Ends with a verdict, and a status other than 0 if anything was wrong."""
+"""``make demo``: the main job, shown on two hosts. Ends with a verdict, and a non-zero status if anything was wrong."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def main() -> int:
     before = lab.guests.acknowledged("alpha", GUEST)
     incremental = replicate(show)
     after = lab.guests.acknowledged("alpha", GUEST)
-    print(f"\n  sent: {format_size(full)} the first time, {format_size(incremental)} now, of two disks with 256 MiB each")
+    print(
+        f"\n  sent: {format_size(full)} the first time, {format_size(incremental)} now, of two disks with 256 MiB each"
+    )
     show.expect(0 < incremental < full, "the second replication sent less than the first")
     show.step("Verification: both ends read their copy, only digests travel")
     show.command("alpha", f"thinsync-vm verify {GUEST} --to beta")
@@ -93,8 +95,12 @@ def main() -> int:
         for text in show.wrong:
             print(f"  {text}")
         return 1
-    print(f"\nVERDICT: alpha is gone, {GUEST} runs on beta, nothing lost up to the recovery point. ({seconds:.0f} s)")
-    print("Look around: tests/lab/lab status; tests/lab/lab run beta thinsync-vm points web01; tests/lab/lab down")
+    print(
+        f"\nVERDICT: alpha is gone, {GUEST} runs on beta, nothing lost up to the recovery point. ({seconds:.0f} s)"
+    )
+    print(
+        "Look around: tests/lab/lab status; tests/lab/lab run beta thinsync-vm points web01; tests/lab/lab down"
+    )
     return 0
 
 

@@ -86,7 +86,9 @@ class Hosts:
         done = self.node(node).run(command, check=False, timeout=timeout)
         assert "Traceback" not in done.stderr + done.stdout, done.stderr + done.stdout
         if check:
-            assert done.returncode == 0, f"thinsync-vm {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0, (
+                f"thinsync-vm {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
         return done
 
     def replicate(self, name: str, *words: str, node: str = "alpha", **options: Any) -> dict[str, Any]:
@@ -101,10 +103,14 @@ class Hosts:
     def pool(words: tuple[str, ...]) -> tuple[str, ...]:
         return () if "--pool" in words else ("--pool", "vg0/pool")
 
-    def refused(self, name: str, *words: str, node: str = "alpha", code: str, **options: Any) -> dict[str, Any]:
+    def refused(
+        self, name: str, *words: str, node: str = "alpha", code: str, **options: Any
+    ) -> dict[str, Any]:
         """One replication that must fail with this code, a hint, and nothing left behind; the error."""
         words = (*self.pool(words), *words)
-        done = self.thinsync("replicate", name, "--to", PEER[node], "--json", *words, node=node, check=False, **options)
+        done = self.thinsync(
+            "replicate", name, "--to", PEER[node], "--json", *words, node=node, check=False, **options
+        )
         assert done.returncode != 0, done.stdout
         error: dict[str, Any] = json.loads(done.stdout)["error"]
         assert error["code"] == code, error
@@ -114,7 +120,17 @@ class Hosts:
         self, name: str, *words: str, node: str = "alpha", env: str = ""
     ) -> subprocess.Popen[bytes]:
         """A replication in the background."""
-        command = ["env", *([env] if env else []), "thinsync-vm", "replicate", name, "--to", PEER[node], *self.pool(words), *words]
+        command = [
+            "env",
+            *([env] if env else []),
+            "thinsync-vm",
+            "replicate",
+            name,
+            "--to",
+            PEER[node],
+            *self.pool(words),
+            *words,
+        ]
         return self.node(node).popen(command)
 
     def verify(self, name: str, *, node: str = "alpha") -> dict[str, Any]:

@@ -43,5 +43,3 @@ def command(domain: str | None, to: str | None, as_json: bool) -> int:
 
 def _stops(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     return tuple(finding for finding in findings if finding.severity is Severity.REFUSAL)
-
-

@@ -121,6 +121,8 @@ def _placed(session: Session, domain: Domain) -> tuple[Finding, ...]:
         conflict = find_conflict(session.source.state(domain, key), state)
         if conflict is not None:
             findings.append(
-                Finding(Severity.REFUSAL, f"{host}: {domain.name}", conflict.message, conflict.hint, Code.CONFLICT)
+                Finding(
+                    Severity.REFUSAL, f"{host}: {domain.name}", conflict.message, conflict.hint, Code.CONFLICT
+                )
             )
     return tuple(findings)

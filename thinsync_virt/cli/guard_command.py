@@ -6,7 +6,9 @@ import click
 
 
 @click.command("guard")
-@click.option("--socket", "socket_path", metavar="PATH", help="Listen there (default: what systemd hands over).")
+@click.option(
+    "--socket", "socket_path", metavar="PATH", help="Listen there (default: what systemd hands over)."
+)
 def command(socket_path: str | None) -> None:
     """The service that holds each freeze: thaws, resumes and unsuspends guests whatever happens to the rest.
 

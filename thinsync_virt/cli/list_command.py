@@ -75,7 +75,9 @@ def _print_table(
 
     def verdict(disk: Disk) -> Text:
         if disk.removable:
-            return Text("travels with the definition, if small" if disk.source else "empty drive", style="dim")
+            return Text(
+                "travels with the definition, if small" if disk.source else "empty drive", style="dim"
+            )
         if disk.volume is None:
             return Text(f"no: {disk.problem}", style="red")
         return Text("yes", style="green")

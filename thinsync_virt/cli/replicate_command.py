@@ -12,7 +12,9 @@ from thinsync_virt.model.reports import Quiesce
 @click.command("replicate", epilog=EXIT_STATUS)
 @click.argument("domain")
 @to_option(required=True)
-@click.option("--pool", metavar="VG/POOL", help="The thin pool at the target (remembered; default: the only one).")
+@click.option(
+    "--pool", metavar="VG/POOL", help="The thin pool at the target (remembered; default: the only one)."
+)
 @click.option(
     "--map",
     "maps",
@@ -21,7 +23,9 @@ from thinsync_virt.model.reports import Quiesce
     help="vda=VG/POOL puts one disk elsewhere; net:br0=br7 renames a network or bridge. Repeatable, remembered.",
 )
 @click.option("--exclude", metavar="TARGET", multiple=True, help="Leave a disk out (remembered). Repeatable.")
-@click.option("--include", metavar="TARGET", multiple=True, help="Take a disk back that was excluded. Repeatable.")
+@click.option(
+    "--include", metavar="TARGET", multiple=True, help="Take a disk back that was excluded. Repeatable."
+)
 @click.option(
     "--quiesce",
     type=click.Choice([value.value for value in Quiesce]),
@@ -71,11 +75,10 @@ def command(
     disk_pools, networks = parse_maps(maps)
     wishes = Wishes(VolumeName.parse(pool) if pool else None, disk_pools, networks, include, exclude)
     request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run)
-    with Session.open(to) as session:
-        with session.lock(domain), make_observer(quiet=as_json) as observer:
-            if not dry_run:
-                session.recover(observer.step)
-            report = replicate(session.source, session.target, request, observer)
+    with Session.open(to) as session, session.lock(domain), make_observer(quiet=as_json) as observer:
+        if not dry_run:
+            session.recover(observer.step)
+        report = replicate(session.source, session.target, request, observer)
     if as_json:
         print_json(report)
         return

@@ -6,7 +6,7 @@ import click
 
 from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
 from thinsync_virt.cli.output import print_findings, print_json
-from thinsync_virt.errors import DiffersError
+from thinsync_virt.errors import Code, DiffersError
 from thinsync_virt.model.names import short_id
 from thinsync_virt.replication.verify import Proof
 from thinsync_virt.units import format_duration, format_size
@@ -17,9 +17,11 @@ SHOWN_RANGES = 20
 @click.command("verify", epilog=EXIT_STATUS)
 @click.argument("domain")
 @to_option(required=False)
-@click.option("--point", metavar="ID", default="", help="Which point: its id or the start of it (default: the newest).")
+@click.option(
+    "--point", metavar="ID", default="", help="Which point: its id or the start of it (default: the newest)."
+)
 @json_option
-def command(domain: str, to: str | None, point: str, as_json: bool) -> None:
+def command(domain: str, to: str | None, point: str, as_json: bool) -> int:
     """Prove that both ends hold the same recovery point of DOMAIN, byte for byte.
 
     Each end reads its own copy; only digests travel. Also compares the definition, and what is registered at the
@@ -59,14 +61,15 @@ def command(domain: str, to: str | None, point: str, as_json: bool) -> None:
     seconds = time.monotonic() - started
     if as_json:
         print_json({"equal": proof.equal, "seconds": seconds, "proof": proof})
-    else:
-        _print(proof, domain, host, seconds)
+        return 0 if proof.equal else Code.DIFFERS.exit_status
+    _print(proof, domain, host, seconds)
     if not proof.equal:
         raise DiffersError(
             f"{domain}: point #{chosen.sequence} {short_id(chosen.id)} is not the same at both ends",
             hint="do not start it there; find the cause (failing disk? somebody wrote to it?),"
             " remove that point at the target and replicate again",
         )
+    return 0
 
 
 def _print(proof: Proof, domain: str, host: str, seconds: float) -> None:

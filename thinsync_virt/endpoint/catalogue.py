@@ -61,7 +61,7 @@ class Catalogue:
             self.names,
         )
 
-    def keys(self) -> tuple[ReplicaKey, ...]:
+    def replicas(self) -> tuple[ReplicaKey, ...]:
         """Every replica of which anything is here."""
         keys = {point.key for point in self.points} | {entry.key for entry in self.registered}
         keys |= {entry.key for entry in self.definitions}
@@ -79,7 +79,9 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
     ``role`` is SOURCE or TARGET; registered volumes belong to TARGET. A sealed set that lacks a volume is
     ``broken``: it can neither be a base nor be started. Raises PoolError for a tag of ours that cannot be read.
     """
-    members: dict[tuple[ReplicaKey, str], list[tuple[Member, ThinVolume, tuple[Tag, ...]]]] = defaultdict(list)
+    members: dict[tuple[ReplicaKey, str], list[tuple[Member, ThinVolume, tuple[Tag, ...]]]] = defaultdict(
+        list
+    )
     registered: dict[tuple[ReplicaKey, str], list[tuple[Member, ThinVolume]]] = defaultdict(list)
     definitions: list[DefinitionVolume] = []
     names: dict[str, str] = {}
@@ -130,7 +132,11 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
         tuple(broken),
         tuple(
             RegisteredSet(
-                key, set_id, found[0][0].point, found[0][0].count, tuple(PointDisk(m.disk, v) for m, v in found)
+                key,
+                set_id,
+                found[0][0].point,
+                found[0][0].count,
+                tuple(PointDisk(m.disk, v) for m, v in found),
             )
             for (key, set_id), found in registered.items()
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from thinsync_virt.endpoint.catalogue import DefinitionVolume
 from thinsync_virt.endpoint.naming import free_name
@@ -27,10 +27,8 @@ def activated(lvm: Lvm, names: tuple[VolumeName, ...]) -> Iterator[None]:
         lvm.activate(names)
         yield
     except BaseException:
-        try:
+        with suppress(ThinsyncError):
             lvm.deactivate(names)
-        except ThinsyncError:
-            pass
         raise
     lvm.deactivate(names)
 
@@ -61,7 +59,9 @@ def read_definition(lvm: Lvm, entry: DefinitionVolume) -> Definition:
             tail = bytes(device.read(len(prefix), rest)) if rest else b""
             definition = unpack(prefix + tail)
         except ThinsyncError as error:
-            raise PoolError(f"{name}: {error.message}", hint="the point cannot be used; use another") from error
+            raise PoolError(
+                f"{name}: {error.message}", hint="the point cannot be used; use another"
+            ) from error
     if definition.id != entry.definition:
         raise PoolError(
             f"{name}: the definition on it is not {entry.definition}",

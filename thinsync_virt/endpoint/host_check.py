@@ -66,7 +66,9 @@ def _pools(lvm: Lvm, where: str) -> list[Finding]:
         subject = f"{where}: pool {report.pool.name}"
         if ours:
             found.append(
-                Finding(Severity.INFO, subject, "a run of ours holds its metadata snapshot", "thinsync-vm recover")
+                Finding(
+                    Severity.INFO, subject, "a run of ours holds its metadata snapshot", "thinsync-vm recover"
+                )
             )
         else:
             found.append(

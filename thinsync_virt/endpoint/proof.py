@@ -30,7 +30,7 @@ FINE_BLOCKS = (4096, BLOCK)
 
 
 def bitmap(extents: Iterable[Extent], size: int) -> bytearray:
-    """One bit per 1 MiB block of a volume of ``size`` bytes, least significant first: does it hold data?"""
+    """One bit per 1 MiB block of a volume of ``size`` bytes, least significant first: whether it holds data."""
     bits = bytearray((-(-size // BLOCK) + 7) // 8)
     for extent in clip(extents, size):
         if extent.kind is ExtentKind.DATA:

@@ -37,7 +37,7 @@ def recover_metadata_snapshots(lvm: Lvm, leases: MetadataLeases) -> list[str]:
 def recover_sets(lvm: Lvm, role: Role) -> list[str]:
     """Remove unfinished sets and unused definitions of one role, but for those that a running job works on."""
     done: list[str] = []
-    for key in read_catalogue(lvm.volumes(), role).keys():
+    for key in read_catalogue(lvm.volumes(), role).replicas():
         try:
             with replica_lock(role, key.domain):
                 done += _recover_replica(lvm, role, key)

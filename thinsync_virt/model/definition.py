@@ -50,12 +50,16 @@ class Definition:
 
     def __post_init__(self) -> None:
         if len(self.parts) > MAX_PARTS:
-            raise StreamError(f"definition has {len(self.parts)} parts, at most {MAX_PARTS} are allowed", retry=False)
+            raise StreamError(
+                f"definition has {len(self.parts)} parts, at most {MAX_PARTS} are allowed", retry=False
+            )
         for name, data in self.parts.items():
             if _PART_NAME.fullmatch(name) is None:
                 raise StreamError(f"definition part {name!r} has an illegal name", retry=False)
             if len(data) > MAX_PART:
-                raise StreamError(f"definition part {name} has {len(data)} bytes, at most {MAX_PART}", retry=False)
+                raise StreamError(
+                    f"definition part {name} has {len(data)} bytes, at most {MAX_PART}", retry=False
+                )
 
     @property
     def id(self) -> str:
@@ -94,7 +98,10 @@ def unpack(data: bytes) -> Definition:
         header = json.loads(data[_PREFIX.size : position])
         for entry in header["parts"]:
             name, size, digest = entry["name"], entry["size"], entry["sha256"]
-            if not (isinstance(name, str) and isinstance(size, int) and 0 <= size <= MAX_PART) or name in parts:
+            if (
+                not (isinstance(name, str) and isinstance(size, int) and 0 <= size <= MAX_PART)
+                or name in parts
+            ):
                 raise StreamError("definition header is damaged", retry=False)
             part = bytes(data[position : position + size])
             if len(part) != size or hashlib.sha256(part).hexdigest() != digest:
@@ -112,7 +119,9 @@ def packed_size(prefix: bytes) -> int:
         magic, version, length = _PREFIX.unpack_from(prefix)
         if magic != MAGIC or version != VERSION or length > MAX_HEADER:
             raise StreamError("this is not a definition of a version that is known here", retry=False)
-        sizes: list[int] = [entry["size"] for entry in json.loads(prefix[_PREFIX.size : _PREFIX.size + length])["parts"]]
+        sizes: list[int] = [
+            entry["size"] for entry in json.loads(prefix[_PREFIX.size : _PREFIX.size + length])["parts"]
+        ]
     except (struct.error, ValueError, KeyError, TypeError):
         raise StreamError("definition header is damaged", retry=False) from None
     if len(sizes) > MAX_PARTS or any(type(size) is not int or not 0 <= size <= MAX_PART for size in sizes):

@@ -24,7 +24,9 @@ def check_lvm_name(name: str) -> str:
 def check_disk_target(name: str) -> str:
     """The name if it looks like a libvirt disk target (``vda``), else UsageError."""
     if _DISK_TARGET.fullmatch(name) is None:
-        raise UsageError(f"{name!r} is not a disk target", hint="see the Target column of: virsh domblklist DOM")
+        raise UsageError(
+            f"{name!r} is not a disk target", hint="see the Target column of: virsh domblklist DOM"
+        )
     return name
 
 

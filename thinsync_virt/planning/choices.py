@@ -67,7 +67,9 @@ def choose(
     known = {disk.target for disk in domain.disks}
     for target in (*wishes.include, *wishes.exclude, *wishes.disk_pools):
         if target not in known:
-            raise UsageError(f"{domain.name} has no disk {target}", hint=f"it has: {', '.join(sorted(known))}")
+            raise UsageError(
+                f"{domain.name} has no disk {target}", hint=f"it has: {', '.join(sorted(known))}"
+            )
     both = set(wishes.include) & set(wishes.exclude)
     if both:
         raise UsageError(f"{', '.join(sorted(both))} is both included and excluded")

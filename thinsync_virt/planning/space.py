@@ -26,8 +26,10 @@ WARN_PERCENT = 80
 def judge_pool(
     report: PoolReport, *, where: str, snapshots: int = 0, volumes: int = 0, data: int = 0
 ) -> tuple[Finding, ...]:
-    """Health and head room of one pool for ``snapshots`` more snapshots, ``volumes`` more LVs in all and ``data``
-    more bytes. ``where`` names the host for people."""
+    """Health and head room of one pool.
+
+    For ``snapshots`` more snapshots, ``volumes`` more LVs in all and ``data`` more bytes; ``where`` names the host.
+    """
     subject = f"{where}: pool {report.pool.name}"
     findings = [
         *_judge_health(report, subject),
@@ -75,9 +77,7 @@ def _judge_data(report: PoolReport, subject: str, data: int) -> Finding:
         reason = f"{text}: LVM refuses snapshots above {report.threshold} %"
         return Finding(Severity.REFUSAL, subject, reason, grow, Code.SPACE)
     if used + data > limit:
-        return Finding(
-            Severity.REFUSAL, subject, f"{text}; {format_size(data)} are needed", grow, Code.SPACE
-        )
+        return Finding(Severity.REFUSAL, subject, f"{text}; {format_size(data)} are needed", grow, Code.SPACE)
     if percent >= WARN_PERCENT:
         return Finding(Severity.WARNING, subject, text, grow)
     return Finding(Severity.OK, subject, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -29,7 +30,7 @@ from thinsync_virt.planning.replication import abandoned, find_conflict, plan_re
 from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
 
-SNAPSHOT_ATTEMPTS = 3
+SNAPSHOT_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ def _source_space(source: Source, disks: tuple[Disk, ...]) -> tuple[Finding, ...
     by_name = {report.pool.name: report for report in source.pools()}
     for pool in sorted({disk.volume.pool for disk in disks if disk.volume is not None}):
         count = sum(disk.volume is not None and disk.volume.pool == pool for disk in disks)
-        findings += judge_pool(
-            by_name[pool], where=source.host, snapshots=count, volumes=len(disks) + 1
-        )
+        findings += judge_pool(by_name[pool], where=source.host, snapshots=count, volumes=len(disks) + 1)
     return tuple(findings)
 
 
@@ -252,7 +251,7 @@ def _take_snapshot(
             if attempt == SNAPSHOT_ATTEMPTS:
                 raise
             observer.step(f"{error.message}; trying again ({attempt + 1} of {SNAPSHOT_ATTEMPTS})")
-            time.sleep(attempt)
+            time.sleep(attempt * random.uniform(0.5, 1.5))  # noqa: S311 - no secret: two hosts' jobs should not meet again
     raise AssertionError("unreachable")
 
 
@@ -300,4 +299,3 @@ def _report(
 def describe_point(point: RecoveryPoint) -> str:
     """``#12 ab12cd34``: how a point is named to people."""
     return f"#{point.sequence} {short_id(point.id)}"
-

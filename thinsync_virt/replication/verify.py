@@ -44,7 +44,7 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class DiskProof:
-    """One disk compared: bytes looked at, where it differs, and the digest over all of it (equal at both ends or "")."""
+    """One disk compared: bytes looked at, the digest over them ("" when it differs), and where it differs."""
 
     target: str
     size: int
@@ -65,7 +65,9 @@ class Proof:
     @property
     def equal(self) -> bool:
         """Whether nothing differs."""
-        return self.definition_equal and not any(disk.differing for disk in self.disks) and not self.registered
+        return (
+            self.definition_equal and not any(disk.differing for disk in self.disks) and not self.registered
+        )
 
 
 def choose_point(
@@ -97,9 +99,7 @@ def choose_point(
     raise NotFoundError(f"point {wanted!r} of {domain} {reason}", hint=f"points at both ends: {listed}")
 
 
-def verify(
-    ours: Prover, theirs: Prover, point: RecoveryPoint, progress: Callable[[int, int], None]
-) -> Proof:
+def verify(ours: Prover, theirs: Prover, point: RecoveryPoint, progress: Callable[[int, int], None]) -> Proof:
     """Compare one point at both ends. ``progress`` gets bytes compared so far, and in all."""
     key = point.key
     maps = {

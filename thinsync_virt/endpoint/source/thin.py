@@ -31,6 +31,7 @@ from thinsync_virt.model.tags import Confirmation, Member, Role, Seal, format_ta
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.planning.retention import expired_at_source
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+from thinsync_virt.system.lvm_lock import wait_until_idle
 
 POOL_LOCK_WAIT = 60.0
 """Seconds to wait for a pool's lock before a freeze; inside nobody waits."""
@@ -188,6 +189,8 @@ class ThinSource:
         with ExitStack() as locks:
             for pool in pools:
                 locks.enter_context(pool_lock(self._lvm.pool(pool), wait=POOL_LOCK_WAIT))
+            for vg in sorted({pool.vg for pool in pools}):
+                wait_until_idle(vg, POOL_LOCK_WAIT)
             report = self._guard.take_set(request)
             if not report.ok:
                 raise GuestError(

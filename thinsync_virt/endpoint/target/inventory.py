@@ -33,12 +33,17 @@ class Inventory:
         """One state per replica of the domain here; one without points when only a domain stands in the way."""
         catalogue = self.catalogue()
         registered = self._hypervisor.registered(name, domain)
-        keys = {key for key in catalogue.keys() if key.domain == domain}
-        keys |= {other.mark.key for other in registered if other.mark is not None and other.mark.key.domain == domain}
+        keys = {key for key in catalogue.replicas() if key.domain == domain}
+        keys |= {
+            other.mark.key
+            for other in registered
+            if other.mark is not None and other.mark.key.domain == domain
+        }
         if not keys and registered:
             keys = {ReplicaKey(domain, self._some_group())}
         return tuple(
-            self._state(key, catalogue.of(key), registered) for key in sorted(keys, key=lambda key: key.target)
+            self._state(key, catalogue.of(key), registered)
+            for key in sorted(keys, key=lambda key: key.target)
         )
 
     def _some_group(self) -> str:
@@ -47,13 +52,17 @@ class Inventory:
             raise PoolError("there is no volume group here", hint="make one with a thin pool in it first")
         return groups[0].uuid
 
-    def _state(self, key: ReplicaKey, ours: Catalogue, registered: tuple[RegisteredDomain, ...]) -> TargetState:
+    def _state(
+        self, key: ReplicaKey, ours: Catalogue, registered: tuple[RegisteredDomain, ...]
+    ) -> TargetState:
         replica = next((r for r in registered if r.mark is not None and r.mark.key == key), None)
         point = replica.mark.point if replica is not None and replica.mark is not None else ""
         written: tuple[str, ...] = ()
         if replica is not None and not replica.active:
             written = self.written(ours, replica)
-        return TargetState(key, ours.points, ours.unfinished, registered, point, written, self._choices(key, ours))
+        return TargetState(
+            key, ours.points, ours.unfinished, registered, point, written, self._choices(key, ours)
+        )
 
     def _choices(self, key: ReplicaKey, ours: Catalogue) -> Choices | None:
         for point in reversed(ours.points):
@@ -71,7 +80,9 @@ class Inventory:
         assert replica.mark is not None
         point = next((p for p in ours.points if p.id == replica.mark.point), None)
         by_path = {
-            disk.volume.name.path: (disk.target, disk.volume) for entry in ours.registered for disk in entry.disks
+            disk.volume.name.path: (disk.target, disk.volume)
+            for entry in ours.registered
+            for disk in entry.disks
         }
         pairs: list[tuple[str, ThinVolume, ThinVolume]] = []
         written: list[str] = []

@@ -87,7 +87,9 @@ class Receiver:
             return
         self._definition = unpack(bytes(self._packed))
         if self._definition.id != header.definition:
-            raise StreamError("the definition in the stream is not the one that its header names", retry=False)
+            raise StreamError(
+                "the definition in the stream is not the one that its header names", retry=False
+            )
         choices = Choices.from_json(self._definition.parts.get(CHOICES, b""))
         incoming = Incoming(
             header.key,
@@ -165,4 +167,3 @@ class ChunkFiller:
                 take = min(MIB, last - position)
                 self.device.write(position, self.device.read(position, take))
             self._filled = align_up(last, self._chunk)
-

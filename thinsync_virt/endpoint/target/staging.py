@@ -72,7 +72,9 @@ class Staging:
             self._names[target], self._pools[target] = name, pool
             tag = format_tag(self._member(target, index))
             if held is not None:
-                snapshots.append(SnapshotRequest(held.volume.name, name.lv, (tag,), read_only=False, skip=True))
+                snapshots.append(
+                    SnapshotRequest(held.volume.name, name.lv, (tag,), read_only=False, skip=True)
+                )
             else:
                 fresh.append((name, pool, size, tag))
         if snapshots:
