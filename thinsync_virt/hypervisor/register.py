@@ -23,7 +23,7 @@ from thinsync_virt.hypervisor.connection import (
 )
 from thinsync_virt.hypervisor.files import has_content, remove_file, sync_path, write_durable
 from thinsync_virt.hypervisor.mark import plan_digest, read_mark
-from thinsync_virt.hypervisor.markup import Element, parse, remove, remove_all, serialize, text_at, value_at
+from thinsync_virt.hypervisor.markup import Element, parse, text_at, value_at
 from thinsync_virt.hypervisor.replica.names import DIRECTORIES, owner_of
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
 from thinsync_virt.model.replicas import RegisteredDomain
@@ -179,26 +179,16 @@ def _settle(known: Known | None) -> None:
 
 
 def _restore(connection: Connection, known: Known) -> None:
-    """Make what runs the persistent definition."""
-    assert known.live is not None, "only a running domain can be restored from"
+    """Make what runs the persistent definition.
+
+    libvirt's migratable form is the running definition without what the start has added (expanded CPU, actual
+    networks, aliases), so it is what was defined.
+    """
+    libvirt = libvirt_module()
     with translated(f"define domain {known.name} as what it was started from"):
-        handle = connection.raw.defineXML(_as_persistent(known.live))
+        text = known.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
+        handle = connection.raw.defineXML(text)
     _settle(_known(handle))
-
-
-def _as_persistent(live: Element) -> str:
-    """A running definition without what libvirt adds while it runs."""
-    live.attrib.pop("id", "")
-    for element in list(live.iter("alias")):
-        if not element.get("name", "").startswith("ua-"):
-            remove(element)
-    for source in live.iter("source"):
-        for name in ("index", "portid"):
-            source.attrib.pop(name, "")
-    for label in live.iter("seclabel"):
-        if label.get("type") == "dynamic":
-            remove_all(label, "label", "imagelabel")
-    return serialize(live)
 
 
 def _describe(known: Known) -> RegisteredDomain:
