@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from thinsync_virt.endpoint.metadata_lease import MetadataLeases
+from thinsync_virt.endpoint.pool_check import look_at_metadata_snapshot
 from thinsync_virt.endpoint.pools import report_pools
-from thinsync_virt.errors import Code, ThinsyncError
+from thinsync_virt.errors import Code
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.system import host, scanners
@@ -42,7 +42,6 @@ def _tools(where: str) -> list[Finding]:
 
 def _pools(lvm: Lvm, where: str) -> list[Finding]:
     found: list[Finding] = []
-    leases = MetadataLeases()
     reports = report_pools(lvm)
     if not reports:
         return [
@@ -56,27 +55,5 @@ def _pools(lvm: Lvm, where: str) -> list[Finding]:
         ]
     for report in reports:
         found += judge_pool(report, where=where)
-        try:
-            ours = leases.is_ours(report.pool)
-        except ThinsyncError as error:
-            found.append(Finding(Severity.WARNING, where, error.message, error.hint))
-            continue
-        if ours is None:
-            continue
-        subject = f"{where}: pool {report.pool.name}"
-        if ours:
-            found.append(
-                Finding(
-                    Severity.INFO, subject, "a run of ours holds its metadata snapshot", "thinsync-vm recover"
-                )
-            )
-        else:
-            found.append(
-                Finding(
-                    Severity.WARNING,
-                    subject,
-                    "another program holds its metadata snapshot: no delta can be read",
-                    f"wait for it; if it is gone: thinsync-vm pool release {report.pool.name}",
-                )
-            )
+        found += look_at_metadata_snapshot(report, where)
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.removal import remove_unfinished, remove_unused_definitions
@@ -55,10 +55,22 @@ def _recover_replica(lvm: Lvm, role: Role, key: ReplicaKey) -> list[str]:
     for unfinished in catalogue.of(key).unfinished:
         remove_unfinished(lvm, unfinished)
         done.append(f"{name}: removed the unfinished set {short_id(unfinished.id)}")
+    done += _deactivate_idle(lvm, name, catalogue.of(key))
     removed = remove_unused_definitions(lvm, read_catalogue(lvm.volumes(), role).of(key))
     if removed:
         done.append(f"{name}: removed {removed} definitions that no point refers to")
     return done
+
+
+def _deactivate_idle(lvm: Lvm, name: str, ours: Catalogue) -> list[str]:
+    """Points are inactive when idle: a killed sender or verifier leaves them active."""
+    volumes = [disk.volume for point in ours.points for disk in point.disks]
+    volumes += [entry.volume for entry in ours.definitions]
+    idle = [volume.name for volume in volumes if volume.active and not volume.open]
+    if not idle:
+        return []
+    lvm.deactivate(idle)
+    return [f"{name}: deactivated {', '.join(str(volume) for volume in idle)}"]
 
 
 def each(steps: list[Callable[[], list[str]]]) -> list[str]:

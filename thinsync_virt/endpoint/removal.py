@@ -8,6 +8,7 @@ from thinsync_virt.endpoint.catalogue import Catalogue
 from thinsync_virt.model.points import RecoveryPoint, UnfinishedSet
 from thinsync_virt.model.tags import Seal, parse_tag
 from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.steps import reached
 
 
 def remove_point(lvm: Lvm, point: RecoveryPoint) -> None:
@@ -15,7 +16,9 @@ def remove_point(lvm: Lvm, point: RecoveryPoint) -> None:
     first = point.disks[0].volume
     seals = tuple(tag for tag in first.tags if isinstance(parse_tag(tag), Seal))
     lvm.change_tags(first.name, remove=seals)
+    reached("unsealed")
     lvm.remove(tuple(disk.volume.name for disk in point.disks))
+    reached("point removed")
 
 
 def remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet) -> None:

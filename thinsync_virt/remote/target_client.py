@@ -57,7 +57,7 @@ class RemoteTarget:
     def check(
         self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: dict[str, int]
     ) -> tuple[Finding, ...]:
-        """Could this domain live there?"""
+        """Whether this domain could live there, as findings."""
         params = {"key": to_wire(key), "choices": to_wire(choices), "sizes": sizes}
         answer = self._client.send_stream("check", params, _pieces(definition.pack()))
         return from_wire(tuple[Finding, ...], answer["findings"], "findings")

@@ -27,7 +27,6 @@ from thinsync_virt.model.reports import (
 from thinsync_virt.model.states import PoolReport, SourceState, TargetState
 from thinsync_virt.planning.choices import Wishes, choose, travelling_disks
 from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
-from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
 
 SNAPSHOT_ATTEMPTS = 5
@@ -122,7 +121,7 @@ def _look(source: Source, target: Target, request: Request, observer: Observer) 
     observer.step("checking both ends")
     definition = source.definition(domain, choices)
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
-    findings = (*_source_space(source, disks), *target.check(key, definition, choices, sizes))
+    findings = (*source.check(disks), *target.check(key, definition, choices, sizes))
     _refuse(findings)
     return _Situation(domain, disks, choices, definition, source_state, target_state, findings)
 
@@ -141,15 +140,6 @@ def _group_uuid(pools: tuple[PoolReport, ...], choices: Choices) -> str:
 def _fresh_state(key: ReplicaKey, states: tuple[TargetState, ...]) -> TargetState:
     registered = states[0].registered if states else ()
     return TargetState(key, (), (), registered, "", (), None)
-
-
-def _source_space(source: Source, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
-    findings: list[Finding] = []
-    by_name = {report.pool.name: report for report in source.pools()}
-    for pool in sorted({disk.volume.pool for disk in disks if disk.volume is not None}):
-        count = sum(disk.volume is not None and disk.volume.pool == pool for disk in disks)
-        findings += judge_pool(by_name[pool], where=source.host, snapshots=count, volumes=len(disks) + 1)
-    return tuple(findings)
 
 
 def _refuse(findings: tuple[Finding, ...]) -> None:

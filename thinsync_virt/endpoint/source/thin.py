@@ -12,8 +12,10 @@ from thinsync_virt.endpoint.definition_volume import activated, holds_definition
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.metadata_lease import pool_lock
 from thinsync_virt.endpoint.naming import free_name, point_suffix
+from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.removal import remove_point, remove_unfinished, remove_unused_definitions
+from thinsync_virt.endpoint.source.difference import read_difference
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
@@ -21,6 +23,7 @@ from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import CacheMode, Disk, Domain
 from thinsync_virt.model.extents import Extent, clip
+from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode, Replicate
 from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
@@ -32,6 +35,7 @@ from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.planning.retention import expired_at_source
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
 from thinsync_virt.system.lvm_lock import wait_until_idle
+from thinsync_virt.system.steps import reached
 
 POOL_LOCK_WAIT = 60.0
 """Seconds to wait for a pool's lock before a freeze; inside nobody waits."""
@@ -71,6 +75,14 @@ class ThinSource:
     def pools(self) -> tuple[PoolReport, ...]:
         """Every thin pool here."""
         return report_pools(self._lvm)
+
+    def check(self, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
+        """Whether the disks' pools have room for one more set, and for a definition."""
+        counts: dict[VolumeName, int] = {}
+        for disk in disks:
+            if disk.volume is not None:
+                counts[disk.volume.pool] = counts.get(disk.volume.pool, 0) + 1
+        return look_at_pools(self.pools(), self.host, counts)
 
     def state(self, domain: Domain, key: ReplicaKey) -> SourceState:
         """The domain and what is here for one replica of it."""
@@ -124,6 +136,7 @@ class ThinSource:
         notify("taking a snapshot of all disks at one instant")
         try:
             report, definition = self._window(domain, disks, requests, choices, quiesce, limit, nvram_path)
+            reached("snapshots made")
             self._keep_definition(definition, plan.key, disks, domain)
             point = self._seal(plan, report, definition)
         except BaseException as failure:
@@ -219,6 +232,7 @@ class ThinSource:
             raise PoolError("the snapshot set is not whole", hint="run: thinsync-vm check", retry=True)
         seal = Seal(plan.set_id, report.consistency, definition.id)
         self._lvm.change_tags(made.disks[0].volume.name, add=(format_tag(seal),))
+        reached("source sealed")
         return next(point for point in self._catalogue(plan.key).points if point.id == plan.set_id)
 
     def _remove_set(self, plan: Replicate, failure: BaseException) -> None:
@@ -269,19 +283,24 @@ class ThinSource:
             by_pool.setdefault(disk.volume.pool, []).append((disk, mode))
         extents: dict[str, tuple[Extent, ...]] = {}
         for pool, members in by_pool.items():
-            with self._mappings.open(self._lvm.pool(pool)) as mappings:
+            report = self._lvm.pool(pool)
+            with self._mappings.open(report) as mappings:
                 for disk, mode in members:
                     base = plan.base.disk(disk.target) if plan.base is not None else None
                     if mode is Mode.INCREMENTAL and base is not None:
-                        found = mappings.difference(base.volume.thin_id, disk.volume.thin_id)
+                        extents[disk.target] = read_difference(
+                            mappings, base.volume, disk.volume, report.chunk_size
+                        )
                     else:
                         found = mappings.mappings(disk.volume.thin_id)
-                    extents[disk.target] = tuple(clip(found, disk.volume.size))
+                        extents[disk.target] = tuple(clip(found, disk.volume.size))
         return extents
 
     def confirm(self, head: RecoveryPoint, host: str) -> None:
         """Record that the target at ``host`` holds ``head``: from here on it may serve as base."""
+        reached("about to confirm")
         self._lvm.change_tags(head.disks[0].volume.name, add=(format_tag(Confirmation(head.id, host)),))
+        reached("confirmed")
 
     def discard(self, points: tuple[RecoveryPoint, ...]) -> None:
         """Remove points that never arrived anywhere."""

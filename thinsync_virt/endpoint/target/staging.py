@@ -22,6 +22,7 @@ from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.tags import Member, Role, Seal, format_tag
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+from thinsync_virt.system.steps import reached
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ class Staging:
             self._lvm.create_thin(name, pool, size, (tag,), active=False)
         self._fit_sizes()
         self._lvm.activate(tuple(self._names.values()))
+        reached("staging made")
         self._devices = {target: BlockDevice(name.path, write=True) for target, name in self._names.items()}
 
     def _base(self, catalogue: Catalogue) -> RecoveryPoint | None:
@@ -131,22 +133,27 @@ class Staging:
         """
         for device in self._devices.values():
             device.sync()
+        reached("data synced")
         self.close()
         names = tuple(self._names.values())
         self._lvm.deactivate(names)
+        reached("staging inactive")
         self._lvm.set_read_only(names)
+        reached("staging read-only")
         key = self._incoming.key
         catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(key)
         if not holds_definition(self._lvm, catalogue.definition(key, definition.id)):
             write_definition(
                 self._lvm, definition, key, Role.TARGET, self._choices.pool, self._incoming.domain_name
             )
+        reached("definition written")
         whole = next((s for s in catalogue.unfinished if s.id == self._incoming.set_id), None)
         if whole is None or len(whole.disks) != whole.count:
             raise PoolError(f"set {self._incoming.set_id} lost a volume while it was received", retry=True)
         first = next(iter(names))
         seal = Seal(self._incoming.set_id, self._incoming.consistency, definition.id)
         self._lvm.change_tags(first, add=(format_tag(seal),))
+        reached("sealed")
 
     def abandon(self, failure: BaseException) -> None:
         """Remove the staging volumes; what cannot be removed now, the next run removes."""

@@ -21,6 +21,7 @@ from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 from thinsync_virt.model.reports import Registration
 from thinsync_virt.model.tags import Member, Role, format_tag
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+from thinsync_virt.system.steps import reached
 
 
 class Switch:
@@ -112,8 +113,8 @@ class Switch:
             requests.append(
                 SnapshotRequest(disk.volume.name, name.lv, (format_tag(member),), read_only=False, skip=False)
             )
-        made = self._lvm.create_snapshots(requests)
-        self._lvm.activate(tuple(volume.name for volume in made))
+        self._lvm.create_snapshots(requests)
+        reached("volumes made")
         fresh = self._inventory.catalogue().of(point.key)
         return next(entry for entry in fresh.registered if entry.id == registration)
 
@@ -136,7 +137,9 @@ class Switch:
                 code=refused[0].code,
                 hint=refused[0].hint,
             )
+        reached("about to define")
         self._hypervisor.define_replica(plan)
+        reached("defined")
         return Registration(point.id, changed, plan.findings)
 
 

@@ -9,6 +9,7 @@ from thinsync_virt.endpoint.catalogue import Catalogue
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.mappings import MappingsOpener
+from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.removal import remove_point, remove_unfinished, remove_unused_definitions
 from thinsync_virt.endpoint.target.inventory import Inventory
@@ -30,6 +31,7 @@ from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.stream.events import Event
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.steps import reached
 
 
 class ThinTarget:
@@ -46,6 +48,9 @@ class ThinTarget:
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas here until :meth:`end`. Raises BusyError."""
         self._locks.enter_context(replica_lock(Role.TARGET, domain, what="replication to this host"))
+        for replica in self._hypervisor.marked():
+            if replica.active and replica.uuid == domain:
+                self._hypervisor.restore_active(replica.name)
 
     def end(self) -> None:
         """Give the lock back."""
@@ -63,16 +68,12 @@ class ThinTarget:
         self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: Mapping[str, int]
     ) -> tuple[Finding, ...]:
         """Could this domain live here, and is there room for it? Nothing is changed."""
-        held = self.inventory.catalogue().of(key).points
-        new_bytes: dict[VolumeName, int] = {}
         counts: dict[VolumeName, int] = {}
         findings: list[Finding] = []
         reports = {report.pool.name: report for report in self.pools()}
         for target, size in sizes.items():
             pool = choices.pool_of(target)
             counts[pool] = counts.get(pool, 0) + 2
-            known = any(point.disk(target) is not None for point in held)
-            new_bytes[pool] = new_bytes.get(pool, 0) + (0 if known else 1)
             report = reports.get(pool)
             if report is not None and size % report.group.extent_size:
                 findings.append(
@@ -83,9 +84,7 @@ class ThinTarget:
                         "choose a pool in a volume group with smaller extents, or grow the disk to a multiple",
                     )
                 )
-        for pool, count in counts.items():
-            if pool in reports:
-                findings += judge_pool(reports[pool], where=self.host, snapshots=count, volumes=count + 1)
+        findings += look_at_pools(tuple(reports.values()), self.host, counts)
         mark = Mark(key, new_id(), 0)
         paths = {target: f"/dev/{choices.pool_of(target).vg}/ts-check-{target}" for target in sizes}
         findings += plan_definition(self._hypervisor, definition, mark, paths).findings
@@ -170,6 +169,7 @@ class ThinTarget:
                 continue
             try:
                 self._lvm.remove(names)
+                reached("old volumes removed")
                 done.append(f"removed {listed}")
             except BusyError:
                 done.append(f"kept {listed}: in use")
