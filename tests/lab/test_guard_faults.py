@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 LIMIT = 8.0
 # Nodes share a CPU with everything else here: looking takes that much longer.
 SLACK = 4.0
+GROUP = "/sys/fs/cgroup/system.slice/thinsync-guard.service/cgroup.procs"
 DROP_IN = "/run/systemd/system/thinsync-guard.service.d/lab.conf"
 
 
@@ -85,6 +86,10 @@ class Host:
         assert "report" in end, end
         report: dict[str, Any] = end["report"]
         return report
+
+    def to_lvm(self, signal: str) -> str:
+        """A line of shell that signals the guard's LVM, and no other."""
+        return f"for p in $(cat {GROUP}); do [ $(cat /proc/$p/comm) = lvm ] && kill -{signal} $p && echo killed; done"
 
     def snapshots(self) -> list[str]:
         return self.sh("lvs --noheadings -o lv_name @labguard", check=False).split()
@@ -170,7 +175,7 @@ def test_a_window(host: Host) -> None:
     assert report["ok"] and report["consistency"] == "filesystem", report
     assert report["frozen"] == report["thawed"] == 2
     assert report["frozen_seconds"] < LIMIT
-    assert len(host.snapshots()) == 2
+    assert len(host.snapshots()) == 2, report["lvm_output"]
     host.runs_again()
     # Whoever starts the guest next finds its disks.
     host.sh(f"ls -l /dev/vg0/{host.guest}-vda /dev/vg0/{host.guest}-vdb")
@@ -234,7 +239,7 @@ def test_lvm_killed(host: Host, milliseconds: int) -> None:
     host.pause_at("snapshotting:0.5")
     asked = host.ask()
     asked.until("snapshotting")
-    host.sh(f"sleep 0.{milliseconds + 400:03d}; pkill -KILL -x lvm")
+    host.sh(f"sleep 0.{milliseconds + 400:03d}; {host.to_lvm('KILL')}", check=False)
     end = asked.end()
     host.runs_again()
     if "report" in end and end["report"]["ok"]:
@@ -245,7 +250,7 @@ def test_lvm_killed_while_the_origin_is_suspended(host: Host) -> None:
     number = host.sh(f"basename $(realpath /dev/vg0/{host.guest}-vda)")
     watch = (
         f"end=$(( $(date +%s) + 20 )); while [ $(date +%s) -lt $end ]; do read -r s </sys/block/{number}/dm/suspended;"
-        " [ $s = 1 ] && pkill -KILL -x lvm && echo killed && break; done"
+        f" [ $s = 1 ] && {{ {host.to_lvm('KILL')}; break; }}; done"
     )
     for _ in range(8):
         watcher = host.node.popen(["bash", "-c", watch])
@@ -262,11 +267,11 @@ def test_lvm_slower_than_the_limit(host: Host) -> None:
     host.pause_at("snapshotting:0.3")
     asked = host.ask("--limit", "4")
     asked.until("leased")
-    host.sh("pkill -STOP -x lvm")
+    host.sh(host.to_lvm("STOP"), check=False)
     end = asked.end()
     assert end["report"]["late"] and not end["report"]["ok"], end
     host.eventually(lambda: host.state() == "running" and not host.frozen(), SLACK, "still frozen")
-    host.sh("pkill -CONT -x lvm")
+    host.sh(host.to_lvm("CONT"), check=False)
     host.runs_again()
 
 
