@@ -31,7 +31,8 @@ r"""Single frames of stream format version 0 (docs/stream-format.md). All number
     8 ERROR      0      0                 0                JSON, at most 64 KiB
 
 The seed makes a frame valid at one place only: one that is dropped, repeated or moved fails its checksum.
-The digest is xxh3_128 over every byte of the stream before the END frame, big-endian as xxHash prints it.
+The digest is xxh3_128 over the preamble and the heads of all frames before END, whose checksums stand for their
+payloads; 16 bytes, big-endian as xxHash prints it.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from thinsync_virt.stream.frames import (
 )
 from thinsync_virt.stream.header import parse_header
 from thinsync_virt.stream.jsontext import decode_object
-from thinsync_virt.stream.rules import Phase, Rules
+from thinsync_virt.stream.rules import Rules
 from thinsync_virt.stream.wire_errors import error_from_wire
 from thinsync_virt.units import KIB
 
@@ -60,6 +60,7 @@ class StreamReader:
         self._frame_start = 0
         self._failure: ThinsyncError | None = None
         self._opened = False
+        self._ended = False
         self._scratch = bytearray(_SCRATCH)
         self._scratch_view = memoryview(self._scratch)
         self._start = 0
@@ -72,7 +73,7 @@ class StreamReader:
     @property
     def ended(self) -> bool:
         """Whether the END frame has come, and agreed."""
-        return self._rules.phase is Phase.ENDED and self._failure is None
+        return self._ended and self._failure is None
 
     def buffer(self) -> memoryview:
         """Where the next bytes of the stream go (never empty); then call :meth:`received`."""
@@ -127,15 +128,13 @@ class StreamReader:
             events.append(self._complete(self._head))
         if not self._opened and not self._open():
             return events
-        while self._end > self._start:
-            if self.ended:
-                self._fail("bytes after the end of the stream")
-            if self._end - self._start < HEAD_SIZE:
-                break
+        while self._end - self._start >= HEAD_SIZE and not self._ended:
             head = self._begin_frame()
-            if self._filled < len(self._payload):
-                break
+            if self._filled < head.payload_length:
+                return events
             events.append(self._complete(head))
+        if self._ended and self._end > self._start:
+            self._fail("bytes after the end of the stream")
         return events
 
     def _open(self) -> bool:
@@ -191,8 +190,6 @@ class StreamReader:
             )
         digest_before = self._digest.digest() if head.type == FrameType.END else b""
         self._digest.update(raw)
-        if payload:
-            self._digest.update(payload)
         if head.type == FrameType.ERROR:
             raise error_from_wire(decode_object(payload, "the sender's error"), origin="the sender")
         try:
@@ -243,6 +240,7 @@ class StreamReader:
             raise StreamError(f"the sender counted {totals}, here came {self._rules.totals}")
         if digest != declared:
             raise StreamError("the digest of the whole stream does not match")
+        self._ended = True
         return End(totals, digest.hex())
 
     def _finish(self) -> None:

@@ -121,10 +121,7 @@ class StreamWriter:
         self._digest.update(head)
         self._number += 1
         self._bytes += len(head) + len(payload)
-        if not payload:
-            return [head]
-        self._digest.update(payload)
-        return [head, payload]
+        return [head, payload] if payload else [head]
 
 
 def _split(payload: Piece) -> list[memoryview]:

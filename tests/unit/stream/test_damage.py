@@ -146,6 +146,7 @@ class Forger:
 
     def __init__(self) -> None:
         self.stream = bytearray(PREAMBLE)
+        self.heads = bytearray(PREAMBLE)
         self.number = 0
 
     def add(
@@ -161,6 +162,7 @@ class Forger:
         head = struct.pack("<BBHIQQ", kind, flags, disk, len(payload), offset, length)
         checksum = xxhash.xxh3_64_intdigest(head + payload, seed=self.number)
         self.stream += head + struct.pack("<Q", checksum) + payload
+        self.heads += head + struct.pack("<Q", checksum)
         self.number += 1
         return self
 
@@ -173,7 +175,7 @@ class Forger:
     def end(
         self, frames: int, data: int = 0, zero: int = 0, unmapped: int = 0, digest: bytes = b""
     ) -> Forger:
-        digest = digest or xxhash.xxh3_128_digest(bytes(self.stream))
+        digest = digest or xxhash.xxh3_128_digest(bytes(self.heads))
         return self.add(FrameType.END, payload=struct.pack("<QQQQ16s", frames, data, zero, unmapped, digest))
 
 
