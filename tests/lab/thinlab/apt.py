@@ -21,23 +21,21 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 LISTS_LAST = 6 * 3600  # seconds
 SUITES = ("bookworm", "trixie", "sid")
 
-# A program or file that must exist -> the package that brings it.
-HOST_NEEDS = {
-    "ip": "iproute2",
-    "tc": "iproute2",
-    "zstd": "zstd",
-    "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client",
-    "gcc": "gcc",
-    "readelf": "binutils",
-    "perl": "perl",
-    "setsid": "util-linux",
-    "taskset": "util-linux",
-    "nsenter": "util-linux",
-    "mount": "mount",
-    str(KEYRING): "debian-archive-keyring",
-    "/usr/lib/x86_64-linux-gnu/libc.a": "libc6-dev",
-}
+# What building and running a lab takes; mmdebstrap and patchelf are unpacked, not installed.
+HOST_PACKAGES = (
+    *(
+        "binutils",
+        "debian-archive-keyring",
+        "gcc",
+        "iproute2",
+        "libc6-dev",
+        "mount",
+        "openssh-client",
+        "perl",
+        "tar",
+    ),
+    *("util-linux", "zstd"),
+)
 
 
 def host_install(packages: Sequence[str]) -> None:
@@ -58,13 +56,10 @@ def host_install(packages: Sequence[str]) -> None:
 
 def ensure_host_packages() -> None:
     """Install what building and running the lab needs and this machine does not have."""
-    missing = sorted(
-        {
-            package
-            for need, package in HOST_NEEDS.items()
-            if not (Path(need).exists() if need.startswith("/") else shutil.which(need))
-        }
-    )
+    status = run(
+        ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *HOST_PACKAGES], check=False
+    ).stdout
+    missing = [package for package in HOST_PACKAGES if f"{package} installed" not in status.splitlines()]
     if missing:
         host_install(missing)
 
@@ -146,13 +141,14 @@ class PrivateApt:
         debs = target.with_name(target.name + ".debs")
         shutil.rmtree(debs, ignore_errors=True)
         debs.mkdir(parents=True)
-        run(
-            ["apt-get", "download", "-q", *specs],
-            timeout=600,
-            env=self._env,
-            cwd=str(debs),
-            hint="is the Debian mirror reachable?",
-        )
+        download = ["apt-get", "download", "-q", *specs]
+        if not run(download, timeout=600, env=self._env, cwd=str(debs), check=False).ok:
+            # The mirror may have moved on since the lists were read.
+            (self.directory / "stamp").unlink(missing_ok=True)
+            self._fresh = False
+            with locked(self.directory.parent / "apt.lock"):
+                self._refresh()
+            run(download, timeout=600, env=self._env, cwd=str(debs), hint="is the Debian mirror reachable?")
         for deb in sorted(debs.glob("*.deb")):
             run(["dpkg-deb", "-x", str(deb), str(target)], timeout=300)
         shutil.rmtree(debs)

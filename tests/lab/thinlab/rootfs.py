@@ -156,6 +156,10 @@ def _build(apt: PrivateApt, release: str, packages: list[str], target: Path) -> 
             apt.source(release),
         ],
         timeout=1800,
+        env={
+            **os.environ,
+            "PATH": f"{tool / 'usr/bin'}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
+        },
         hint=f"is each package in Debian {release}? They come from PACKAGES in {__file__} and the product's Depends",
     )
     shutil.rmtree(tool)

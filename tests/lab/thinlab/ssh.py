@@ -72,6 +72,7 @@ class Connection:
         """Make sure that the kept connection is there."""
         if self.alive():
             return
+        self._state.require()
         if not uml.running(self._state, self._name):
             raise LabError(f"{self._name} is switched off", f"`lab boot {self._name}`, or `lab up` for both")
         with locked(Path(f"{self._socket}.lock")):

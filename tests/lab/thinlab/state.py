@@ -55,9 +55,13 @@ class State:
 
     @property
     def settings(self) -> Settings:
+        self.require()
+        return Settings(**json.loads(self._file.read_text()))
+
+    def require(self) -> None:
+        """Fail unless a lab was made here."""
         if not self.exists:
             raise LabError(f"no lab in {self.directory}", "start one: tests/lab/lab up")
-        return Settings(**json.loads(self._file.read_text()))
 
     def save(self, settings: Settings) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
