@@ -29,6 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Everything here needs the lab; of what is marked ``matrix`` only a sample runs, unless all was asked for."""
     for item in items:
         item.add_marker(pytest.mark.lab)
+        if item.get_closest_marker("timeout") is None:
+            # The first test's includes building and booting the lab.
+            item.add_marker(pytest.mark.timeout(1800 if item is items[0] else 600))
     if config.getoption("--matrix") == "whole":
         return
     chosen: list[pytest.Item] = []

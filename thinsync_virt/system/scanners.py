@@ -15,8 +15,8 @@ from pathlib import Path
 from thinsync_virt.errors import CommandError
 from thinsync_virt.system.process import find_tool, run
 
-UDEV_RULE = "12-thinsync.rules"
-"""The name of our udev rule: after LVM's own (10, 11), before what reads device contents (13, 60, 64)."""
+UDEV_RULE = "57-thinsync.rules"
+"""The name of our udev rule: after LVM's own (55, 56), before what reads device contents (60, 64)."""
 
 _ROOT = Path("/")
 _RULES = ("etc/udev/rules.d", "usr/lib/udev/rules.d", "lib/udev/rules.d", "run/udev/rules.d")
