@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from thinsync_virt.errors import BusyError, PoolError
+from thinsync_virt.errors import BusyError, PoolError, ThinsyncError
 from thinsync_virt.model.names import VolumeName, check_lvm_uuid
 from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus
 from thinsync_virt.system.dmsetup import DmSetup
@@ -114,7 +114,7 @@ class MetadataLeases:
             except BaseException as failure:
                 try:
                     self._give_back(pool, lease)
-                except Exception as second:  # the first failure is the one to tell
+                except ThinsyncError as second:  # the first failure is the one to tell
                     failure.add_note(
                         f"and the metadata snapshot of {pool.name} could not be given back: {second}"
                     )
@@ -169,7 +169,7 @@ class MetadataLeases:
                 )
             self._write(pool, held)
         except BaseException as failure:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(ThinsyncError):
                 failure.add_note("the metadata snapshot just made is released" if self._clean(pool) else "")
             raise
         return Lease(pool.name, held)

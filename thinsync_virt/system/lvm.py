@@ -23,6 +23,7 @@ from thinsync_virt.model.names import VolumeName, check_lvm_name
 from thinsync_virt.model.volumes import Pool, ThinVolume
 from thinsync_virt.system import lvm_commands, lvm_report
 from thinsync_virt.system.block import BlockDevice
+from thinsync_virt.system.dm_names import dm_name
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.lvm_commands import Batch, SnapshotRequest, snapshot_batch
 from thinsync_virt.system.lvm_report import VolumeGroup, VolumeKind
@@ -58,14 +59,17 @@ class Lvm:
     def volumes(self, vg: str | None = None) -> tuple[ThinVolume, ...]:
         """All visible thin volumes, of one volume group or of all. Raises NotFoundError for an unknown group."""
         scope = [check_lvm_name(vg)] if vg is not None else []
-        return lvm_report.parse_volumes(_lvs(lvm_report.VOLUME_FIELDS, "segtype=thin", scope))
+        return lvm_report.parse_volumes(_lvs(lvm_report.VOLUME_FIELDS, lvm_report.VOLUME_SELECTION, scope))
 
     def volume(self, name: VolumeName) -> ThinVolume:
         """One thin volume. Raises NotFoundError when it does not exist or is no thin volume."""
-        found = lvm_report.parse_volumes(_lvs(lvm_report.VOLUME_FIELDS, "segtype=thin", [str(name)]))
-        if len(found) != 1:
-            raise NotFoundError(f"{name} is not a thin volume", hint=f"see what it is: lvs -o+segtype {name}")
-        return found[0]
+        for volume in self.volumes(name.vg):
+            if volume.name == name:
+                return volume
+        kind = self.kind_of(name)
+        raise NotFoundError(
+            f"{name} is not a thin volume but {kind.segment_type}", hint=f"see: lvs -a {name.vg}"
+        )
 
     def pools(self, vg: str | None = None) -> tuple[Pool, ...]:
         """All thin pools, of one volume group or of all. Raises NotFoundError for an unknown group."""
@@ -149,11 +153,7 @@ class Lvm:
                 return kernel
             # Another command may stand between its commit and its message: look again.
             time.sleep(_PAUSE_SECONDS)
-        raise PoolError(
-            f"pool {pool}: LVM's transaction id is {lvm}, the kernel's {kernel}",
-            hint="a killed LVM command left a snapshot half made: thinsync-vm recover",
-            retry=True,
-        )
+        raise _ids_differ(pool, lvm, kernel)
 
     # Changes.
 
@@ -323,8 +323,29 @@ def _check_made(request: SnapshotRequest, volume: ThinVolume) -> None:
         )
 
 
+def _ids_differ(pool: VolumeName, lvm: int, kernel: int) -> PoolError:
+    # One ahead: a killed command whose snapshot LVM makes at its next one. Anything else LVM never mends.
+    if lvm == kernel + 1:
+        hint = "a killed LVM command left a snapshot half made: thinsync-vm recover"
+    else:
+        device = dm_name(pool, "tpool")
+        hint = (
+            f"compare lvs -o+thin_id with thin_dump; if no volume is missing in either: "
+            f'dmsetup message {device} 0 "set_transaction_id {kernel} {lvm}"'
+        )
+    return PoolError(
+        f"pool {pool}: LVM's transaction id is {lvm}, the kernel's {kernel}", hint=hint, retry=True
+    )
+
+
 def _failed(what: str, done: Completed, otherwise: str) -> ThinsyncError:
     text = f"{done.stdout}\n{done.stderr}"
+    if "unexpected transaction id" in text:
+        return PoolError(f"{what}: {otherwise}: {_words(text)}", hint="see: thinsync-vm check")
+    if "flock failed" in text or "can't get lock" in text.lower():
+        return BusyError(
+            f"{what}: {otherwise}: LVM is busy", hint="try again: another LVM command was running"
+        )
     if any(word in text.lower() for word in _NO_ROOM):
         return SpaceError(f"{what}: {otherwise}: {_words(text)}", hint=_ROOM_HINT)
     return CommandError((what,), done.status, done.stderr.strip() or otherwise)

@@ -19,8 +19,10 @@ from thinsync_virt.model.volumes import Pool, ThinVolume
 
 VOLUME_FIELDS = (
     "lv_uuid,vg_uuid,vg_name,lv_name,pool_lv,thin_id,lv_size,lv_tags,lv_active,lv_device_open,lv_permissions,"
-    "lv_skip_activation,origin,lv_role,lv_time"
+    "lv_skip_activation,origin,segtype,lv_time"
 )
+# External origins too: what an origin is can be told only by looking at it.
+VOLUME_SELECTION = "segtype=thin || lv_role=extthinorigin"
 POOL_FIELDS = (
     "lv_uuid,vg_uuid,vg_name,lv_name,lv_size,chunk_size,lv_metadata_size,"
     "transaction_id,zero,discards,lv_active"
@@ -81,13 +83,24 @@ def check_tag(tag: str) -> str:
 
 
 def parse_volumes(text: str) -> tuple[ThinVolume, ...]:
-    """From ``lvs -o VOLUME_FIELDS``. Hidden volumes (insides of others) are left out. Raises PoolError."""
-    return tuple(_volume(row) for row in _rows(text, "lv") if not row["lv_name"].startswith("["))
+    """From ``lvs -o VOLUME_FIELDS -S VOLUME_SELECTION`` of whole groups. Hidden volumes are left out.
+
+    LVM calls a thin volume with an external origin a snapshot too; it is one only if its origin is a thin volume of
+    the same pool. Raises PoolError.
+    """
+    rows = [row for row in _rows(text, "lv") if row.get("segtype") == "thin"]
+    pools = {(row.get("vg_name"), _bare(row.get("lv_name", ""))): row.get("pool_lv") for row in rows}
+    volumes = []
+    for row in rows:
+        origin_pool = pools.get((row.get("vg_name"), _bare(row.get("origin", ""))))
+        if not _hidden(row):
+            volumes.append(_volume(row, origin_is_ours=origin_pool == row.get("pool_lv")))
+    return tuple(volumes)
 
 
 def parse_pools(text: str) -> tuple[Pool, ...]:
     """From ``lvs -o POOL_FIELDS``. Raises PoolError."""
-    return tuple(_pool(row) for row in _rows(text, "lv") if not row["lv_name"].startswith("["))
+    return tuple(_pool(row) for row in _rows(text, "lv") if not _hidden(row))
 
 
 def parse_kinds(text: str) -> tuple[VolumeKind, ...]:
@@ -116,17 +129,15 @@ def _rows(text: str, key: str) -> list[Row]:
     return rows
 
 
-def _volume(row: Row) -> ThinVolume:
+def _volume(row: Row, *, origin_is_ours: bool) -> ThinVolume:
     try:
         name = VolumeName(row["vg_name"], row["lv_name"])
-        origin = row["origin"].strip("[]")
-        # A thin snapshot has an origin in its own pool; any other origin of a thin volume is an external one.
-        snapshot = "thinsnapshot" in row["lv_role"].split(",")
+        origin = _bare(row["origin"])
         return ThinVolume(
             name=name,
             uuid=check_lvm_uuid(row["lv_uuid"]),
             vg_uuid=check_lvm_uuid(row["vg_uuid"]),
-            pool=VolumeName(row["vg_name"], row["pool_lv"].strip("[]")),
+            pool=VolumeName(row["vg_name"], _bare(row["pool_lv"])),
             thin_id=_number(row["thin_id"], limit=1 << 24),
             size=_number(row["lv_size"]),
             tags=_tags(row["lv_tags"]),
@@ -134,8 +145,8 @@ def _volume(row: Row) -> ThinVolume:
             open=_flag(row["lv_device_open"]),
             read_only=row["lv_permissions"].startswith("read-only"),
             activation_skip=_flag(row["lv_skip_activation"]),
-            external_origin="" if snapshot else origin,
-            origin=check_lvm_name(origin) if snapshot and origin else "",
+            external_origin="" if origin_is_ours else origin,
+            origin=origin if origin_is_ours else "",
             created=_number(row["lv_time"]),
         )
     except (KeyError, ValueError, UsageError) as error:
@@ -164,7 +175,7 @@ def _kind(row: Row) -> VolumeKind:
     try:
         name = row["lv_name"]
         return VolumeKind(
-            name=VolumeName(row["vg_name"], name.strip("[]")),
+            name=VolumeName(row["vg_name"], _bare(name)),
             uuid=check_lvm_uuid(row["lv_uuid"]),
             segment_type=row["segtype"],
             roles=tuple(role for role in row["lv_role"].split(",") if role),
@@ -191,6 +202,14 @@ def _group(row: Row) -> VolumeGroup:
         )
     except (KeyError, ValueError, UsageError) as error:
         raise _nonsense(row, error) from error
+
+
+def _hidden(row: Row) -> bool:
+    return row.get("lv_name", "").startswith("[")
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("[").removesuffix("]")
 
 
 def _tags(text: str) -> tuple[str, ...]:

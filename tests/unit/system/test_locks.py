@@ -98,7 +98,10 @@ def test_a_link_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "victim").exists()
 
 
-@given(st.lists(st.text(min_size=1), min_size=1, max_size=3), st.lists(st.text(min_size=1), min_size=1, max_size=3))
+@given(
+    st.lists(st.text(min_size=1), min_size=1, max_size=3),
+    st.lists(st.text(min_size=1), min_size=1, max_size=3),
+)
 def test_paths_stay_in_the_directory_and_differ_when_their_parts_do(a: list[str], b: list[str]) -> None:
     directory = Path("/run/x")
     ours, theirs = lock_path(*a, directory=directory), lock_path(*b, directory=directory)

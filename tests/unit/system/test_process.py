@@ -79,7 +79,9 @@ def test_no_descriptor_stays_open_here() -> None:
 
 
 def test_answers_are_in_the_c_locale_and_a_session_of_its_own() -> None:
-    said = run(["sh", "-c", "echo $LC_ALL $LVM_SUPPRESS_FD_WARNINGS; ps -o sid= -p $$ || true"], timeout=10).stdout
+    said = run(
+        ["sh", "-c", "echo $LC_ALL $LVM_SUPPRESS_FD_WARNINGS; ps -o sid= -p $$ || true"], timeout=10
+    ).stdout
     words = said.split()
     assert words[:2] == ["C", "1"]
     assert str(os.getsid(0)) not in words[2:]
@@ -91,7 +93,10 @@ def test_a_stream_is_read_to_its_end() -> None:
 
 
 def test_a_stream_that_fails_at_its_end_is_an_error() -> None:
-    with pytest.raises(CommandError) as caught, reading(["sh", "-c", "echo half; echo why >&2; exit 1"]) as output:
+    with (
+        pytest.raises(CommandError) as caught,
+        reading(["sh", "-c", "echo half; echo why >&2; exit 1"]) as output,
+    ):
         assert output.read() == b"half\n"
     assert caught.value.stderr == "why\n"
 

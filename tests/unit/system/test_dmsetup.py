@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinsync_virt.errors import PoolError
+from thinsync_virt.model.volumes import PoolMode
+from thinsync_virt.system.dmsetup import ThinStatus, parse_pool_status, parse_thin_status
+
+SAMPLES = Path(__file__).parent / "samples"
+LINE = "0 8388608 thin-pool 4 118/1024 512/65536 {held} {mode} discard_passdown {full} {check} 1024"
+
+
+def line(held: str = "-", mode: str = "rw", full: str = "queue_if_no_space", check: str = "-") -> str:
+    return LINE.format(held=held, mode=mode, full=full, check=check)
+
+
+@pytest.mark.parametrize("release", ["bookworm", "trixie"])
+def test_what_a_real_pool_says(release: str) -> None:
+    status = parse_pool_status((SAMPLES / release / "status").read_text(), "vg0/sys")
+    assert status.mode is PoolMode.RW
+    assert (status.total_metadata, status.total_data) == (4096, 16384)
+    assert status.held_root is None
+    assert status.queue_if_no_space
+    assert not status.needs_check
+    assert parse_thin_status((SAMPLES / release / "thin").read_text(), "vg0/so1").mapped >= 0
+
+
+def test_every_field() -> None:
+    status = parse_pool_status(line(), "p")
+    assert (status.transaction_id, status.used_metadata, status.total_metadata) == (4, 118, 1024)
+    assert (status.used_data, status.total_data) == (512, 65536)
+
+
+def test_states() -> None:
+    assert parse_pool_status(line(held="900"), "p").held_root == 900
+    assert parse_pool_status(line(mode="ro"), "p").mode is PoolMode.READ_ONLY
+    assert parse_pool_status(line(mode="out_of_data_space"), "p").mode is PoolMode.OUT_OF_DATA_SPACE
+    assert parse_pool_status(line(check="needs_check"), "p").needs_check
+    assert not parse_pool_status(line(full="error_if_no_space"), "p").queue_if_no_space
+    assert parse_pool_status("0 8388608 thin-pool Fail", "p").mode is PoolMode.FAILED
+    assert parse_pool_status("0 8388608 thin-pool Error", "p").mode is PoolMode.FAILED
+
+
+def test_thin_volumes() -> None:
+    assert parse_thin_status("0 524288 thin 4096 524287", "v") == ThinStatus(4096 * 512, 524288 * 512)
+    assert parse_thin_status("0 524288 thin 0 -", "v") == ThinStatus(0, 0)
+    with pytest.raises(PoolError, match="failed"):
+        parse_thin_status("0 524288 thin Fail", "v")
+
+
+@given(st.text(alphabet="0123456789 -/abr\n", max_size=60))
+def test_anything_else_is_an_error(text: str) -> None:
+    with pytest.raises(PoolError):
+        parse_pool_status(text, "p")
+    with pytest.raises(PoolError):
+        parse_thin_status(text, "v")
+
+
+def test_a_changed_field_is_an_error() -> None:
+    for bad in (
+        line(held="x"),
+        line(mode="rx"),
+        line().replace("118/1024", "118"),
+        line().replace(" 4 ", " -4 "),
+    ):
+        with pytest.raises(PoolError):
+            parse_pool_status(bad, "p")

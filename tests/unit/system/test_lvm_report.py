@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinsync_virt.errors import PoolError, UsageError
+from thinsync_virt.model.names import VolumeName
+from thinsync_virt.system.lvm_report import check_tag, parse_groups, parse_kinds, parse_pools, parse_volumes
+
+SAMPLES = Path(__file__).parent / "samples"
+RELEASES = ("bookworm", "trixie")
+
+
+def sample(release: str, name: str) -> str:
+    """What LVM printed on that Debian release."""
+    return (SAMPLES / release / name).read_text()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_volumes(release: str) -> None:
+    volumes = {volume.name.lv: volume for volume in parse_volumes(sample(release, "volumes.json"))}
+    assert sorted(volumes) == ["onext", "so1", "so2", "w1"]
+    point = volumes["w1"]
+    assert point.pool == VolumeName("vg0", "sys")
+    assert (point.origin, point.tags, point.read_only, point.activation_skip) == (
+        "so1",
+        ("a=b.1",),
+        True,
+        True,
+    )
+    assert (point.size, point.active, point.open) == (64 << 20, True, False)
+    assert point.created > 1_700_000_000
+    live = volumes["so1"]
+    assert (live.thin_id, live.origin, live.read_only, live.activation_skip) == (1, "", False, False)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_external_origin_is_told_from_a_snapshot(release: str) -> None:
+    # LVM gives both the role "thinsnapshot".
+    volumes = {volume.name.lv: volume for volume in parse_volumes(sample(release, "volumes.json"))}
+    assert (volumes["onext"].origin, volumes["onext"].external_origin) == ("", "ext")
+    assert (volumes["w1"].origin, volumes["w1"].external_origin) == ("so1", "")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_pools(release: str) -> None:
+    pools = {pool.name.lv: pool for pool in parse_pools(sample(release, "pools.json"))}
+    pool = pools["sys"]
+    assert (pool.size, pool.chunk_size, pool.metadata_size) == (1 << 30, 64 << 10, 16 << 20)
+    assert (pool.zeroes, pool.discards, pool.active) == (True, "passdown", True)
+    assert pool.transaction_id > 0
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_kinds(release: str) -> None:
+    kinds = {kind.name.lv: kind for kind in parse_kinds(sample(release, "kinds.json"))}
+    assert kinds["so1"].is_thin
+    assert kinds["ext"].segment_type == "linear"
+    assert not kinds["ext"].is_thin
+    assert kinds["sys"].segment_type == "thin-pool"
+    assert kinds["sys_tmeta"].hidden
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_groups(release: str) -> None:
+    (group,) = parse_groups(sample(release, "groups.json"))
+    assert (group.name, group.extent_size, group.shared, group.writable) == ("vg0", 4 << 20, False, True)
+    assert 0 < group.metadata_free <= group.metadata_size < 1 << 20
+
+
+def edited(**fields: str) -> str:
+    row = json.loads(sample("trixie", "volumes.json"))["report"][0]["lv"][-1]
+    return json.dumps({"report": [{"lv": [row | fields]}]})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"thin_id": "-1"},
+        {"thin_id": "16777216"},
+        {"lv_size": "64M"},
+        {"lv_size": ""},
+        {"lv_uuid": "short"},
+        {"lv_name": "a/b"},
+        {"vg_name": "-x"},
+        {"pool_lv": ""},
+    ],
+)
+def test_nonsense_is_refused_by_name(fields: dict[str, str]) -> None:
+    with pytest.raises(PoolError, match="makes no sense"):
+        parse_volumes(edited(**fields))
+
+
+@given(
+    st.text()
+    | st.sampled_from(['{"report": 1}', '{"report": [{"lv": [1]}]}', '{"report": [{"lv": [{}]}]}', "[]"])
+)
+def test_any_other_text_is_an_error_or_nothing(text: str) -> None:
+    for parse in (parse_volumes, parse_pools, parse_kinds, parse_groups):
+        with contextlib.suppress(PoolError):
+            assert parse(text) == ()
+
+
+@pytest.mark.parametrize("tag", ["a b", "", "-x", "a,b", "a'b", "a" * 1025, "a\n"])
+def test_a_tag_that_lvm_would_split_or_cut_is_refused(tag: str) -> None:
+    with pytest.raises(UsageError):
+        check_tag(tag)
