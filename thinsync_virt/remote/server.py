@@ -99,10 +99,11 @@ class Server:
 
     def run(self) -> int:
         """Greet, then answer. The process's exit status: 0 when the client ended in good order."""
+        # Started after the greeting, which nothing may come before.
         watcher = threading.Thread(target=self._watch, name="watch-client", daemon=True)
-        watcher.start()
         try:
             peer, _ = exchange(self._channel, self._ours, "the client", GREETING_TIMEOUT)
+            watcher.start()
             while (message := self._next_request()) is not None:
                 self._answer(message, peer)
         except ThinsyncError as error:
@@ -110,7 +111,8 @@ class Server:
             return error.code.exit_status
         finally:
             self._channel.interrupt(InterruptedServerError("the server has ended"))
-            watcher.join(ALIVE_SECONDS * 2)
+            if watcher.ident is not None:
+                watcher.join(10)
             self._channel.close()
         return 0
 
