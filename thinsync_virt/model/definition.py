@@ -98,17 +98,14 @@ def unpack(data: bytes) -> Definition:
         header = json.loads(data[_PREFIX.size : position])
         for entry in header["parts"]:
             name, size, digest = entry["name"], entry["size"], entry["sha256"]
-            if (
-                not (isinstance(name, str) and isinstance(size, int) and 0 <= size <= MAX_PART)
-                or name in parts
-            ):
+            if not (isinstance(name, str) and type(size) is int and 0 <= size <= MAX_PART) or name in parts:
                 raise StreamError("definition header is damaged", retry=False)
             part = bytes(data[position : position + size])
             if len(part) != size or hashlib.sha256(part).hexdigest() != digest:
                 raise StreamError(f"definition part {name} is damaged", retry=False)
             parts[name] = part
             position += size
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise StreamError("definition header is damaged", retry=False) from None
     return Definition(parts)
 
@@ -122,7 +119,7 @@ def packed_size(prefix: bytes) -> int:
         sizes: list[int] = [
             entry["size"] for entry in json.loads(prefix[_PREFIX.size : _PREFIX.size + length])["parts"]
         ]
-    except (struct.error, ValueError, KeyError, TypeError):
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
         raise StreamError("definition header is damaged", retry=False) from None
     if len(sizes) > MAX_PARTS or any(type(size) is not int or not 0 <= size <= MAX_PART for size in sizes):
         raise StreamError("definition header is damaged", retry=False)

@@ -77,7 +77,8 @@ class VolumeName:
     def parse(cls, text: str) -> VolumeName:
         """From ``VG/LV`` or ``/dev/VG/LV``. Raises UsageError."""
         vg, slash, lv = text.removeprefix("/dev/").partition("/")
-        if not slash or "/" in lv:
+        # /dev/mapper/vg0-pool: dashes in names are doubled there, and no group can be called so.
+        if not slash or "/" in lv or text.startswith("/dev/mapper/"):
             raise UsageError(f"{text!r} does not name a volume", hint="write VG/LV, such as vg0/pool")
         return cls(vg, lv)
 

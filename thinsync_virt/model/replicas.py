@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from thinsync_virt.errors import StreamError
+from thinsync_virt.errors import StreamError, UsageError
 from thinsync_virt.model.names import VolumeName, check_disk_target
 from thinsync_virt.model.points import ReplicaKey
 
@@ -43,14 +43,22 @@ class Choices:
         """Raises StreamError when the bytes are not choices."""
         try:
             value = json.loads(data)
+            if not isinstance(value["excluded"], list):
+                raise TypeError(value["excluded"])
             return cls(
                 VolumeName.parse(value["pool"]),
                 {check_disk_target(t): VolumeName.parse(p) for t, p in value["disk_pools"].items()},
-                {str(name): str(other) for name, other in value["networks"].items()},
+                {name: _text(other) for name, other in value["networks"].items()},
                 tuple(check_disk_target(target) for target in value["excluded"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
             raise StreamError("the remembered choices are damaged", retry=False) from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ LVM allows ``A-Za-z0-9_+.-/=!:&#`` in tags, up to 1024 characters. Ours are ``ts
     ts1:k=seal&s=SET&c=CONSISTENCY&x=DEFINITION                                     on member 1, once whole
     ts1:k=ok&s=SET&h=HOST                                                           on member 1 at the source
 
-A tag that starts with ``ts1:`` and cannot be parsed is an error (never taken for absent); ``ts2:`` and later belong
-to a newer version.
+A tag that starts with ``ts1:`` and cannot be parsed is an error (never taken for absent), and so is one that this
+module would have written in another way: there is one spelling for each value. ``ts2:`` and later belong to a newer
+version.
 """
 
 from __future__ import annotations
@@ -144,6 +145,14 @@ def parse_tag(text: str) -> Tag | None:
             f"tag {text[:60]!r} was written by a newer version",
             hint="upgrade thinsync-virt here before touching these volumes",
         )
+    tag = _parse_fields(text)
+    # Repeated, unknown or oddly written fields: whatever they mean, this version did not write them.
+    if format_tag(tag) != text:
+        raise _damaged(text)
+    return tag
+
+
+def _parse_fields(text: str) -> Tag:
     try:
         fields = dict(item.split("=", 1) for item in text.removeprefix(PREFIX).split("&"))
         match fields["k"]:
@@ -168,7 +177,10 @@ def parse_tag(text: str) -> Tag | None:
             case "ok":
                 return Confirmation(check_id(fields["s"]), unescape(fields["h"]))
             case "d":
-                return DefinitionMember(Role(fields["y"]), _key(fields), check_id(fields["x"]))
+                owner = Role(fields["y"])
+                if owner is Role.REGISTERED:
+                    raise ValueError(owner)
+                return DefinitionMember(owner, _key(fields), check_id(fields["x"]))
             case other:
                 raise ValueError(other)
     except (ValueError, KeyError, UsageError) as error:
