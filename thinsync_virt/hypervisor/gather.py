@@ -31,6 +31,8 @@ from thinsync_virt.units import KIB
 _FIRMWARE_DIRECTORIES = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
 _ALWAYS_LOOKED_AT = ("/dev/urandom", "/dev/vhost-net", "/dev/vhost-vsock", "/usr/bin/numad")
 _NET = Path("/sys/class/net")
+# libvirt reports one cell also where the kernel has no NUMA, and then refuses to bind to it.
+_NODES = Path("/sys/devices/system/node")
 _MAX_PATHS = 2000
 _KINDS = {
     stat.S_IFREG: "file",
@@ -62,7 +64,7 @@ def gather(connection: Connection, definition: Definition) -> HostFacts:
             files=_files(root, digested, architecture),
             addresses=frozenset(address for address in _addresses(root) if can_listen(address)),
             cpus=topology.cpus,
-            nodes=topology.nodes,
+            nodes=frozenset(node for node in topology.nodes if (_NODES / f"node{node}").is_dir()),
             pages=topology.pages,
             memory=int(raw.getInfo()[1]) * KIB * KIB,
             secrets=frozenset(_secrets(raw)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from thinsync_virt.hypervisor.connection import (
 )
 from thinsync_virt.hypervisor.files import has_content, remove_file, sync_path, write_durable
 from thinsync_virt.hypervisor.mark import plan_digest, read_mark
-from thinsync_virt.hypervisor.markup import Element, parse, text_at, value_at
+from thinsync_virt.hypervisor.markup import Element, parse, serialize, text_at, value_at
 from thinsync_virt.hypervisor.replica.names import DIRECTORIES, owner_of
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
 from thinsync_virt.model.replicas import RegisteredDomain
@@ -81,7 +82,7 @@ def define(connection: Connection, plan: ReplicaPlan) -> bool:
     known = _known(handle)
     _settle(known)
     if known is not None and known.live is not None and not _same_disks(known.live, known.current):
-        _restore(connection, known)
+        _restore(connection, known, before)
         raise ConflictError(
             f"domain {plan.name} was started during the switch, from its point before this one: that stays registered",
             hint="the new point is kept; if the start was meant, this host has the active copy now",
@@ -102,7 +103,7 @@ def restore_active(connection: Connection, name: str) -> bool:
         return False
     if _same_disks(known.live, known.persistent):
         return False
-    _restore(connection, known)
+    _restore(connection, known, None)
     return True
 
 
@@ -173,22 +174,43 @@ def _settle(known: Known | None) -> None:
     with translated(f"switch autostart of domain {known.name} off"):
         if known.handle.autostart():
             known.handle.setAutostart(0)
+        once = getattr(known.handle, "autostartOnce", None)  # libvirt 11.2
+        if once is not None and once():
+            known.handle.setAutostartOnce(0)
     sync_path(os.path.join(_DEFINITIONS, f"{known.name}.xml"))
     sync_path(_DEFINITIONS)
     sync_path(os.path.join(_DEFINITIONS, "autostart"))
 
 
-def _restore(connection: Connection, known: Known) -> None:
-    """Make what runs the persistent definition.
-
-    libvirt's migratable form is the running definition without what the start has added (expanded CPU, actual
-    networks, aliases), so it is what was defined.
-    """
-    libvirt = libvirt_module()
-    with translated(f"define domain {known.name} as what it was started from"):
-        text = known.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
+def _restore(connection: Connection, running: Known, earlier: Known | None) -> None:
+    """Make what runs the persistent definition: the earlier one if it was started from that, else its own form."""
+    assert running.live is not None, "only a running domain can be restored from"
+    if (
+        earlier is not None
+        and earlier.persistent is not None
+        and _same_disks(earlier.persistent, running.live)
+    ):
+        text = serialize(earlier.persistent)
+    else:
+        text = _as_defined(running)
+    with translated(f"define domain {running.name} as what it was started from"):
         handle = connection.raw.defineXML(text)
     _settle(_known(handle))
+
+
+def _as_defined(running: Known) -> str:
+    """libvirt's migratable form: the running definition without what the start has added (actual networks, aliases).
+
+    Debian 12's libvirt leaves a host-model CPU expanded there: the CPU is that of the persistent definition.
+    """
+    libvirt = libvirt_module()
+    with translated(f"read the running definition of {running.name}"):
+        text = running.handle.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
+    root = parse(text, f"the running definition of {running.name}")
+    was, defined = root.find("cpu"), running.current.find("cpu")
+    if was is not None and defined is not None:
+        root.replace(was, deepcopy(defined))
+    return serialize(root)
 
 
 def _describe(known: Known) -> RegisteredDomain:

@@ -50,7 +50,13 @@ def _replace(draft: Draft, element: Element, kind: str, missing: str) -> None:
         return
     remove_all(element, "source", "protocol")
     element.set("type", _REPLACEMENT[kind])
-    draft.warn(subject, f"{missing} is not on this host: the port leads to {_REPLACEMENT[kind]} here")
+    if not _repeats_serial(element):
+        draft.warn(subject, f"{missing} is not on this host: the port leads to {_REPLACEMENT[kind]} here")
+
+
+def _repeats_serial(element: Element) -> bool:
+    """libvirt writes the first serial port a second time, as a console: said once is enough."""
+    return element.tag == "console" and value_at(element, "target", "type") == "serial"
 
 
 def _map_log(draft: Draft, element: Element, kind: str) -> None:
@@ -58,4 +64,5 @@ def _map_log(draft: Draft, element: Element, kind: str) -> None:
         path = log.get("file", "")
         if not draft.facts.is_directory(os.path.dirname(path)):
             remove(log)
-            draft.warn(kind, f"the directory of {path} is not on this host: nothing is logged there")
+            if not _repeats_serial(element):
+                draft.warn(kind, f"the directory of {path} is not on this host: nothing is logged there")

@@ -1,0 +1,283 @@
+"""Registering against libvirt's own test driver: real definitions, no guests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.hypervisor.samples import CHOSEN, FACTS, POINT, TARGET_VG, definition_of
+from thinsync_virt.errors import ConflictError, NotFoundError
+from thinsync_virt.hypervisor import register
+from thinsync_virt.hypervisor.connection import Connection, connect
+from thinsync_virt.hypervisor.driver import LibvirtHypervisor
+from thinsync_virt.hypervisor.facts import Architecture, DomainSupport
+from thinsync_virt.hypervisor.markup import parse
+from thinsync_virt.hypervisor.replica import names
+from thinsync_virt.hypervisor.replica.plan import ReplicaPlan, plan_replica
+from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.replicas import Mark
+
+URI = "test:///default"
+UUID = "6f3a1c528d0e4b7a9c112a5d3e4f6071"
+KEY = ReplicaKey(UUID, TARGET_VG)
+FACTS_HERE = replace(
+    FACTS,
+    architectures={"x86_64": Architecture("/usr/bin/test", {"pc": "pc"}, frozenset({"test"}))},
+    support=DomainSupport(),
+)
+XML = """
+<domain type='test'>
+  <name>{name}</name>
+  <uuid>6f3a1c52-8d0e-4b7a-9c11-2a5d3e4f6071</uuid>
+  <memory unit='KiB'>65536</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>
+  <devices>
+    <disk type='block' device='disk'>
+      <driver name='qemu' type='raw'/><source dev='/dev/vg0/web01'/><target dev='vda' bus='virtio'/>
+    </disk>
+    <disk type='file' device='cdrom'>
+      <driver name='qemu' type='raw'/><source file='/seed.iso'/><target dev='hdc' bus='ide'/><readonly/>
+    </disk>
+    <graphics type='vnc' port='-1' passwd='s3cret'/>
+  </devices>
+</domain>
+"""
+
+
+class Overtaken:
+    """A virConnect of which a switch is overtaken: ``hook`` runs just before each definition."""
+
+    def __init__(self, raw: Any, hook: Callable[[], None]) -> None:
+        self._raw = raw
+        self._hook = hook
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def defineXML(self, text: str) -> Any:
+        self._hook()
+        return self._raw.defineXML(text)
+
+
+@pytest.fixture
+def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
+    pytest.importorskip("libvirt")
+    monkeypatch.setattr(names, "MEDIA_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(register, "DIRECTORIES", (str(tmp_path),))
+    monkeypatch.setattr(register, "_DEFINITIONS", str(tmp_path))
+    with connect(URI) as opened:
+        for handle in opened.raw.listAllDomains(0):
+            if handle.isActive():
+                handle.destroy()
+            handle.undefineFlags(1)  # with its managed-save image
+        yield opened
+
+
+def plan(sequence: int = 1, name: str = "web01", medium: bytes = b"seed") -> ReplicaPlan:
+    mark = Mark(KEY, f"{sequence:032x}"[::-1], sequence)
+    definition = definition_of(XML.format(name=name), CHOSEN, {"media/hdc": medium})
+    return plan_replica(definition, mark, {"vda": f"/dev/vg1/web01-{sequence}"}, FACTS_HERE)
+
+
+def paths(connection: Connection) -> tuple[str, ...]:
+    (domain,) = register.registered(connection, "web01", UUID)
+    return tuple(domain.paths.values())
+
+
+def test_a_first_definition(connection: Connection, tmp_path: Path) -> None:
+    assert register.define(connection, plan())
+    (domain,) = register.registered(connection, "web01", UUID)
+    assert domain.mark == Mark(KEY, f"{1:032x}"[::-1], 1)
+    assert dict(domain.paths) == {"vda": "/dev/vg1/web01-1"}
+    assert not domain.active
+    assert dict(domain.live_paths) == {}
+    (file,) = domain.files
+    assert Path(file).read_bytes() == b"seed"
+    assert Path(file).parent == tmp_path
+
+
+def test_the_same_again_writes_nothing(connection: Connection) -> None:
+    register.define(connection, plan())
+    calls: list[str] = []
+    watched = Connection(Overtaken(connection.raw, lambda: calls.append("define")), URI)
+    assert not register.define(watched, plan())
+    assert calls == []
+
+
+def test_a_lost_file_or_an_edited_definition_is_made_good(connection: Connection) -> None:
+    register.define(connection, plan())
+    (domain,) = register.registered(connection, "web01", UUID)
+    Path(domain.files[0]).write_bytes(b"other")
+    assert register.define(connection, plan())
+    assert Path(domain.files[0]).read_bytes() == b"seed"
+    text = connection.lookup("web01").XMLDesc(2)
+    connection.raw.defineXML(text.replace("/dev/vg1/web01-1", "/dev/vg1/web01-0"))
+    assert register.define(connection, plan())
+    assert paths(connection) == ("/dev/vg1/web01-1",)
+
+
+def test_the_next_point_replaces_and_autostart_goes_off(connection: Connection) -> None:
+    register.define(connection, plan(1))
+    connection.lookup("web01").setAutostart(1)
+    assert register.define(connection, plan(2))
+    assert paths(connection) == ("/dev/vg1/web01-2",)
+    assert not connection.lookup("web01").autostart()
+
+
+def test_a_domain_renamed_at_the_source_is_renamed_here(connection: Connection) -> None:
+    register.define(connection, plan(1))
+    assert register.define(connection, plan(2, name="www"))
+    assert [domain.name for domain in register.registered(connection, "www", UUID)] == ["www"]
+    with pytest.raises(NotFoundError):
+        connection.lookup("web01")
+
+
+def test_a_running_replica_is_never_replaced(connection: Connection) -> None:
+    register.define(connection, plan(1))
+    connection.lookup("web01").create()
+    with pytest.raises(ConflictError, match="running"):
+        register.define(connection, plan(2))
+    assert paths(connection) == ("/dev/vg1/web01-1",)
+
+
+def test_a_managed_save_image_is_refused_with_the_remedy(connection: Connection) -> None:
+    register.define(connection, plan(1))
+    domain = connection.lookup("web01")
+    domain.create()
+    domain.managedSave(0)
+    (registered,) = register.registered(connection, "web01", UUID)
+    assert registered.managed_save
+    with pytest.raises(ConflictError) as caught:
+        register.define(connection, plan(2))
+    assert "virsh managedsave-remove web01" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "uuid", ["6f3a1c52-8d0e-4b7a-9c11-2a5d3e4f6071", "99999999-8d0e-4b7a-9c11-2a5d3e4f6071"]
+)
+def test_somebody_elses_domain_is_left_alone(connection: Connection, uuid: str) -> None:
+    text = XML.format(name="web01").replace("6f3a1c52-8d0e-4b7a-9c11-2a5d3e4f6071", uuid)
+    connection.raw.defineXML(text)
+    with pytest.raises(ConflictError) as caught:
+        register.define(connection, plan())
+    assert caught.value.hint
+    (domain,) = register.registered(connection, "web01", UUID)
+    assert domain.mark is None
+    assert dict(domain.paths) == {"vda": "/dev/vg0/web01"}
+
+
+def test_name_and_uuid_of_two_different_domains(connection: Connection) -> None:
+    connection.raw.defineXML(XML.format(name="other"))
+    connection.raw.defineXML(XML.format(name="web01").replace("6f3a1c52", "99999999"))
+    found = register.registered(connection, "web01", UUID)
+    assert {domain.name for domain in found} == {"other", "web01"}
+
+
+def test_another_replica_of_the_same_domain_is_a_conflict(connection: Connection) -> None:
+    register.define(connection, plan())
+    elsewhere = replace(plan(2), mark=Mark(ReplicaKey(UUID, "bbbbbb" + TARGET_VG[6:]), POINT, 2))
+    with pytest.raises(ConflictError, match="not a replica of this"):
+        register.define(connection, elsewhere)
+
+
+def test_a_start_that_was_overtaken_keeps_its_point(connection: Connection) -> None:
+    register.define(connection, plan(1))
+    before = connection.lookup("web01").XMLDesc(2 | 1)
+    starts = [connection.lookup("web01").create]
+
+    def start_once() -> None:
+        if starts:
+            starts.pop()()
+
+    with pytest.raises(ConflictError, match="started during the switch"):
+        register.define(Connection(Overtaken(connection.raw, start_once), URI), plan(2))
+    (domain,) = register.registered(connection, "web01", UUID)
+    assert domain.active
+    assert dict(domain.paths) == dict(domain.live_paths) == {"vda": "/dev/vg1/web01-1"}
+    assert domain.mark is not None
+    assert domain.mark.sequence == 1
+    connection.lookup("web01").destroy()
+    assert parse(connection.lookup("web01").XMLDesc(2 | 1), "it").findtext("uuid") == parse(
+        before, "it"
+    ).findtext("uuid")
+    assert not register.define(connection, plan(1)), "just what was registered before"
+
+
+def test_recovery_after_a_crash_beside_a_start(connection: Connection) -> None:
+    register.define(connection, plan(1))
+    assert not register.restore_active(connection, "web01"), "nothing runs"
+    connection.lookup("web01").create()
+    assert not register.restore_active(connection, "web01"), "it runs what is registered"
+    connection.raw.defineXML(plan(2).xml)  # what a switch had done when it was killed
+    assert register.restore_active(connection, "web01")
+    (domain,) = register.registered(connection, "web01", UUID)
+    assert dict(domain.paths) == dict(domain.live_paths) == {"vda": "/dev/vg1/web01-1"}
+    assert domain.mark is not None
+    assert domain.mark.sequence == 1
+    assert "s3cret" in connection.lookup("web01").XMLDesc(2 | 1)
+    assert not register.restore_active(connection, "web01")
+
+
+def test_recovery_leaves_a_running_domain_of_others_alone(connection: Connection) -> None:
+    domain = connection.raw.defineXML(XML.format(name="web01"))
+    domain.create()
+    connection.raw.defineXML(XML.format(name="web01").replace("/dev/vg0/web01", "/dev/vg0/new"))
+    assert not register.restore_active(connection, "web01")
+
+
+def test_only_replicas_are_marked(connection: Connection) -> None:
+    connection.raw.defineXML(XML.format(name="other").replace("6f3a1c52", "99999999"))
+    register.define(connection, plan(3))
+    assert [(domain.name, domain.mark.sequence) for domain in register.marked(connection) if domain.mark] == [
+        ("web01", 3)
+    ]
+
+
+def test_old_files_go_and_only_ours(connection: Connection, tmp_path: Path) -> None:
+    register.define(connection, plan(1, medium=b"one"))
+    (old,) = register.registered(connection, "web01", UUID)[0].files
+    register.define(connection, plan(2, medium=b"two"))
+    (new,) = register.registered(connection, "web01", UUID)[0].files
+    others = [
+        tmp_path / "web01_VARS.fd",
+        tmp_path / f"thinsync-x-{'9' * 32}-01234567_VARS.fd",
+        tmp_path / f"thinsync-x-{UUID}-notours",
+    ]
+    half = Path(new + ".thinsync-new")
+    for path in (*others, half):
+        path.write_bytes(b"")
+    assert register.remove_files(connection, UUID, keep=(old,)) == (str(half),)
+    assert register.remove_files(connection, UUID) == (old,)
+    assert register.remove_files(connection, UUID) == ()
+    assert Path(new).exists()
+    assert all(path.exists() for path in others)
+
+
+def test_files_of_a_running_older_definition_stay(connection: Connection) -> None:
+    register.define(connection, plan(1, medium=b"one"))
+    (old,) = register.registered(connection, "web01", UUID)[0].files
+    connection.lookup("web01").create()
+    connection.raw.defineXML(plan(2, medium=b"two").xml)
+    assert register.remove_files(connection, UUID) == ()
+    assert Path(old).exists()
+
+
+def test_the_driver_inspects_and_collects(connection: Connection) -> None:
+    connection.raw.defineXML(XML.format(name="web01"))
+    with LibvirtHypervisor(URI) as hypervisor:
+        hypervisor.__dict__["_connection"] = connection
+        assert hypervisor.domain_names() == ("web01",)
+        domain = hypervisor.inspect("web01", lambda path: "is not here")
+        assert domain.uuid == UUID
+        assert next(disk.problem for disk in domain.disks) == "is not here"
+        definition = hypervisor.collect_definition("web01", CHOSEN)
+        assert hypervisor.collect_definition(UUID, CHOSEN).id == definition.id
+        assert b"s3cret" in definition.parts["domain.xml"]
+        assert hypervisor.nvram_path("web01") is None
+        with pytest.raises(NotFoundError):
+            hypervisor.inspect("nobody", lambda path: "")
+        hypervisor.__dict__.pop("_connection")
