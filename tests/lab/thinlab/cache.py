@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from thinlab.process import say
@@ -65,3 +65,25 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
         build(partial)
         partial.rename(entry)
     return entry
+
+
+def prune(keep: int = 2) -> list[Path]:
+    """Remove entries that no mount or process of this machine uses, but the ``keep`` youngest of each kind."""
+    in_use = Path("/proc/mounts").read_text()
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            in_use += process.read_text(errors="replace")
+    kinds: dict[str, list[Path]] = {}
+    for entry in cache_directory().glob("*-????????????"):
+        if entry.is_dir():
+            kinds.setdefault(entry.name.rpartition("-")[0], []).append(entry)
+    old = [
+        path for paths in kinds.values() for path in sorted(paths, key=_age)[keep:] if path.name not in in_use
+    ]
+    for path in old:
+        shutil.rmtree(path)
+    return old
+
+
+def _age(path: Path) -> float:
+    return -path.stat().st_mtime

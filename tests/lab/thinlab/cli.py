@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from thinlab import product, rootfs
+from thinlab import cache, product, rootfs
 from thinlab.errors import LabError
 from thinlab.guestxml import AGENTS, Guest
 from thinlab.lab import Lab, chosen_releases
@@ -98,6 +98,7 @@ def parser() -> argparse.ArgumentParser:
     command("sync", "put the checkout's thinsync_virt in place of the installed one")
     command("status", "what runs").add_argument("--json", action="store_true")
     command("pack", "write the cached root file systems into archives that another machine can unpack")
+    command("prune", "delete what nobody uses from the cache")
     command("down", "stop everything; disks stay").add_argument(
         "--wipe", action="store_true", help="delete disks and identity too"
     )
@@ -203,6 +204,9 @@ def act(arguments: argparse.Namespace, lab: Lab) -> int:
             _print_status(lab.status(), as_json=arguments.json)
         case "pack":
             for path in rootfs.pack():
+                print(path)
+        case "prune":
+            for path in cache.prune():
                 print(path)
         case "down":
             lab.down(wipe=arguments.wipe)

@@ -137,7 +137,7 @@ def _contents(unpacked: Path, compiled: Path) -> Iterator[Entry]:
     yield Entry("bin/qemu-ga", 0o100755, agent.read_bytes())
     for name, library in sorted(_needed(agent, unpacked).items()):
         yield Entry(f"lib/{name}", 0o100755, library.read_bytes())
-    loader = next(unpacked.rglob("ld-linux-x86-64.so.2"))
+    loader = _own("ld-linux-x86-64.so.2", unpacked)[0]
     yield Entry("lib64/ld-linux-x86-64.so.2", 0o100755, loader.read_bytes())
     order = _with_dependencies(MODULES, unpacked)
     xfs = [module for module in _with_dependencies(("xfs",), unpacked) if module not in order]
@@ -156,7 +156,7 @@ def _needed(program: Path, unpacked: Path) -> dict[str, Path]:
         for name in re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic):
             if name in found:
                 continue
-            places = [path for path in unpacked.rglob(name) if path.exists()]
+            places = _own(name, unpacked)
             if not places:
                 raise LabError(
                     f"no package of LIBRARIES has {name}",
@@ -165,6 +165,12 @@ def _needed(program: Path, unpacked: Path) -> dict[str, Path]:
             found[name] = places[0]
             waiting.append(places[0])
     return found
+
+
+def _own(name: str, unpacked: Path) -> list[Path]:
+    """Files of this name in the unpacked packages; an absolute link there would lead to this machine's own files."""
+    found = (path for path in unpacked.rglob(name) if path.exists())
+    return [path for path in found if path.resolve().is_relative_to(unpacked.resolve())]
 
 
 def _with_dependencies(names: tuple[str, ...], unpacked: Path) -> list[Path]:

@@ -75,11 +75,8 @@ def _fetch(apt: PrivateApt, target: Path, suite: str, libc: str) -> None:
     shutil.rmtree(unpacked)
     if libc:
         apt.unpack([f"libc6/{libc}"], unpacked)
-        loader = next(unpacked.rglob("ld-linux-x86-64.so.2"))
         place = next(path.parent for path in unpacked.rglob("libc.so.6"))
         shutil.copytree(place, target / "lib")
-        if not (target / "lib/ld-linux-x86-64.so.2").exists():
-            shutil.copy(loader.resolve(), target / "lib/ld-linux-x86-64.so.2")
         shutil.rmtree(unpacked)
 
 
