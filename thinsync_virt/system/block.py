@@ -49,6 +49,11 @@ class BlockDevice:
         self._fd = self._open(flags)
         try:
             self._device = stat.S_ISBLK(os.fstat(self._fd).st_mode)
+            if not self._device and path.startswith("/dev/") and not path.startswith("/dev/shm/"):  # noqa: S108
+                os.close(self._fd)
+                raise ThinsyncError(
+                    f"{path} is not a block device", hint=f"what stands there? ls -l {path}; vgmknodes"
+                )
             self.size = self._find_size()
             self._align = self._logical_block() if self._device else (512 if self._direct else 1)
         except OSError as error:

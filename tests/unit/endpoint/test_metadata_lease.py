@@ -112,7 +112,7 @@ def test_it_is_held_inside_and_gone_afterwards(
     leases: MetadataLeases, kernel: FakePool, tmp_path: Path
 ) -> None:
     with leases.hold(POOL) as lease:
-        assert lease.held_root == kernel.held
+        assert kernel.pool_status(NAME).held_root == lease.held_root
         assert records(tmp_path) == [POOL.uuid]
         assert leases.is_ours(POOL)
     assert kernel.held is None
