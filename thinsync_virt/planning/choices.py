@@ -60,11 +60,12 @@ def choose(
             raise UsageError(f"{host} has several thin pools: {names}", hint="choose one with --pool VG/POOL")
         pool = next(iter(there))
     disk_pools = {**(remembered.disk_pools if remembered else {}), **wishes.disk_pools}
-    for name in (pool, *disk_pools.values()):
+    known = {disk.target for disk in domain.disks}
+    # What is remembered of a disk that is gone stands in nobody's way.
+    for name in (pool, *(disk_pools[target] for target in sorted(disk_pools) if target in known)):
         if name not in there:
             listed = ", ".join(str(other) for other in sorted(there))
             raise NotFoundError(f"there is no thin pool {name} at {host}", hint=f"there are: {listed}")
-    known = {disk.target for disk in domain.disks}
     for target in (*wishes.include, *wishes.exclude, *wishes.disk_pools):
         if target not in known:
             raise UsageError(

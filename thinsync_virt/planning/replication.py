@@ -95,14 +95,18 @@ def plan_replication(
 
 
 def abandoned(source: SourceState, target: TargetState) -> tuple[RecoveryPoint, ...]:
-    """Points at the source that never arrived and that the next point replaces.
+    """Points at the source that are not at the target, and that the next point replaces.
 
-    Those newer than the newest common point (all, when there is none) that no target has confirmed.
+    Those newer than the newest common point, also when the target confirmed them once: it has lost them since, and
+    beside a newer confirmed point the base would count as expired. Without a common point: those that no target
+    has confirmed.
     """
     base = newest_common(source.points, target.points)
     held = {point.id for point in target.points}
-    floor = base.sequence if base is not None else -1
-    return tuple(p for p in source.points if p.id not in held and p.sequence > floor and not p.confirmed_by)
+    missing = tuple(point for point in source.points if point.id not in held)
+    if base is None:
+        return tuple(point for point in missing if not point.confirmed_by)
+    return tuple(point for point in missing if point.order > base.order)
 
 
 def _same_disks(base: RecoveryPoint, targets: tuple[str, ...]) -> bool:

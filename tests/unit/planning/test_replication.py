@@ -1,0 +1,248 @@
+"""What is planned, over any history of points at the two ends.
+
+The invariants, in prose:
+
+- The base of a plan is held by both ends, and is the newest that is.
+- A disk travels incrementally only when the base has it.
+- A new point's number is above every number in use, at either end, sealed or not.
+- Once the driver has dropped what is abandoned and what has expired, the base is still at the source.
+- Nothing that the target holds is ever abandoned.
+- Nothing is planned over a replica that runs, was written to, has a managed-save image, or is somebody else's, nor
+  over points that are newer than all of the source's.
+- "Up to date" is said only when nothing differs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from tests.unit.values import (
+    DEFINITION,
+    DOMAIN,
+    KEY,
+    OTHER_GROUP,
+    disk,
+    domain,
+    identifier,
+    point,
+    replica,
+    unfinished,
+)
+from thinsync_virt.model.domains import Disk
+from thinsync_virt.model.plans import Conflict, Mode, Plan, Replicate, UpToDate
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
+from thinsync_virt.model.replicas import Mark, RegisteredDomain
+from thinsync_virt.model.states import SourceState, TargetState
+from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
+from thinsync_virt.planning.retention import expired_at_source
+
+MARK = Mark(KEY, identifier(1), 1)
+
+
+def source_state(*points: RecoveryPoint, unfinished_numbers: tuple[int, ...] = ()) -> SourceState:
+    return SourceState(domain(), points, tuple(unfinished(n) for n in unfinished_numbers))
+
+
+def target_state(
+    *points: RecoveryPoint,
+    registered: tuple[RegisteredDomain, ...] = (),
+    written: tuple[str, ...] = (),
+    unfinished_numbers: tuple[int, ...] = (),
+) -> TargetState:
+    return TargetState(
+        KEY, points, tuple(unfinished(n) for n in unfinished_numbers), registered, "", written, None
+    )
+
+
+def plan(
+    source: SourceState,
+    target: TargetState,
+    *,
+    disks: tuple[Disk, ...] = (disk(),),
+    definition: str = DEFINITION,
+    unchanged: bool = False,
+) -> Plan:
+    return plan_replication(source, target, disks=disks, definition=definition, unchanged=unchanged)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[SourceState, TargetState]:
+    """Points that were made, at either, both or no end, confirmed or not: whatever crashes and people left.
+
+    Numbers are given once by one source; two with one number show what a tie does.
+    """
+    made = draw(st.lists(st.integers(1, 12), max_size=10).map(sorted))
+    ours, theirs = [], []
+    for number, sequence in enumerate(made, start=1):
+        here, there, confirmed = draw(st.tuples(st.booleans(), st.booleans(), st.booleans()))
+        disks = draw(st.sampled_from([("vda",), ("vda", "vdb"), ("vdb",)]))
+        found = point(sequence, number=number, disks=disks)
+        if here:
+            ours.append(replace(found, confirmed_by="backup1" if confirmed else ""))
+        if there:
+            theirs.append(found)
+    left = st.lists(st.integers(1, 15), max_size=2).map(tuple)
+    return (
+        source_state(*ours, unfinished_numbers=draw(left)),
+        target_state(*theirs, unfinished_numbers=draw(left)),
+    )
+
+
+@given(histories(), st.lists(st.sampled_from(["vda", "vdb", "vdc"]), min_size=1, unique=True), st.booleans())
+def test_a_plan_over_any_history(
+    history: tuple[SourceState, TargetState], targets: list[str], unchanged: bool
+) -> None:
+    source, target = history
+    made = plan(source, target, disks=tuple(map(disk, targets)), unchanged=unchanged)
+    common = {p.id for p in source.points} & {p.id for p in target.points}
+    match made:
+        case Conflict():
+            newest = max(p.sequence for p in target.points)
+            assert newest > max(p.sequence for p in source.points)
+        case UpToDate(base):
+            assert unchanged
+            assert base.id in common
+            assert {held.target for held in base.disks} == set(targets)
+        case Replicate():
+            if made.base is None:
+                assert not common
+            else:
+                assert made.base.id in common
+                assert made.base.sequence == max(p.sequence for p in source.points if p.id in common)
+            for travelling in made.disks:
+                has_base = made.base is not None and made.base.disk(travelling.target) is not None
+                assert (travelling.mode is Mode.INCREMENTAL) == has_base
+                assert has_base or travelling.reason
+            assert [travelling.target for travelling in made.disks] == targets
+            used = [
+                *(p.sequence for p in source.points),
+                *(p.sequence for p in target.points),
+                *(s.sequence for s in source.unfinished),
+                *(s.sequence for s in target.unfinished),
+            ]
+            assert all(made.sequence > number for number in used)
+            assert made.set_id not in {p.id for p in (*source.points, *target.points)}
+
+
+@given(histories())
+@example((source_state(point(1, confirmed_by="b"), point(2, confirmed_by="b")), target_state(point(1))))
+@example(
+    (
+        source_state(point(1, number=1), point(1, number=2, confirmed_by="b")),
+        target_state(point(1, number=1)),
+    )
+)
+def test_the_base_outlives_the_clearing_before_a_transfer(
+    history: tuple[SourceState, TargetState],
+) -> None:
+    """As the driver does it: confirm the base, drop what is abandoned, then what has expired."""
+    source, target = history
+    base = newest_common(source.points, target.points)
+    assume(base is not None)
+    assert base is not None
+    dropped = abandoned(source, target)
+    left = tuple(
+        replace(p, confirmed_by=p.confirmed_by or "backup1") if p.id == base.id else p
+        for p in source.points
+        if p not in dropped
+    )
+    kept = {p.id for p in left} - {p.id for p in expired_at_source(left)}
+    assert kept == {base.id}
+
+
+@given(histories())
+def test_what_the_target_holds_is_never_abandoned(history: tuple[SourceState, TargetState]) -> None:
+    source, target = history
+    held = {p.id for p in target.points}
+    base = newest_common(source.points, target.points)
+    for one in abandoned(source, target):
+        assert one.id not in held
+        assert base is not None or not one.confirmed_by
+
+
+def test_confirmed_points_stay_while_the_target_has_nothing() -> None:
+    """The target's disks may be away for a while: only a newer confirmed point replaces them."""
+    source = source_state(point(1, confirmed_by="backup1"), point(2))
+    assert [p.sequence for p in abandoned(source, target_state())] == [2]
+
+
+@pytest.mark.parametrize(
+    ("registered", "words"),
+    [
+        (replica(mark=MARK, active=True), "running at the target"),
+        (replica(mark=MARK, managed_save=True), "managed-save"),
+        (replica(mark=None), "not a replica of ours"),
+        (replica(mark=None, name="other"), "UUID of web01"),
+        (replica(mark=None, uuid="ff" * 16), "name of web01"),
+        (replica(mark=Mark(ReplicaKey(DOMAIN, OTHER_GROUP), identifier(1), 1)), "something else"),
+        (replica(mark=Mark(ReplicaKey("ee" * 16, KEY.target), identifier(1), 1)), "something else"),
+        (replica(mark=MARK, name="renamed"), "renamed"),
+        (replica(mark=MARK, uuid="ff" * 16), "not web01"),
+    ],
+    ids=str,
+)
+@given(histories(), st.booleans())
+def test_nothing_is_planned_over_what_must_stay(
+    registered: RegisteredDomain, words: str, history: tuple[SourceState, TargetState], unchanged: bool
+) -> None:
+    source, target = history
+    target = replace(target, registered=(replica(mark=MARK), registered))
+    made = plan(source, target, unchanged=unchanged)
+    assert isinstance(made, Conflict)
+    assert words in made.message
+    assert made.hint
+
+
+@given(histories(), st.booleans())
+def test_nothing_is_planned_over_written_volumes(
+    history: tuple[SourceState, TargetState], unchanged: bool
+) -> None:
+    source, target = history
+    target = replace(target, registered=(replica(mark=MARK),), written=("vda", "vdb"))
+    made = plan(source, target, unchanged=unchanged)
+    assert isinstance(made, Conflict)
+    assert "vda, vdb written to" in made.message
+
+
+def test_a_source_that_was_rolled_back() -> None:
+    made = plan(source_state(point(1)), target_state(point(1), point(2)))
+    assert isinstance(made, Conflict)
+    assert "rolled back" in made.hint
+
+
+def test_points_that_arrived_and_were_not_confirmed_are_no_conflict() -> None:
+    made = plan(source_state(point(1), point(2)), target_state(point(1), point(2)))
+    assert isinstance(made, Replicate)
+    assert made.base == point(2)
+
+
+def test_our_standby_replica_is_no_conflict() -> None:
+    assert find_conflict(source_state(), target_state(registered=(replica(mark=MARK),))) is None
+
+
+@pytest.mark.parametrize(
+    ("unchanged", "definition", "targets"),
+    [
+        (False, DEFINITION, ("vda",)),
+        (True, "ff" * 16, ("vda",)),
+        (True, DEFINITION, ("vda", "vdb")),
+        (True, DEFINITION, ("vdb",)),
+    ],
+)
+def test_anything_that_differs_makes_a_point(
+    unchanged: bool, definition: str, targets: tuple[str, ...]
+) -> None:
+    both = point(1)
+    made = plan(
+        source_state(both),
+        target_state(both),
+        disks=tuple(map(disk, targets)),
+        definition=definition,
+        unchanged=unchanged,
+    )
+    assert isinstance(made, Replicate)
+    assert plan(source_state(both), target_state(both), unchanged=True) == UpToDate(both)
