@@ -17,9 +17,11 @@ from thinsync_virt.hypervisor.files import read_stable
 from thinsync_virt.hypervisor.gather import gather
 from thinsync_virt.hypervisor.inspect import FindVolume, Observation, describe
 from thinsync_virt.hypervisor.markup import Element, parse, value_at
+from thinsync_virt.hypervisor.preflight import preflight
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan, plan_replica
 from thinsync_virt.model.definition import MAX_PART, Definition
 from thinsync_virt.model.domains import Domain
+from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 
 _BLOCK_JOBS = {1: "pull", 2: "copy", 3: "commit", 4: "active commit", 5: "backup"}
@@ -102,6 +104,10 @@ class LibvirtHypervisor:
     ) -> ReplicaPlan:
         """The domain as it would be registered here. Changes nothing."""
         return plan_replica(definition, mark, disk_paths, facts)
+
+    def preflight(self, plan: ReplicaPlan) -> tuple[Finding, ...]:
+        """What libvirt itself has to say against a plan. Defines nothing; disks need not exist."""
+        return preflight(self._connection, plan)
 
     def registered(self, name: str, uuid: str) -> tuple[RegisteredDomain, ...]:
         """The domains here with this name or this UUID."""

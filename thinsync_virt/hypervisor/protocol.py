@@ -10,6 +10,7 @@ from thinsync_virt.hypervisor.inspect import FindVolume
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Domain
+from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 
 
@@ -43,6 +44,10 @@ class Hypervisor(Protocol):
         self, definition: Definition, mark: Mark, disk_paths: Mapping[str, str], facts: HostFacts
     ) -> ReplicaPlan:
         """The domain as it would be registered here, and what is to be said about it. Changes nothing."""
+        ...
+
+    def preflight(self, plan: ReplicaPlan) -> tuple[Finding, ...]:
+        """What this host's hypervisor itself has to say against a plan. Defines nothing; disks need not exist."""
         ...
 
     def registered(self, name: str, uuid: str) -> tuple[RegisteredDomain, ...]:

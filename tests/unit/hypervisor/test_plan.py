@@ -445,6 +445,15 @@ def test_randomness_of_a_device_that_is_not_here() -> None:
     assert "rng" in found(plan, Severity.WARNING)
 
 
+@pytest.mark.parametrize(("version", "kept"), [(9_000_000, False), (11_003_000, True)])
+def test_the_chipsets_watchdog(version: int, kept: bool) -> None:
+    root, refused, _ = bios("<watchdog model='itco' action='reset'/>", replace(FACTS, libvirt_version=version))
+    assert (root.find("devices/watchdog") is not None) is kept
+    assert not refused
+    root, _, _ = bios("<watchdog model='i6300esb' action='reset'/>")
+    assert root.find("devices/watchdog") is not None
+
+
 def test_displays_listen_where_this_host_can() -> None:
     plan, root = plan_for(BIOS, WEB)
     assert attribute(root, "devices/graphics", "listen") == "127.0.0.1"

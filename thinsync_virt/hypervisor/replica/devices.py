@@ -9,6 +9,7 @@ from thinsync_virt.hypervisor.markup import Element, drop_attributes, remove, re
 from thinsync_virt.hypervisor.replica.draft import Draft
 
 _ADDRESS = ("uuid", "domain", "bus", "device", "slot", "function", "target", "unit")
+_ITCO_SINCE = 9_001_000  # libvirt 9.1
 _RANDOM = "/dev/urandom"
 
 
@@ -102,6 +103,13 @@ def _socket(draft: Draft, element: Element) -> None:
         )
 
 
+def _watchdog(draft: Draft, element: Element) -> None:
+    """Every q35 machine has this one, whether the definition names it (libvirt 9.1 and later) or not."""
+    if element.get("model") == "itco" and draft.facts.libvirt_version < _ITCO_SINCE:
+        remove(element)
+        draft.info("watchdog", "the chipset's own (itco) is not named: this host's libvirt does not know it")
+
+
 def _persistent_store(draft: Draft, element: Element) -> None:
     path = text_at(element, "path")
     draft.warn("pstore", f"the content of {path} does not travel")
@@ -118,5 +126,6 @@ _RULES: dict[str, Callable[[Draft, Element], None]] = {
     "smartcard": _smart_card,
     "lease": _lease,
     "vsock": _socket,
+    "watchdog": _watchdog,
     "pstore": _persistent_store,
 }
