@@ -31,6 +31,8 @@ Progress = Callable[[dict[str, Any]], None]
 GREETING_TIMEOUT = 30.0
 """Seconds for login, sudo and the start of Python at the other end."""
 
+_MAX_BETWEEN_CHUNKS = 100
+
 
 class Transport(Protocol):
     """What carries the channel: ssh, or a pair of sockets in a test."""
@@ -145,7 +147,7 @@ class Client:
     ) -> dict[str, Any] | None:
         """Send until the chunks end, or the server answers: its answer, if it came first."""
         while True:
-            while (message := self._channel.receive_pending()) is not None:
+            for message in self._pending():
                 answer = self._answer(message, call, progress)
                 if answer is not None:
                     self._stop_sending()
@@ -159,6 +161,13 @@ class Client:
                 self._channel.send_raw_end()
                 return None
             self._channel.send_raw(chunk)
+
+    def _pending(self) -> Iterator[Message]:
+        """What has come, but not for ever: a server that talks without end does not keep us from sending."""
+        for _ in range(_MAX_BETWEEN_CHUNKS):
+            if (message := self._channel.receive_pending()) is None:
+                return
+            yield message
 
     def _stop_sending(self) -> None:
         """The answer came first: the server waits for the end of the stream, or has ended itself."""

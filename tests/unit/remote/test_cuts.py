@@ -138,6 +138,7 @@ REQUEST = {"call": 1, "method": "echo", "params": {}, "stream": "none"}
         message(1, json.dumps({**REQUEST, "stream": "both"}).encode()),
         message(1, json.dumps({"call": 1}).encode()),
     ],
+    ids=lambda data: f"{len(data)}-{data[:24].hex()}",
 )
 def test_what_is_no_request_ends_the_server_with_a_word(
     data: bytes, capfd: pytest.CaptureFixture[str]
@@ -189,6 +190,7 @@ def test_any_bytes_end_a_server_in_good_order(messages: list[tuple[int, bytes, b
         message(3, b""),
         message(1, b"x", MAX_JSON + 1),
     ],
+    ids=lambda data: data[:40].hex(),
 )
 def test_a_client_refuses_what_is_no_answer(data: bytes) -> None:
     from tests.unit.remote.loopback import THEIRS, Loopback

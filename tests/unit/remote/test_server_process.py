@@ -196,6 +196,7 @@ def test_last_words_of_a_dying_server(server: ServerProcess, tmp_path: Path) -> 
         b"\xff" * 100_000,
         b"x" * 5000,
     ],
+    ids=["nothing", "http", "no fields", "nested", "noise", "too long"],
 )
 def test_a_client_that_is_none(server: ServerProcess, data: bytes) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):

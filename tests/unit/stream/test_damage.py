@@ -99,7 +99,7 @@ def test_any_bytes(data: bytes) -> None:
     refused(PREAMBLE + data)
 
 
-@pytest.mark.parametrize("tail", [b"\0", b"\0" * 32, small_stream()])
+@pytest.mark.parametrize("tail", [b"\0", b"\0" * 32, small_stream()], ids=["byte", "head", "stream"])
 def test_bytes_after_the_end(tail: bytes) -> None:
     error = refused(small_stream() + tail)
     assert "after the end" in error.message
