@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from thinsync_virt.errors import PoolError
 from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.tags import Confirmation, DefinitionMember, Member, Role, Seal, Tag, parse_tag
 from thinsync_virt.model.volumes import ThinVolume
@@ -73,11 +74,19 @@ class Catalogue:
         return next((d for d in self.definitions if d.key == key and d.definition == definition), None)
 
 
+def _tags_of(volume: ThinVolume) -> tuple[Tag, ...]:
+    try:
+        return tuple(tag for tag in map(parse_tag, volume.tags) if tag is not None)
+    except PoolError as error:
+        raise PoolError(f"{volume.name}: {error.message}", hint=error.hint) from error
+
+
 def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
     """Sort tagged volumes into points, unfinished sets, registered sets and definitions.
 
     ``role`` is SOURCE or TARGET; registered volumes belong to TARGET. A sealed set that lacks a volume is
-    ``broken``: it can neither be a base nor be started. Raises PoolError for a tag of ours that cannot be read.
+    ``broken``: it can neither be a base nor be started. Raises PoolError, naming the volume, for a tag of ours that
+    cannot be read.
     """
     members: dict[tuple[ReplicaKey, str], list[tuple[Member, ThinVolume, tuple[Tag, ...]]]] = defaultdict(
         list
@@ -86,7 +95,7 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
     definitions: list[DefinitionVolume] = []
     names: dict[str, str] = {}
     for volume in volumes:
-        tags = tuple(tag for tag in map(parse_tag, volume.tags) if tag is not None)
+        tags = _tags_of(volume)
         for tag in tags:
             match tag:
                 case Member(role=tag_role) if tag_role is role:
@@ -108,12 +117,15 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
         seal = next((tag for tag in first_tags if isinstance(tag, Seal) and tag.set_id == set_id), None)
         bare = UnfinishedSet(key, set_id, first.sequence, first.count, disks)
         whole = [member.index for member, _, _ in found] == list(range(1, first.count + 1))
+        whole = whole and len({(member.count, member.sequence) for member, _, _ in found}) == 1
         if first.index != 1 or seal is None:
             unfinished.append(bare)
         elif not whole or len({disk.target for disk in disks}) != first.count:
             broken.append(bare)
         else:
-            confirmation = next((tag for tag in first_tags if isinstance(tag, Confirmation)), None)
+            confirmation = next(
+                (tag for tag in first_tags if isinstance(tag, Confirmation) and tag.set_id == set_id), None
+            )
             points.append(
                 RecoveryPoint(
                     key,

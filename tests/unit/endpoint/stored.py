@@ -1,0 +1,107 @@
+"""LVM in memory: volumes with tags, and files in the place of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from tests.unit.values import KEY, NAME, POOL, volume
+from thinsync_virt.errors import NotFoundError
+from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.points import Consistency, ReplicaKey
+from thinsync_virt.model.tags import Confirmation, DefinitionMember, Member, Role, Seal, format_tag
+from thinsync_virt.model.volumes import Pool, ThinVolume
+from thinsync_virt.system.lvm import Lvm
+
+
+class PowerCutError(BaseException):
+    """The process is gone: nothing after this runs, not even what handles errors."""
+
+
+class StoredLvm(Lvm):
+    """Keeps volumes in a dictionary. ``commits`` counts down to a power cut, one for each single change."""
+
+    def __init__(self, volumes: Iterable[ThinVolume] = (), pools: Iterable[Pool] = ()) -> None:
+        super().__init__()
+        self.stored = {one.name: one for one in volumes}
+        self.known_pools = {pool.name: pool for pool in pools}
+        self.commits: int | None = None
+        self.activated: list[VolumeName] = []
+
+    def _commit(self) -> None:
+        if self.commits is not None:
+            if self.commits == 0:
+                raise PowerCutError
+            self.commits -= 1
+
+    def volumes(self, vg: str | None = None) -> tuple[ThinVolume, ...]:
+        return tuple(one for one in self.stored.values() if vg in (None, one.name.vg))
+
+    def pool(self, name: VolumeName) -> Pool:
+        return self.known_pools[name]
+
+    def remove(self, names: Sequence[VolumeName]) -> None:
+        """One command, and one commit for each volume, as LVM does it."""
+        for name in names:
+            self._commit()
+            self.stored.pop(name, None)
+
+    def change_tags(self, name: VolumeName, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+        if name not in self.stored:
+            raise NotFoundError(f"{name} does not exist")
+        self._commit()
+        one = self.stored[name]
+        tags = (set(one.tags) - set(remove)) | set(add)
+        self.stored[name] = replace(one, tags=tuple(sorted(tags)))
+
+    def activate(self, names: Sequence[VolumeName]) -> None:
+        self.activated += names
+
+    def deactivate(self, names: Sequence[VolumeName]) -> None:
+        for name in names:
+            self.activated.remove(name)
+
+
+@dataclass(frozen=True, order=True)
+class FileName(VolumeName):
+    """A volume whose device is a file."""
+
+    file: str = ""
+
+    @property
+    def path(self) -> str:
+        return self.file
+
+
+def set_volumes(
+    set_id: str,
+    sequence: int = 1,
+    *,
+    role: Role = Role.TARGET,
+    disks: Sequence[str] = ("vda", "vdb"),
+    sealed: bool = True,
+    confirmed_by: str = "",
+    definition: str = "de" * 16,
+    key: ReplicaKey = KEY,
+    point: str = "",
+    pool: VolumeName = POOL,
+    name: str = NAME,
+) -> list[ThinVolume]:
+    """The volumes of one set, as they are tagged."""
+    made = []
+    for index, disk in enumerate(disks, start=1):
+        member = Member(role, key, set_id, sequence, index, len(disks), disk, 1000 + sequence, name, point)
+        tags = [format_tag(member)]
+        if index == 1 and sealed:
+            tags.append(format_tag(Seal(set_id, Consistency.FILESYSTEM, definition)))
+        if index == 1 and confirmed_by:
+            tags.append(format_tag(Confirmation(set_id, confirmed_by)))
+        made.append(volume(f"ts-{name}-{disk}-{set_id[-8:]}", tags=tags, pool=pool))
+    return made
+
+
+def definition_volume(
+    definition: str, lv: str = "", *, role: Role = Role.TARGET, key: ReplicaKey = KEY
+) -> ThinVolume:
+    tag = format_tag(DefinitionMember(role, key, definition))
+    return volume(lv or f"ts-{NAME}-def-{definition[:8]}", tags=(tag,))
