@@ -1,21 +1,5 @@
-"""One byte channel between two hosts (ssh's standard input and output), cut into messages.
+"""One byte channel between two hosts (ssh's standard input and output), cut into messages (messages.py).
 
-::
-
-    both sides, once:    greeting line (greeting.py), ends with a line feed
-    then messages:       0        4       5
-                         +--------+-------+-----------------
-                         | length | kind  | length bytes ...
-                         | u32 LE | u8    |
-                         +--------+-------+-----------------
-
-    kind 1 JSON       an object, at most 8 MiB                        one request, answer or progress report
-    kind 2 RAW        1 byte .. 16 MiB of a stream                    not kept: read piece by piece
-    kind 3 RAW END    empty                                           the stream is complete
-    kind 4 RAW ABORT  JSON {code, message, hint, retry}, at most 64 KiB     there will be no more of it
-    kind 5 ALIVE      empty, ignored                                  makes TCP notice a host that is gone
-
-Nothing here protects content: ssh does that on the way, and the stream has checksums of its own.
 Descriptors are non-blocking: while a write of the client waits, what the server says meanwhile is taken in, so
 that two sides that both write cannot wait for each other for ever.
 """
@@ -23,63 +7,36 @@ that two sides that both write cannot wait for each other for ever.
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import select
-import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
-from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import StreamError, ThinsyncError
+from thinsync_virt.remote.messages import (
+    HEAD_SIZE,
+    MAX_JSON,
+    MAX_RAW,
+    ChannelClosedError,
+    Chunk,
+    Kind,
+    Message,
+    ProtocolError,
+    decode_body,
+    decode_head,
+    encode_head,
+)
 from thinsync_virt.stream.frames import Piece
-from thinsync_virt.stream.jsontext import decode_object, encode_object
-from thinsync_virt.units import KIB, MIB
+from thinsync_virt.stream.jsontext import encode_object
+from thinsync_virt.units import KIB
 
-MAX_JSON = 8 * MIB
-MAX_RAW = 16 * MIB
-MAX_ABORT = 64 * KIB
 # Messages that came while we were writing; a peer that only talks and never reads is not served for ever.
 _MAX_INBOX = 10_000
 _READ_SIZE = 64 * KIB
 _IOV_MAX = 1024
-_HEAD = struct.Struct("<IB")
-
-Chunk = Piece | Sequence[Piece]
-"""What is sent as one RAW message: bytes, or pieces that belong together."""
-
-
-class Kind(enum.IntEnum):
-    """The kind of a message."""
-
-    JSON = 1
-    RAW = 2
-    RAW_END = 3
-    RAW_ABORT = 4
-    ALIVE = 5
-
-
-_BOUNDS = {Kind.JSON: MAX_JSON, Kind.RAW: MAX_RAW, Kind.RAW_END: 0, Kind.RAW_ABORT: MAX_ABORT, Kind.ALIVE: 0}
-
-
-class Message(NamedTuple):
-    """A message. ``value`` is the object of JSON and RAW ABORT; RAW's bytes are still to be read."""
-
-    kind: Kind
-    value: dict[str, Any]
-
-
-class ChannelClosedError(UnreachableError):
-    """The other end closed the channel, or is gone."""
-
-
-class ProtocolError(StreamError):
-    """The other end sent what does not belong here."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, retry=False)
 
 
 class Channel:
@@ -201,31 +158,20 @@ class Channel:
         """A whole message from the buffer, if there is one."""
         if self._raw_left:
             raise ProtocolError("a message was asked for inside raw data")
-        while len(self._buffer) >= _HEAD.size:
-            length, kind = self._parse_head()
+        while len(self._buffer) >= HEAD_SIZE:
+            kind, length = decode_head(self._buffer)
             if kind is Kind.RAW:
-                del self._buffer[: _HEAD.size]
+                del self._buffer[:HEAD_SIZE]
                 self._raw_left = length
                 return Message(kind, {})
-            end = _HEAD.size + length
+            end = HEAD_SIZE + length
             if len(self._buffer) < end:
                 return None
-            body = bytes(self._buffer[_HEAD.size : end])
+            body = bytes(self._buffer[HEAD_SIZE:end])
             del self._buffer[:end]
             if kind is not Kind.ALIVE:
-                return Message(kind, _decode(body))
+                return decode_body(kind, body)
         return None
-
-    def _parse_head(self) -> tuple[int, Kind]:
-        length, code = _HEAD.unpack_from(self._buffer)
-        try:
-            kind = Kind(code)
-        except ValueError as error:
-            raise ProtocolError(f"a message of unknown kind {code}") from error
-        least = 1 if kind in (Kind.JSON, Kind.RAW, Kind.RAW_ABORT) else 0
-        if not least <= length <= _BOUNDS[kind]:
-            raise ProtocolError(f"a {kind.name} message of {length} bytes")
-        return length, kind
 
     # -- writing
 
@@ -262,7 +208,7 @@ class Channel:
         try:
             with contextlib.suppress(BlockingIOError):
                 # Five bytes go whole or not at all, into a pipe (PIPE_BUF) and into a socket alike.
-                os.write(self.write_fd, _HEAD.pack(0, Kind.ALIVE))
+                os.write(self.write_fd, encode_head(Kind.ALIVE, 0))
         except OSError as error:
             raise _closed(error) from error
         finally:
@@ -275,7 +221,7 @@ class Channel:
 
     def _send(self, kind: Kind, pieces: Iterable[Piece]) -> None:
         views = [memoryview(piece).cast("B") for piece in pieces]
-        head = _HEAD.pack(sum(len(view) for view in views), kind)
+        head = encode_head(kind, sum(len(view) for view in views))
         with self._write_lock:
             self._write([memoryview(head), *views])
 
@@ -286,7 +232,7 @@ class Channel:
             return
         try:
             with contextlib.suppress(OSError):
-                os.write(self.write_fd, _HEAD.pack(len(body), Kind.JSON) + body)
+                os.write(self.write_fd, encode_head(Kind.JSON, len(body)) + body)
         finally:
             self._write_lock.release()
 
@@ -380,13 +326,6 @@ class Channel:
     def _end_of_file(self) -> NoReturn:
         where = " in the middle of a message" if self._buffer or self._raw_left else ""
         raise ChannelClosedError(f"the connection was closed{where}")
-
-
-def _decode(body: bytes) -> dict[str, Any]:
-    try:
-        return decode_object(body, "a message") if body else {}
-    except StreamError as error:
-        raise ProtocolError(error.message) from error
 
 
 def _closed(error: OSError) -> ChannelClosedError:

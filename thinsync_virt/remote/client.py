@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
-from thinsync_virt.remote.channel import Channel, ChannelClosedError, Chunk, Kind, Message, ProtocolError
+from thinsync_virt.remote.channel import Channel
 from thinsync_virt.remote.greeting import Greeting, exchange
+from thinsync_virt.remote.messages import ChannelClosedError, Chunk, Kind, Message, ProtocolError
 from thinsync_virt.remote.raw import RawReader
 from thinsync_virt.stream.wire_errors import error_from_wire, error_to_wire
 

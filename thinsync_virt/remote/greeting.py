@@ -17,7 +17,8 @@ from pathlib import Path
 
 from thinsync_virt.errors import StreamError, UnreachableError
 from thinsync_virt.model.text import printable
-from thinsync_virt.remote.channel import Channel, ChannelClosedError
+from thinsync_virt.remote.channel import Channel
+from thinsync_virt.remote.messages import ChannelClosedError
 from thinsync_virt.stream.jsontext import decode_object, encode_object
 
 MAGIC = b"THINSYNC-VM "

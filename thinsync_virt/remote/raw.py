@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from thinsync_virt.errors import ThinsyncError
-from thinsync_virt.remote.channel import Channel, Kind, Message, ProtocolError
+from thinsync_virt.remote.channel import Channel
+from thinsync_virt.remote.messages import Kind, Message, ProtocolError
 from thinsync_virt.stream.wire_errors import error_from_wire
 from thinsync_virt.units import KIB
 

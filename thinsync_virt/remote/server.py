@@ -21,8 +21,9 @@ from typing import Any
 
 from thinsync_virt.errors import Code, StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.text import printable
-from thinsync_virt.remote.channel import Channel, ChannelClosedError, Chunk, Kind, Message, ProtocolError
+from thinsync_virt.remote.channel import Channel
 from thinsync_virt.remote.greeting import Greeting, exchange
+from thinsync_virt.remote.messages import ChannelClosedError, Chunk, Kind, Message, ProtocolError
 from thinsync_virt.remote.raw import RawReader
 from thinsync_virt.stream.wire_errors import error_to_wire
 

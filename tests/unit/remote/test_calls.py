@@ -20,8 +20,8 @@ from thinsync_virt.errors import (
     ThinsyncError,
     UnreachableError,
 )
-from thinsync_virt.remote.channel import MAX_JSON, Chunk
 from thinsync_virt.remote.client import Client
+from thinsync_virt.remote.messages import MAX_JSON, Chunk
 from thinsync_virt.remote.server import CallIO, Handler
 from thinsync_virt.units import MIB
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.unit.remote.loopback import OURS, open_descriptors, server_thread, serving
 from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
-from thinsync_virt.remote.channel import MAX_JSON, MAX_RAW
 from thinsync_virt.remote.greeting import encode_greeting
+from thinsync_virt.remote.messages import MAX_JSON, MAX_RAW
 from thinsync_virt.remote.server import CallIO, Handler
 
 

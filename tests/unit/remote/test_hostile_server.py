@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tests.unit.remote.loopback import OURS, THEIRS, Loopback, serving
 from thinsync_virt.errors import ThinsyncError, UnreachableError
 from thinsync_virt.remote import server
-from thinsync_virt.remote.channel import Kind
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.greeting import encode_greeting
+from thinsync_virt.remote.messages import Kind
 from thinsync_virt.remote.server import CallIO
 from thinsync_virt.units import MIB
 
