@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from thinsync_virt import __version__
@@ -17,11 +18,36 @@ from thinsync_virt.units import MIB
 
 PIECE = MIB
 _ZEROES = bytes(PIECE)
+GRAIN = 4096
+"""Guests write blocks of 4 KiB; a changed chunk is 64 KiB at least. Only the blocks that differ travel."""
+
+
+def differing_runs(data: bytes, known: bytes) -> Iterator[tuple[int, int]]:
+    """Where ``data`` differs from ``known``, in whole blocks of 4 KiB: (first byte, byte after the last).
+
+    What lies past the end of ``known`` differs.
+    """
+    if data == known:
+        return
+    start = -1
+    for position in range(0, len(data), GRAIN):
+        end = position + GRAIN
+        if position < len(known) and data[position:end] == known[position:end]:
+            if start >= 0:
+                yield start, position
+            start = -1
+        elif start < 0:
+            start = position
+    if start >= 0:
+        yield start, len(data)
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingDisk:
-    """A head volume's delta: ``extents`` ascending, clipped to the volume's size."""
+    """A head volume's delta: ``extents`` ascending, clipped to the volume's size.
+
+    ``base_path`` and ``base_size`` are the base's volume ("" and 0 for a full copy).
+    """
 
     target: str
     path: str
@@ -29,6 +55,8 @@ class OutgoingDisk:
     chunk_size: int
     mode: Mode
     extents: tuple[Extent, ...]
+    base_path: str = ""
+    base_size: int = 0
 
 
 @dataclass
@@ -83,12 +111,15 @@ class OutgoingStream:
         yield from self._pieces(self._writer.begin(self._header()))
         yield from self._pieces(self._writer.definition(self.packed_definition))
         for index, delta in enumerate(self.deltas):
-            with BlockDevice(delta.path) as device:
-                yield from self._disk(index, delta, device)
+            with ExitStack() as devices:
+                head = devices.enter_context(BlockDevice(delta.path))
+                base = devices.enter_context(BlockDevice(delta.base_path)) if delta.base_path else None
+                yield from self._disk(index, delta, head, base)
         yield from self._pieces(self._writer.end())
 
-    def _disk(self, index: int, delta: OutgoingDisk, device: BlockDevice) -> Iterator[bytes]:
-        count = self._counts[delta.target]
+    def _disk(
+        self, index: int, delta: OutgoingDisk, head: BlockDevice, base: BlockDevice | None
+    ) -> Iterator[bytes]:
         for extent in delta.extents:
             if extent.kind is ExtentKind.UNMAPPED:
                 # A full copy begins with nothing mapped.
@@ -97,13 +128,22 @@ class OutgoingStream:
                 continue
             for start in range(extent.start, extent.end, PIECE):
                 length = min(PIECE, extent.end - start)
-                data = device.read(start, length)
+                data = head.read(start, length)
                 self.read += length
-                if data == _ZEROES[:length]:
-                    yield from self._pieces(self._writer.zero(index, start, length))
-                    continue
-                count.sent += length
-                yield from self._pieces(self._writer.data(index, start, data))
+                known = b""
+                if base is not None and start < delta.base_size:
+                    known = base.read(start, min(length, delta.base_size - start))
+                yield from self._changed(index, delta.target, start, data, known)
+
+    def _changed(self, index: int, target: str, start: int, data: bytes, known: bytes) -> Iterator[bytes]:
+        """What of ``data`` differs from ``known``, as it is in the base (and may end before ``data`` does)."""
+        for first, last in differing_runs(data, known):
+            run = memoryview(data)[first:last]
+            if run == _ZEROES[: last - first]:
+                yield from self._pieces(self._writer.zero(index, start + first, last - first))
+                continue
+            self._counts[target].sent += last - first
+            yield from self._pieces(self._writer.data(index, start + first, run))
 
     def _header(self) -> StreamHeader:
         return StreamHeader(

@@ -254,22 +254,29 @@ class ThinSource:
         """
         chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
         extents = self._extents(plan, head.point)
-        deltas = tuple(
-            OutgoingDisk(
-                disk.target,
-                disk.volume.name.path,
-                disk.volume.size,
-                chunk_sizes[disk.volume.pool],
-                mode,
-                extents[disk.target],
+        deltas: list[OutgoingDisk] = []
+        names = [disk.volume.name for disk in head.point.disks]
+        for disk, mode in self._with_modes(plan, head.point):
+            volume = disk.volume
+            base = plan.base.disk(disk.target) if plan.base and mode is Mode.INCREMENTAL else None
+            if base is not None:
+                names.append(base.volume.name)
+            deltas.append(
+                OutgoingDisk(
+                    disk.target,
+                    volume.name.path,
+                    volume.size,
+                    chunk_sizes[volume.pool],
+                    mode,
+                    extents[disk.target],
+                    base.volume.name.path if base else "",
+                    base.volume.size if base else 0,
+                )
             )
-            for disk, mode in self._with_modes(plan, head.point)
-        )
-        names = tuple(disk.volume.name for disk in head.point.disks)
         ours = self._lvm.volumes()
         domain_name = read_catalogue(ours, Role.SOURCE).names[head.point.key.domain]
-        with activated(self._lvm, names):
-            yield OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), deltas)
+        with activated(self._lvm, tuple(names)):
+            yield OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas))
 
     @staticmethod
     def _with_modes(plan: Replicate, point: RecoveryPoint) -> Iterator[tuple[PointDisk, Mode]]:
