@@ -68,8 +68,13 @@ def built(name: str, build: Callable[[Path], None]) -> Path:
 
 
 def prune(keep: int = 2) -> list[Path]:
-    """Remove entries that no mount or process of this machine uses, but the ``keep`` youngest of each kind."""
+    """Remove entries that no mount, process or lab (running or not) uses, but the ``keep`` youngest of each kind."""
     in_use = Path("/proc/mounts").read_text()
+    for link in _labs().glob("*"):
+        if link.exists():
+            in_use += link.read_text()
+        else:
+            link.unlink()
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             in_use += process.read_text(errors="replace")
@@ -83,6 +88,18 @@ def prune(keep: int = 2) -> list[Path]:
     for path in old:
         shutil.rmtree(path)
     return old
+
+
+def register(tag: str, settings: Path) -> None:
+    """Note that the lab described by the file ``settings`` uses this cache."""
+    _labs().mkdir(parents=True, exist_ok=True)
+    link = _labs() / tag
+    link.unlink(missing_ok=True)
+    link.symlink_to(settings)
+
+
+def _labs() -> Path:
+    return cache_directory() / "labs"
 
 
 def _age(path: Path) -> float:

@@ -39,8 +39,9 @@ class Lab:
         """Build what is missing, boot both nodes and make their pools. Settings count only for a new lab."""
         _require_root()
         with locked(self.state.directory / "lock"):
+            deb = build_deb() if with_product and packaged() else None
             if not self.state.exists:
-                self._create(settings or Settings(), with_product=with_product)
+                self._create(settings or Settings(), deb)
             identity.create_keys(self.state)
             for node in self.nodes.values():
                 if not node.running():
@@ -48,8 +49,8 @@ class Lab:
                     node.start()
             with ThreadPoolExecutor() as pool:
                 list(pool.map(self._ready, self.nodes.values()))
-        if with_product and packaged():
-            install(list(self.nodes.values()))
+        if deb:
+            install(list(self.nodes.values()), deb)
         say(f"the lab is up: {self.state.directory}")
 
     def _ready(self, node: Node) -> None:
@@ -57,9 +58,9 @@ class Lab:
         storage.ensure_pool(node, self.state.settings)
         say(f"{node.name} is ready")
 
-    def _create(self, settings: Settings, *, with_product: bool) -> None:
+    def _create(self, settings: Settings, deb: Path | None) -> None:
         ensure_host_packages()
-        extra = depends(build_deb()) if with_product and packaged() else []
+        extra = depends(deb) if deb else []
         apt = PrivateApt()
         releases = sorted(set(settings.releases.values()))
         with ThreadPoolExecutor() as pool:

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from thinlab.cache import register
 from thinlab.errors import LabError
 from thinlab.rootfs import CHECKOUT
 
@@ -69,6 +70,7 @@ class State:
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(settings), indent=2) + "\n")
         partial.rename(self._file)
+        register(self.tag, self._file)
 
     def place_data(self, settings: Settings) -> Settings:
         """Choose once where the disks lie: in memory when there is plenty (``THINSYNC_LAB_SHM`` = 0 or 1 decides)."""
