@@ -114,12 +114,16 @@ class LibvirtHypervisor:
         return register.registered(self._connection, name, uuid)
 
     def marked(self) -> tuple[RegisteredDomain, ...]:
-        """All replicas here."""
+        """All domains that carry our element, understood or not."""
         return register.marked(self._connection)
 
     def define_replica(self, plan: ReplicaPlan) -> bool:
         """Make the plan true, on stable storage; whether anything had to be changed. Raises ConflictError."""
         return register.define(self._connection, plan)
+
+    def differences(self, plan: ReplicaPlan) -> tuple[str, ...]:
+        """What of the registered domain is not as planned: empty when it equals. Raises ConflictError if it runs."""
+        return register.differences(self._connection, plan)
 
     def restore_active(self, name: str) -> bool:
         """Define a running replica as what it was started from, if a switch overtook its start."""

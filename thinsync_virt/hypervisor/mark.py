@@ -52,6 +52,11 @@ def read_mark(root: Element) -> Mark | None:
         ) from None
 
 
+def is_marked(root: Element) -> bool:
+    """Whether the domain carries an element of ours, understood or not."""
+    return _element(root) is not None
+
+
 def plan_digest(root: Element) -> str:
     """The digest of the definition that was asked for when the mark was written, "" without one."""
     element = _element(root)

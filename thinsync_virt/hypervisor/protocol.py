@@ -55,11 +55,15 @@ class Hypervisor(Protocol):
         ...
 
     def marked(self) -> tuple[RegisteredDomain, ...]:
-        """All replicas here."""
+        """All domains that carry our element; ``mark`` is None where this version does not understand it."""
         ...
 
     def define_replica(self, plan: ReplicaPlan) -> bool:
         """Make the plan true, on stable storage; whether anything had to be changed. Raises ConflictError."""
+        ...
+
+    def differences(self, plan: ReplicaPlan) -> tuple[str, ...]:
+        """What of the registered domain is not as planned: empty when it equals. Raises ConflictError if it runs."""
         ...
 
     def restore_active(self, name: str) -> bool:

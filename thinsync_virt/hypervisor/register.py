@@ -23,11 +23,11 @@ from thinsync_virt.hypervisor.connection import (
     translated,
 )
 from thinsync_virt.hypervisor.files import has_content, remove_file, sync_path, write_durable
-from thinsync_virt.hypervisor.mark import plan_digest, read_mark
+from thinsync_virt.hypervisor.mark import is_marked, plan_digest, read_mark
 from thinsync_virt.hypervisor.markup import Element, parse, serialize, text_at, value_at
 from thinsync_virt.hypervisor.replica.names import DIRECTORIES, owner_of
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
-from thinsync_virt.model.replicas import RegisteredDomain
+from thinsync_virt.model.replicas import Mark, RegisteredDomain
 
 _DEFINITIONS = "/etc/libvirt/qemu"
 
@@ -59,9 +59,15 @@ def registered(connection: Connection, name: str, uuid: str) -> tuple[Registered
 
 
 def marked(connection: Connection) -> tuple[RegisteredDomain, ...]:
-    """All domains here that carry our mark. Raises ConflictError when a mark is not understood."""
-    described = (_describe(known) for known in _all(connection))
-    return tuple(domain for domain in described if domain.mark is not None)
+    """All domains here that carry our element; ``mark`` is None where this version does not understand it.
+
+    One such domain must not stop the work on all others, and what it refers to is not to be taken for unused.
+    """
+    return tuple(
+        _describe(known, lenient=True)
+        for known in _all(connection)
+        if any(root is not None and is_marked(root) for root in (known.persistent, known.live))
+    )
 
 
 def define(connection: Connection, plan: ReplicaPlan) -> bool:
@@ -71,7 +77,7 @@ def define(connection: Connection, plan: ReplicaPlan) -> bool:
     from the older definition meanwhile (which is then in force again).
     """
     before = _ours(connection, plan)
-    if before is not None and _is_registered(before, plan):
+    if before is not None and not any(_deviations(before, plan)):
         _settle(before)
         return False
     for path, data in plan.files:
@@ -90,6 +96,15 @@ def define(connection: Connection, plan: ReplicaPlan) -> bool:
     return True
 
 
+def differences(connection: Connection, plan: ReplicaPlan) -> tuple[str, ...]:
+    """What of the registered domain is not as the plan says; nothing is changed. Empty: it equals the plan.
+
+    Raises ConflictError when what is registered is not this replica, or runs.
+    """
+    known = _ours(connection, plan, rename=False)
+    return ("it is not registered here",) if known is None else tuple(_deviations(known, plan))
+
+
 def restore_active(connection: Connection, name: str) -> bool:
     """Define a running replica as what it was started from, when a switch went on beside its start; whether it was.
 
@@ -98,7 +113,7 @@ def restore_active(connection: Connection, name: str) -> bool:
     known = _known(connection.lookup(name))
     if known is None or known.live is None or known.persistent is None:
         return False
-    running, defined = read_mark(known.live), read_mark(known.persistent)
+    running, defined = _mark(known.live), _mark(known.persistent)
     if running is None or defined is None or running.key != defined.key or running.point == defined.point:
         return False
     if _same_disks(known.live, known.persistent):
@@ -125,7 +140,7 @@ def remove_files(connection: Connection, domain: str, keep: tuple[str, ...] = ()
     return tuple(removed)
 
 
-def _ours(connection: Connection, plan: ReplicaPlan) -> Known | None:
+def _ours(connection: Connection, plan: ReplicaPlan, rename: bool = True) -> Known | None:
     """The replica as it is registered now. Raises ConflictError when something else is in its place."""
     mine = None
     for known in _named(connection, plan.name, plan.uuid):
@@ -151,20 +166,31 @@ def _ours(connection: Connection, plan: ReplicaPlan) -> Known | None:
                 f"replica {mine.name} has a managed-save image here: old memory would be restored over new disks",
                 hint=f"if its memory is not needed: virsh managedsave-remove {mine.name}",
             )
-        if mine.name != plan.name:
+        if rename and mine.name != plan.name:
             mine.handle.rename(plan.name, 0)  # a definition of the same UUID may not change the name
     return mine
 
 
-def _is_registered(known: Known, plan: ReplicaPlan) -> bool:
-    """Whether libvirt holds just this plan, and its files are as they were written."""
-    return (
-        known.name == plan.name
-        and read_mark(known.current) == plan.mark
-        and plan_digest(known.current) == plan.digest
-        and _paths(known.current) == dict(plan.disk_paths)
-        and all(has_content(path, data) for path, data in plan.files)
-    )
+def _deviations(known: Known, plan: ReplicaPlan) -> Iterator[str]:
+    """In what libvirt's definition or the files beside it are not this plan.
+
+    What somebody changed by hand in other parts of the definition is not seen: libvirt rewrites what it is given, so
+    the digest in the mark is of what was asked for.
+    """
+    if known.name != plan.name:
+        yield f"it is named {known.name}"
+    mark = read_mark(known.current)
+    if mark != plan.mark:
+        yield f"it is of point {mark.point if mark else 'none'}"
+    elif plan_digest(known.current) != plan.digest:
+        yield "its definition was made for other facts of this host, or by another version"
+    found, wanted = _paths(known.current), dict(plan.disk_paths)
+    for target in sorted(found.keys() | wanted.keys()):
+        if found.get(target) != wanted.get(target):
+            yield f"disk {target} is on {found.get(target, 'nothing')} instead of {wanted.get(target, 'nothing')}"
+    for path, data in plan.files:
+        if not has_content(path, data):
+            yield f"{path} is missing or has another content"
 
 
 def _settle(known: Known | None) -> None:
@@ -213,7 +239,15 @@ def _as_defined(running: Known) -> str:
     return serialize(root)
 
 
-def _describe(known: Known) -> RegisteredDomain:
+def _mark(root: Element) -> Mark | None:
+    """The mark, None also when it is not understood."""
+    try:
+        return read_mark(root)
+    except ConflictError:
+        return None
+
+
+def _describe(known: Known, lenient: bool = False) -> RegisteredDomain:
     with translated(f"look at domain {known.name}"):
         managed_save = known.persistent is not None and bool(known.handle.hasManagedSaveImage(0))
     return RegisteredDomain(
@@ -221,7 +255,7 @@ def _describe(known: Known) -> RegisteredDomain:
         uuid=known.uuid,
         active=known.live is not None,
         managed_save=managed_save,
-        mark=read_mark(known.current),
+        mark=_mark(known.current) if lenient else read_mark(known.current),
         paths=_paths(known.current),
         live_paths={} if known.live is None else _paths(known.live),
         files=tuple(sorted(set(_files(known.current)))),

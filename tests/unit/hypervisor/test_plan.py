@@ -447,7 +447,9 @@ def test_randomness_of_a_device_that_is_not_here() -> None:
 
 @pytest.mark.parametrize(("version", "kept"), [(9_000_000, False), (11_003_000, True)])
 def test_the_chipsets_watchdog(version: int, kept: bool) -> None:
-    root, refused, _ = bios("<watchdog model='itco' action='reset'/>", replace(FACTS, libvirt_version=version))
+    root, refused, _ = bios(
+        "<watchdog model='itco' action='reset'/>", replace(FACTS, libvirt_version=version)
+    )
     assert (root.find("devices/watchdog") is not None) is kept
     assert not refused
     root, _, _ = bios("<watchdog model='i6300esb' action='reset'/>")

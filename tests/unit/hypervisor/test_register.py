@@ -237,6 +237,33 @@ def test_only_replicas_are_marked(connection: Connection) -> None:
     ]
 
 
+def test_a_mark_that_is_not_understood_stops_only_its_own_domain(connection: Connection) -> None:
+    register.define(connection, plan(3))
+    text = connection.lookup("web01").XMLDesc(2).replace("replica/1", "replica/2")
+    connection.raw.defineXML(text.replace(">web01<", ">newer<").replace("6f3a1c52-8d0e", "99999999-8d0e"))
+    found = {domain.name: domain for domain in register.marked(connection)}
+    assert set(found) == {"web01", "newer"}
+    assert found["newer"].mark is None
+    assert found["newer"].paths
+    assert not register.restore_active(connection, "newer")
+    with pytest.raises(ConflictError, match="newer"):
+        register.registered(connection, "newer", "9" * 32)
+
+
+def test_differences_from_a_plan_are_named(connection: Connection) -> None:
+    assert register.differences(connection, plan(1)) == ("it is not registered here",)
+    register.define(connection, plan(1))
+    assert register.differences(connection, plan(1)) == ()
+    (domain,) = register.registered(connection, "web01", UUID)
+    Path(domain.files[0]).unlink()
+    (file,) = register.differences(connection, plan(1))
+    assert domain.files[0] in file
+    named = " ".join(register.differences(connection, plan(2, name="www")))
+    assert "/dev/vg1/web01-1 instead of /dev/vg1/web01-2" in named
+    assert "web01" in named
+    assert connection.lookup("web01"), "nothing was renamed"
+
+
 def test_old_files_go_and_only_ours(connection: Connection, tmp_path: Path) -> None:
     register.define(connection, plan(1, medium=b"one"))
     (old,) = register.registered(connection, "web01", UUID)[0].files
