@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import product
+from seeds import seed
 from thinlab import Lab
 
 
@@ -58,11 +58,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_header() -> str:
     return f"crash matrix seed: {seed()} (repeat with SEED={seed()})"
-
-
-def seed() -> int:
-    """The seed of this run."""
-    return int(os.environ.setdefault("THINSYNC_SEED", str(random.randrange(1 << 32))))
 
 
 @pytest.fixture(scope="session")
