@@ -137,13 +137,19 @@ class Host:
         self.eventually(lambda: not self.leases(), seconds, "a lease is left")
         assert not self.suspended()
         assert self.writes()
+        # Whoever starts the guest next finds its disks.
+        self.sh(f"udevadm settle; ls -l /dev/vg0/{self.guest}-vda /dev/vg0/{self.guest}-vdb")
 
-    def settle(self) -> None:
-        """Before and after a test: nothing of it is left."""
+    def hang_up(self) -> None:
+        """Leave no client behind."""
         while self._asked:
             process = self._asked.pop().process
             process.kill()
             process.communicate(timeout=60)
+
+    def settle(self) -> None:
+        """Before a test: nothing of the last one is left."""
+        self.hang_up()
         self.sh(
             "systemctl start libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service;"
             " lvs --noheadings -o lv_full_name @labguard | xargs -r lvremove -qqf",
@@ -167,7 +173,7 @@ def made(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Host]:
 def host(made: Host) -> Iterator[Host]:
     made.settle()
     yield made
-    made.settle()
+    made.hang_up()
 
 
 def test_a_window(host: Host) -> None:
@@ -177,8 +183,6 @@ def test_a_window(host: Host) -> None:
     assert report["frozen_seconds"] < LIMIT
     assert len(host.snapshots()) == 2, report["lvm_output"]
     host.runs_again()
-    # Whoever starts the guest next finds its disks.
-    host.sh(f"ls -l /dev/vg0/{host.guest}-vda /dev/vg0/{host.guest}-vdb")
 
 
 @pytest.mark.parametrize("step", ["frozen", "paused", "snapshotting"])
@@ -289,7 +293,8 @@ def test_agent_dies_frozen(host: Host) -> None:
     busy = host.window()
     assert busy["error"]["code"] == "busy"
     host.in_guest(
-        "port=; for d in /sys/class/virtio-ports/*; do [ $(cat $d/name) = org.qemu.guest_agent.0 ] && port=/dev/${d##*/}; done;"
+        "for d in /sys/class/virtio-ports/*; do"
+        " [ $(cat $d/name) = org.qemu.guest_agent.0 ] && port=/dev/${d##*/}; done;"
         " setsid qemu-ga -m virtio-serial -p $port -t /run/qga -f /run/qga/pid >/dev/console 2>&1 </dev/null & sleep 1"
     )
     host.runs_again(20)

@@ -25,7 +25,7 @@ from pathlib import Path
 from thinsync_virt.errors import BusyError, ConflictError, ThinsyncError, UsageError
 from thinsync_virt.guard.batch import LvmProcess
 from thinsync_virt.guard.leases import LEASES, Lease, OpenLease, read_leases
-from thinsync_virt.guard.messages import WindowEvent, WindowRequest
+from thinsync_virt.guard.messages import WindowEvent, WindowReport, WindowRequest
 from thinsync_virt.guard.origins import LvmOrigins
 from thinsync_virt.guard.recovery import Undoable, settle
 from thinsync_virt.guard.window import Guest, Surroundings, Window
@@ -85,7 +85,9 @@ class Guard:
                 ready, _, _ = select.select([listener, woken], [], [])
                 if listener in ready and not self._stop.is_set():
                     connection, _ = listener.accept()
-                    thread = threading.Thread(target=self._serve_one, args=(connection,), name="window", daemon=True)
+                    thread = threading.Thread(
+                        target=self._serve_one, args=(connection,), name="window", daemon=True
+                    )
                     self._windows.add(thread)
                     thread.start()
             for thread in list(self._windows):
@@ -107,7 +109,9 @@ class Guard:
             return encode_error(error)
         window = Window(request, self._guest_of(request), self._around, told, aborted)
         try:
-            return encode_report(window.hold())
+            report = window.hold()
+            _log_report(request, report)
+            return encode_report(report)
         except ThinsyncError as error:
             log.warning("domain %s: %s", request.domain, error)
             return encode_error(error)
@@ -186,6 +190,19 @@ class Guard:
         with _watched(connection, aborted):
             answer = self.handle(request, told, aborted)
         connection.sendall(answer)
+
+
+def _log_report(request: WindowRequest, report: WindowReport) -> None:
+    log.log(
+        logging.INFO if report.ok and not report.still_frozen else logging.WARNING,
+        "domain %s: %s, frozen %.3f s, paused %.3f s%s%s",
+        request.domain,
+        report.consistency.value,
+        report.frozen_seconds,
+        report.paused_seconds,
+        f"; {report.reason or report.problem}" if report.reason or report.problem else "",
+        f"; {report.hint}" if report.hint else "",
+    )
 
 
 @contextmanager

@@ -417,5 +417,5 @@ class Window:
 
     def _tell(self, step: Step, note: str) -> None:
         seconds = time.monotonic() - self._began
-        log.info("domain %s: %s after %.3f s %s", self._request.domain, step.value, seconds, note)
+        log.debug("domain %s: %s after %.3f s %s", self._request.domain, step.value, seconds, note)
         self._told(WindowEvent(step, seconds, note))

@@ -29,7 +29,19 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.system.locks import hold as hold_lock
 from thinsync_virt.system.locks import lock_path
 
-CALLS = ("flush", "look", "ping", "status", "lvm start", "freeze", "state", "pause", "lvm go", "resume", "thaw")
+CALLS = (
+    "flush",
+    "look",
+    "ping",
+    "status",
+    "lvm start",
+    "freeze",
+    "state",
+    "pause",
+    "lvm go",
+    "resume",
+    "thaw",
+)
 
 
 def recover(world: World, leases: Path) -> None:
@@ -39,7 +51,9 @@ def recover(world: World, leases: Path) -> None:
         assert settle(lease, ways(world), FakeOrigins(world), threading.Event())
 
 
-@pytest.mark.parametrize("call", [*CALLS, *(f"{call} done" for call in ("freeze", "pause", "lvm go", "resume", "thaw"))])
+@pytest.mark.parametrize(
+    "call", [*CALLS, *(f"{call} done" for call in ("freeze", "pause", "lvm go", "resume", "thaw"))]
+)
 @pytest.mark.parametrize("disks", [1, 2])
 @pytest.mark.parametrize("libvirt", [True, False], ids=["libvirt up", "libvirt down"])
 def test_the_next_guard_undoes(tmp_path: Path, call: str, disks: int, libvirt: bool) -> None:
@@ -104,7 +118,9 @@ def test_an_agent_that_stays_silent_keeps_the_lease(tmp_path: Path) -> None:
     lease.update(froze=True, paused=False, qemu=Process.of(1))
     stop = threading.Event()
     done: list[bool] = []
-    thread = threading.Thread(target=lambda: done.append(settle(lease, ways(world), FakeOrigins(world), stop)))
+    thread = threading.Thread(
+        target=lambda: done.append(settle(lease, ways(world), FakeOrigins(world), stop))
+    )
     thread.start()
     time.sleep(0.5)
     assert lease.path.exists() and thread.is_alive()
@@ -124,7 +140,9 @@ def test_a_lease_of_a_domain_that_has_stopped_goes(tmp_path: Path) -> None:
 def test_a_restarted_guard_takes_no_window_for_a_domain_that_it_still_undoes(tmp_path: Path) -> None:
     world = World(frozen=True, agent=False)
     OpenLease(Lease("web", UUID), tmp_path).update(froze=True, qemu=Process.of(1))
-    guard = Guard(surroundings(world, tmp_path), lambda _request: ways(world)[0], lambda _lease: list(ways(world)))
+    guard = Guard(
+        surroundings(world, tmp_path), lambda _request: ways(world)[0], lambda _lease: list(ways(world))
+    )
     guard.recover()
     assert b'"busy"' in guard.handle(request(), lambda _event: None, threading.Event())
     world.agent = True

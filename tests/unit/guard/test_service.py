@@ -25,7 +25,9 @@ from thinsync_virt.model.points import Consistency
 def served(world: World, directory: Path) -> Iterator[Path]:
     path = directory / "guard.sock"
     guard = Guard(
-        surroundings(world, directory / "leases"), lambda _request: FakeGuest(world), lambda _lease: list(ways(world))
+        surroundings(world, directory / "leases"),
+        lambda _request: FakeGuest(world),
+        lambda _lease: list(ways(world)),
     )
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -45,7 +47,8 @@ def lease_gone(directory: Path) -> bool:
 
 
 def test_a_window_over_the_socket(tmp_path: Path) -> None:
-    world, events = World(), []
+    world = World()
+    events: list[WindowEvent] = []
     nvram = tmp_path / "nvram"
     nvram.write_bytes(bytes(range(256)))
     with served(world, tmp_path) as path:

@@ -261,7 +261,9 @@ def test_a_window_past_its_limit_is_never_sealed(tmp_path: Path, what: str) -> N
     assert (world.made == []) is (what == "no lvm")
 
 
-@pytest.mark.parametrize("step", [Step.FLUSHED, Step.LOOKED, Step.LEASED, Step.FROZEN, Step.PAUSED, Step.SNAPSHOTTING])
+@pytest.mark.parametrize(
+    "step", [Step.FLUSHED, Step.LOOKED, Step.LEASED, Step.FROZEN, Step.PAUSED, Step.SNAPSHOTTING]
+)
 def test_the_client_going_away_undoes_at_once(tmp_path: Path, step: Step) -> None:
     world = World()
     held = hold(world, tmp_path, at={step: lambda aborted: aborted.set()})
@@ -289,7 +291,9 @@ def test_the_client_going_away_does_not_wait_for_lvm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", GUEST_CALLS)
-@pytest.mark.parametrize("error", [GuestError("it failed"), UnreachableError("gone"), OverdueError("hangs")], ids=str)
+@pytest.mark.parametrize(
+    "error", [GuestError("it failed"), UnreachableError("gone"), OverdueError("hangs")], ids=str
+)
 @pytest.mark.parametrize("done", ["", " done"])
 def test_whatever_call_fails_the_guest_runs(tmp_path: Path, call: str, error: GuestError, done: str) -> None:
     world = World(faults={call + done: fails(error)})
@@ -357,12 +361,11 @@ def test_files_are_read_while_paused(tmp_path: Path) -> None:
 def test_a_file_that_changes_in_a_window_without_pause_spoils_it(tmp_path: Path) -> None:
     nvram = tmp_path / "nvram.fd"
     nvram.write_bytes(b"before")
-    held = hold(
-        World(),
-        tmp_path / "leases",
-        request(1, files=(str(nvram),)),
-        at={Step.SNAPSHOTTING: lambda _: nvram.write_bytes(b"after!") and None},
-    )
+
+    def write(_: threading.Event) -> None:
+        nvram.write_bytes(b"after!")
+
+    held = hold(World(), tmp_path / "leases", request(1, files=(str(nvram),)), at={Step.SNAPSHOTTING: write})
     assert held.report is not None and not held.report.ok
 
 

@@ -16,7 +16,12 @@ from thinsync_virt.errors import GuestError, ThinsyncError, UnreachableError
 from thinsync_virt.guard.leases import Lease
 from thinsync_virt.guard.messages import Quiesce, Step, WindowEvent, WindowReport, WindowRequest
 from thinsync_virt.guard.window import Surroundings, Window
-from thinsync_virt.hypervisor.agent import AgentRefusedError, AgentSilentError, AlreadyFrozenError, FreezeStatus
+from thinsync_virt.hypervisor.agent import (
+    AgentRefusedError,
+    AgentSilentError,
+    AlreadyFrozenError,
+    FreezeStatus,
+)
 from thinsync_virt.hypervisor.freeze import GuestView
 from thinsync_virt.hypervisor.process import Process
 from thinsync_virt.model.domains import DomainState
@@ -242,7 +247,12 @@ class FakeOrigins:
 
 
 def request(
-    disks: int = 2, quiesce: Quiesce = Quiesce.AUTO, *, limit: float = 2.0, unsafe: bool = False, files: tuple[str, ...] = ()
+    disks: int = 2,
+    quiesce: Quiesce = Quiesce.AUTO,
+    *,
+    limit: float = 2.0,
+    unsafe: bool = False,
+    files: tuple[str, ...] = (),
 ) -> WindowRequest:
     snapshots = tuple(
         SnapshotRequest(VolumeName("vg0", f"web-{number}"), f"ts-web-{number}", ("a",), True, True)

@@ -1,0 +1,204 @@
+"""QEMU's own sockets: agent and monitor, with servers that behave as QEMU does, also badly."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinsync_virt.errors import GuestError, UnreachableError
+from thinsync_virt.hypervisor import agent, qmp
+from thinsync_virt.hypervisor.agent import (
+    AgentRefusedError,
+    AgentSilentError,
+    AlreadyFrozenError,
+    FreezeStatus,
+    SocketAgent,
+)
+from thinsync_virt.hypervisor.deadline import OverdueError, within
+from thinsync_virt.hypervisor.freeze import SocketGuest
+from thinsync_virt.hypervisor.process import Process
+from thinsync_virt.model.domains import DomainState
+
+Talk = Callable[[socket.socket], None]
+
+
+@contextmanager
+def serving(path: Path, talk: Talk | None) -> Iterator[None]:
+    """A server for one client after the other; with None nobody accepts, as while libvirt holds the socket."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(0.05)
+        stop = threading.Event()
+
+        def serve() -> None:
+            while not stop.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                with connection:
+                    connection.settimeout(2)
+                    assert talk is not None
+                    with suppress(OSError):
+                        talk(connection)
+
+        thread = threading.Thread(target=serve)
+        if talk is not None:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            if talk is not None:
+                thread.join(5)
+
+
+class GuestAgent:
+    """The agent behind the socket; ``stale`` comes before its first answer."""
+
+    def __init__(self, answers: dict[str, Any], stale: bytes = b"") -> None:
+        self.answers = answers
+        self.stale = stale
+        self.heard: list[str] = []
+
+    def __call__(self, connection: socket.socket) -> None:
+        with connection.makefile("rwb") as lines:
+            while line := lines.readline():
+                request = json.loads(line.lstrip(b"\xff"))
+                self.heard.append(request["execute"])
+                if request["execute"] == "guest-sync-delimited":
+                    lines.write(self.stale + b"\xff" + _json({"return": request["arguments"]["id"]}))
+                elif request["execute"] in self.answers:
+                    lines.write(_json(self.answers[request["execute"]]))
+                lines.flush()
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def test_the_agent_answers(tmp_path: Path) -> None:
+    talk = GuestAgent(
+        {
+            "guest-ping": {"return": {}},
+            "guest-fsfreeze-status": {"return": "frozen"},
+            "guest-fsfreeze-thaw": {"return": 2},
+        },
+        stale=b'{"return": 17}\n{"return": {"half',
+    )
+    with serving(tmp_path / "agent", talk):
+        here = SocketAgent(str(tmp_path / "agent"))
+        agent.ping(here, 1)
+        assert agent.freeze_status(here, 1) is FreezeStatus.FROZEN
+        assert agent.thaw(here, 1) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ({"error": {"class": "GenericError", "desc": "no"}}, AgentRefusedError),
+        (
+            {
+                "error": {
+                    "desc": "Command guest-fsfreeze-freeze has been disabled: the agent is in frozen state"
+                }
+            },
+            AlreadyFrozenError,
+        ),
+        ({"return": "many"}, AgentRefusedError),
+        ({"return": -1}, AgentRefusedError),
+        ({"return": True}, AgentRefusedError),
+        ([], AgentSilentError),
+        (None, AgentSilentError),
+    ],
+    ids=str,
+)
+def test_the_agent_refuses_or_talks_nonsense(tmp_path: Path, answer: object, error: type[GuestError]) -> None:
+    answers = {} if answer is None else {"guest-fsfreeze-freeze": answer}
+    with serving(tmp_path / "agent", GuestAgent(answers)), pytest.raises(error) as caught:
+        agent.freeze(SocketAgent(str(tmp_path / "agent")), 0.3)
+    assert type(caught.value) is error
+
+
+def test_nothing_but_a_sync_is_written_to_an_agent_that_does_not_answer(tmp_path: Path) -> None:
+    written: list[bytes] = []
+
+    def mute(connection: socket.socket) -> None:
+        while part := connection.recv(4096):
+            written.append(part)
+
+    with serving(tmp_path / "agent", mute), pytest.raises(AgentSilentError):
+        agent.thaw(SocketAgent(str(tmp_path / "agent")), 0.3)
+    assert b"guest-sync-delimited" in b"".join(written)
+    assert b"thaw" not in b"".join(written)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_socket_that_libvirt_holds_or_that_is_gone(tmp_path: Path, there: bool) -> None:
+    guest = SocketGuest(Process.of(1), str(tmp_path / "socket"), str(tmp_path / "socket"))
+    began = time.monotonic()
+    with serving(tmp_path / ("socket" if there else "other"), None):
+        with pytest.raises(AgentSilentError):
+            guest.thaw(0.2)
+        with pytest.raises(UnreachableError):
+            guest.resume(0.2)
+    assert time.monotonic() - began < 1
+
+
+def test_a_guest_whose_qemu_is_gone_is_off(tmp_path: Path) -> None:
+    assert SocketGuest(Process(1, 1), "", "").state(1) is DomainState.OFF
+
+
+class Qemu:
+    def __init__(self, running: bool) -> None:
+        self.running = running
+
+    def __call__(self, connection: socket.socket) -> None:
+        with connection.makefile("rwb") as lines:
+            lines.write(_json({"QMP": {"version": {}}}))
+            lines.flush()
+            while line := lines.readline():
+                command = json.loads(line)["execute"]
+                lines.write(_json({"event": "SOMETHING", "timestamp": {}}))
+                if command == "cont":
+                    self.running = True
+                answer: object = {"running": self.running} if command == "query-status" else {}
+                lines.write(_json({"return": answer}))
+                lines.flush()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_monitor(tmp_path: Path, running: bool) -> None:
+    qemu, path = Qemu(running), str(tmp_path / "monitor")
+    with serving(tmp_path / "monitor", qemu):
+        assert qmp.vcpus_run(path, 1) is running
+        qmp.resume_vcpus(path, 1)
+        assert qmp.vcpus_run(path, 1)
+
+
+@pytest.mark.parametrize("words", [b"hello\n", b"[]\n", b"{}\n", b"", b"x" * 2_000_000])
+def test_what_is_no_monitor(tmp_path: Path, words: bytes) -> None:
+    with (
+        serving(tmp_path / "monitor", lambda connection: connection.sendall(words)),
+        pytest.raises(UnreachableError),
+    ):
+        qmp.vcpus_run(str(tmp_path / "monitor"), 0.5)
+
+
+def test_a_call_that_hangs_is_left_behind() -> None:
+    over = threading.Event()
+    with pytest.raises(OverdueError, match="dawdle"):
+        within(0.1, "dawdle", over.wait)
+    over.set()
+    assert within(1, "add", lambda: 1 + 1) == 2
+    with pytest.raises(ZeroDivisionError):
+        within(1, "divide", lambda: 1 // 0)
