@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,8 +74,9 @@ class World:
             fault()
 
     def die(self) -> None:
-        """kill -9 of the guard."""
+        """kill -9 of the guard. Its other threads end in a moment, as they do in a real one."""
         self.dead = True
+        time.sleep(0.03)
         raise Killed
 
     def revive(self) -> None:
@@ -215,8 +217,9 @@ class FakeLvm:
     def when_ended(self, call: Callable[[], None]) -> None:
         def run() -> None:
             self._ended.wait()
-            if not self._world.dead:
-                call()
+            with suppress(Killed):
+                if not self._world.dead:
+                    call()
 
         threading.Thread(target=run, daemon=True).start()
 
