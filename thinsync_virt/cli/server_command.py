@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from thinsync_virt.errors import UsageError
+
 
 @click.command("server")
 def command() -> None:
@@ -17,6 +19,10 @@ def command() -> None:
     Example:
       ssh -o BatchMode=yes -- backup1 thinsync-vm server
     """
+    if sys.stdin.isatty():
+        raise UsageError(
+            "this speaks to another thinsync-vm, not to people", hint="see: thinsync-vm replicate --help"
+        )
     from thinsync_virt import __version__
     from thinsync_virt.cli.build import LocalHost
     from thinsync_virt.model.tags import Role

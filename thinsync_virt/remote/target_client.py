@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from thinsync_virt.errors import StreamError
@@ -15,6 +15,7 @@ from thinsync_virt.model.reports import Registration
 from thinsync_virt.model.states import PoolReport, TargetState
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.codec import from_wire, to_wire
+from thinsync_virt.stream.frames import Piece
 from thinsync_virt.units import MIB
 
 
@@ -31,7 +32,7 @@ class Outgoing(Protocol):
         """Bytes of data that each disk will bring."""
         ...
 
-    def __iter__(self) -> Iterator[bytes]: ...
+    def __iter__(self) -> Iterator[Sequence[Piece]]: ...
 
 
 class RemoteTarget:
@@ -69,7 +70,7 @@ class RemoteTarget:
     def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
         """Send one stream; the point that it became."""
 
-        def chunks() -> Iterator[bytes]:
+        def chunks() -> Iterator[Sequence[Piece]]:
             for piece in stream:
                 yield piece
                 progress(stream.read)

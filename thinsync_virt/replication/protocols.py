@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -22,8 +22,8 @@ Notify = Callable[[str], None]
 class Outgoing(Protocol):
     """One stream on its way out. ``total`` is how many bytes of data will be read."""
 
-    def __iter__(self) -> Iterator[bytes]:
-        """The stream's bytes; a piece stays valid until the next one is asked for."""
+    def __iter__(self) -> Iterator[Sequence[bytes | bytearray | memoryview]]:
+        """The stream's bytes, in pieces that belong together."""
         ...
 
     @property

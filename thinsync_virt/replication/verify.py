@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from thinsync_virt.errors import NotFoundError, StreamError
+from thinsync_virt.errors import DiffersError, NotFoundError, StreamError
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
@@ -100,8 +100,12 @@ def choose_point(
 
 
 def verify(ours: Prover, theirs: Prover, point: RecoveryPoint, progress: Callable[[int, int], None]) -> Proof:
-    """Compare one point at both ends. ``progress`` gets bytes compared so far, and in all."""
+    """Compare one point at both ends. ``progress`` gets bytes compared so far, and in all.
+
+    Raises NotFoundError (the other end has lost it), DiffersError (other disks or sizes there), StreamError.
+    """
     key = point.key
+    _compare_shapes(theirs, point)
     maps = {
         disk.target: _union(
             ours.mapped(key, point.id, disk.target), theirs.mapped(key, point.id, disk.target)
@@ -122,6 +126,26 @@ def verify(ours: Prover, theirs: Prover, point: RecoveryPoint, progress: Callabl
     )
     equal = ours.definition(key, point.id) == theirs.definition(key, point.id)
     return Proof(point, equal, disks)
+
+
+def _compare_shapes(theirs: Prover, point: RecoveryPoint) -> None:
+    name = f"point #{point.sequence} {short_id(point.id)}"
+    twin = next((p for p in theirs.points(point.key.domain) if p.id == point.id), None)
+    if twin is None or twin.key != point.key:
+        raise NotFoundError(f"{name} is not at the other end any more", hint="see: thinsync-vm points")
+    here = {disk.target: disk.volume.size for disk in point.disks}
+    there = {disk.target: disk.volume.size for disk in twin.disks}
+    for target in sorted(here.keys() | there.keys()):
+        ours, other = here.get(target), there.get(target)
+        if ours != other:
+            raise DiffersError(
+                f"{name}: disk {target} has {_bytes(ours)} here and {_bytes(other)} at the other end",
+                hint="do not start it there; remove that point at the target and replicate again",
+            )
+
+
+def _bytes(size: int | None) -> str:
+    return "nothing" if size is None else f"{size} bytes"
 
 
 def _union(ours: bytes, theirs: bytes) -> list[int]:
@@ -149,10 +173,8 @@ def _compare(
     differing: list[int] = []
     for first in range(0, len(blocks), WINDOW):
         window = tuple(blocks[first : first + WINDOW])
-        left = ours.digests(point.key, point.id, target, window, MIB)
-        right = theirs.digests(point.key, point.id, target, window, MIB)
-        if len(left) != len(window) * DIGEST or len(right) != len(left):
-            raise StreamError("the other end gave another number of digests than asked for", retry=False)
+        left = _digests(ours, point, target, window, MIB)
+        right = _digests(theirs, point, target, window, MIB)
         for number, block in enumerate(window):
             piece = slice(number * DIGEST, (number + 1) * DIGEST)
             root.update(block.to_bytes(8, "little") + left[piece])
@@ -162,6 +184,13 @@ def _compare(
     ranges = _locate(ours, theirs, point, target, size, differing)
     compared = sum(min(MIB, size - block * MIB) for block in blocks)
     return DiskProof(target, size, compared, "" if ranges else root.hexdigest(), ranges)
+
+
+def _digests(end: Prover, point: RecoveryPoint, target: str, blocks: tuple[int, ...], size: int) -> bytes:
+    found = end.digests(point.key, point.id, target, blocks, size)
+    if len(found) != len(blocks) * DIGEST:
+        raise StreamError("one end gave another number of digests than asked for", retry=False)
+    return found
 
 
 def _locate(
@@ -182,10 +211,13 @@ def _locate(
             continue
         last = min((block + 1) * MIB, size)
         fine = tuple(range(block * MIB // FINE, -(-last // FINE)))
-        left = ours.digests(point.key, point.id, target, fine, FINE)
-        right = theirs.digests(point.key, point.id, target, fine, FINE)
-        for index, small in enumerate(fine):
-            piece = slice(index * DIGEST, (index + 1) * DIGEST)
+        left = _digests(ours, point, target, fine, FINE)
+        right = _digests(theirs, point, target, fine, FINE)
+        pieces = [slice(index * DIGEST, (index + 1) * DIGEST) for index in range(len(fine))]
+        if left == right:
+            # A disk or memory that reads now so, now so: what differed once is not equal.
+            add(block * MIB, MIB)
+        for small, piece in zip(fine, pieces, strict=True):
             if left[piece] != right[piece]:
                 add(small * FINE, FINE)
     return tuple(found)

@@ -11,10 +11,14 @@ from thinsync_virt.model.extents import Extent, ExtentKind, data_bytes
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import SentDisk
+from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.units import MIB
+
+Pieces = list[Piece]
+"""Bytes of a stream that belong together: a frame's head and its payload, which is not copied."""
 
 PIECE = MIB
 _ZEROES = bytes(PIECE)
@@ -106,25 +110,25 @@ class OutgoingStream:
             for d in self.deltas
         )
 
-    def __iter__(self) -> Iterator[bytes]:
-        """The stream, in pieces that stay valid until the next one is asked for."""
-        yield from self._pieces(self._writer.begin(self._header()))
-        yield from self._pieces(self._writer.definition(self.packed_definition))
+    def __iter__(self) -> Iterator[Pieces]:
+        """The stream, frame by frame."""
+        yield self._writer.begin(self._header())
+        yield self._writer.definition(self.packed_definition)
         for index, delta in enumerate(self.deltas):
             with ExitStack() as devices:
                 head = devices.enter_context(BlockDevice(delta.path))
                 base = devices.enter_context(BlockDevice(delta.base_path)) if delta.base_path else None
                 yield from self._disk(index, delta, head, base)
-        yield from self._pieces(self._writer.end())
+        yield self._writer.end()
 
     def _disk(
         self, index: int, delta: OutgoingDisk, head: BlockDevice, base: BlockDevice | None
-    ) -> Iterator[bytes]:
+    ) -> Iterator[Pieces]:
         for extent in delta.extents:
             if extent.kind is ExtentKind.UNMAPPED:
                 # A full copy begins with nothing mapped.
                 if delta.mode is Mode.INCREMENTAL:
-                    yield from self._pieces(self._writer.unmap(index, extent.start, extent.length))
+                    yield self._writer.unmap(index, extent.start, extent.length)
                 continue
             for start in range(extent.start, extent.end, PIECE):
                 length = min(PIECE, extent.end - start)
@@ -135,15 +139,15 @@ class OutgoingStream:
                     known = base.read(start, min(length, delta.base_size - start))
                 yield from self._changed(index, delta.target, start, data, known)
 
-    def _changed(self, index: int, target: str, start: int, data: bytes, known: bytes) -> Iterator[bytes]:
+    def _changed(self, index: int, target: str, start: int, data: bytes, known: bytes) -> Iterator[Pieces]:
         """What of ``data`` differs from ``known``, as it is in the base (and may end before ``data`` does)."""
         for first, last in differing_runs(data, known):
             run = memoryview(data)[first:last]
             if run == _ZEROES[: last - first]:
-                yield from self._pieces(self._writer.zero(index, start + first, last - first))
+                yield self._writer.zero(index, start + first, last - first)
                 continue
             self._counts[target].sent += last - first
-            yield from self._pieces(self._writer.data(index, start + first, run))
+            yield self._writer.data(index, start + first, run)
 
     def _header(self) -> StreamHeader:
         return StreamHeader(
@@ -169,8 +173,3 @@ class OutgoingStream:
             delta.mode,
             self.base.id if incremental and self.base is not None else None,
         )
-
-    @staticmethod
-    def _pieces(pieces: list[bytes | bytearray | memoryview]) -> Iterator[bytes]:
-        for piece in pieces:
-            yield bytes(piece) if not isinstance(piece, bytes) else piece
