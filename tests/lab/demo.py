@@ -58,7 +58,7 @@ def main() -> int:
         clean(lab, node)
     show.step(f"A guest with two disks on alpha; it writes numbered records to both, all the time: {GUEST}")
     lab.guests.create("alpha", Guest(GUEST, disks=2))
-    lab.guests.fill("alpha", GUEST, "/mnt/vda/data", "48M")
+    lab.guests.fill("alpha", GUEST, "/mnt/vda/data", 48)
     show.command("alpha", "thinsync-vm list")
     show.step("The first replication: everything that is mapped")
     full = replicate(show)

@@ -36,7 +36,7 @@ def test_all_disks_are_of_one_instant(hosts: Hosts, options: dict[str, Any]) -> 
 
 def test_an_increment_sends_what_changed_and_the_replica_starts(hosts: Hosts) -> None:
     name = hosts.guest(disks=2, pace=2)
-    hosts.lab.guests.fill("alpha", name, "/mnt/vda/data", "32M")
+    hosts.lab.guests.fill("alpha", name, "/mnt/vda/data", 32)
     full = hosts.replicate(name)
     assert {disk["mode"] for disk in full["plan"]} == {"full"}
     assert full["stream_bytes"] > 32 << 20

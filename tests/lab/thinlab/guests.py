@@ -148,11 +148,10 @@ class Guests:
         """Records per second from now on; 0 pauses the writer."""
         self.run(node, name, f"echo {per_second} >/run/recorder/pace")
 
-    def fill(self, node: str, name: str, path: str, size: str) -> None:
-        """Write a file of random data (``size`` in dd's words, such as 16M) and sync it."""
-        self.run(
-            node, name, f"head -c {shlex.quote(size)} /dev/urandom >{shlex.quote(path)} && sync", timeout=300
-        )
+    def fill(self, node: str, name: str, path: str, mebibytes: int) -> None:
+        """Write a file of random data and sync it."""
+        line = f"head -c {mebibytes << 20} /dev/urandom >{shlex.quote(path)} && sync"
+        self.run(node, name, line, timeout=300)
 
     def shutdown(self, node: str, name: str, *, limit: float = 90) -> None:
         """Shut the guest down cleanly, and wait."""
