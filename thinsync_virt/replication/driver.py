@@ -94,6 +94,8 @@ def replicate(source: Source, target: Target, request: Request, observer: Observ
         case Conflict(message, hint):
             raise ConflictError(message, hint=hint)
         case UpToDate(point):
+            if not request.dry_run:
+                source.discard(abandoned(situation.source, situation.target))
             return _up_to_date(source, target, situation, point, request, observer, started)
         case Replicate() as plan:
             observer.planned(plan.disks, plan.base)

@@ -1,0 +1,335 @@
+"""Two ends in memory, which can be cut off at every step.
+
+A disk's content is a number that each write of the guest raises. A point keeps the number that the disk had when it
+was made; a delta applied to the wrong base is noticed. A fuse burns at every call, and at the steps inside a call
+between which a crash leaves something; when it is at its end, nothing is tidied up: the power is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from tests.unit.values import DOMAIN, KEY, NAME, POOL, disk, domain, identifier, pool_report, volume
+from thinsync_virt.errors import BusyError, ConflictError, NotFoundError
+from thinsync_virt.model.definition import CHOICES, Definition
+from thinsync_virt.model.domains import Disk, Domain
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.plans import DiskPlan, Replicate
+from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
+from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
+from thinsync_virt.model.reports import Head, Quiesce, Registration, SentDisk, SnapshotReport
+from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+from thinsync_virt.planning.retention import expired_at_source, expired_at_target
+from thinsync_virt.replication.protocols import Notify, Outgoing
+from thinsync_virt.units import MIB
+
+Content = dict[str, int]
+
+
+class CutError(BaseException):
+    """The power is gone."""
+
+
+class Fuse:
+    """Burns one step at a time. ``left`` steps are allowed; None: any number."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        self.calls: list[str] = []
+
+    def step(self, name: str) -> None:
+        if self.left is not None:
+            if self.left == 0:
+                raise CutError(name)
+            self.left -= 1
+        self.calls.append(name)
+
+
+class FakeOutgoing:
+    """What travels, as the numbers that it carries."""
+
+    def __init__(
+        self, plan: Replicate, head: Head, base: Content | None, content: Content, fuse: Fuse
+    ) -> None:
+        self.head = head
+        self.base = plan.base
+        self.base_content = base
+        self.content = content
+        self.modes = {one.target: one.mode for one in plan.disks}
+        self.read = 0
+        self._fuse = fuse
+
+    def __iter__(self) -> Iterator[Sequence[bytes]]:
+        for target in self.content:
+            self._fuse.step(f"send {target}")
+            self.read += MIB
+            yield [target.encode()]
+
+    @property
+    def total(self) -> int:
+        return MIB * len(self.content)
+
+    @property
+    def expected(self) -> dict[str, int]:
+        return dict.fromkeys(self.content, MIB)
+
+    @property
+    def stream_bytes(self) -> int:
+        return self.read
+
+    @property
+    def disks(self) -> tuple[SentDisk, ...]:
+        return tuple(
+            SentDisk(target, 64 * MIB, MIB * (number != (self.base_content or {}).get(target)), self.read)
+            for target, number in self.content.items()
+        )
+
+
+class FakeSource:
+    """Points and their contents, as a thin pool would keep them."""
+
+    def __init__(self, fuse: Fuse, disks: tuple[str, ...] = ("vda", "vdb")) -> None:
+        self.host = "alpha"
+        self.fuse = fuse
+        self.live: Content = dict.fromkeys(disks, 1)
+        self.sizes = dict.fromkeys(disks, 64 * MIB)
+        self.points: dict[str, tuple[RecoveryPoint, Content]] = {}
+        self.unfinished: tuple[UnfinishedSet, ...] = ()
+        self.findings: tuple[Finding, ...] = ()
+        self.busy = 0
+        self.notices_equality = True
+        self.description = "one"
+
+    def write(self) -> None:
+        """The guest writes to all disks."""
+        self.live = {target: number + 1 for target, number in self.live.items()}
+
+    def sealed(self) -> list[RecoveryPoint]:
+        return sorted((held for held, _ in self.points.values()), key=lambda point: point.order)
+
+    def disks(self) -> tuple[Disk, ...]:
+        return tuple(disk(target, size=self.sizes[target]) for target in self.live)
+
+    def inspect(self, name: str) -> Domain:
+        self.fuse.step("inspect")
+        return domain(*self.disks())
+
+    def state(self, domain: Domain, key: ReplicaKey) -> SourceState:
+        self.fuse.step("source state")
+        return SourceState(domain, tuple(self.sealed()), self.unfinished)
+
+    def check(self, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
+        self.fuse.step("source check")
+        return self.findings
+
+    def definition(self, domain: Domain, choices: Choices) -> Definition:
+        self.fuse.step("definition")
+        return Definition({"domain.xml": self.description.encode(), CHOICES: choices.to_json()})
+
+    def unchanged(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> bool:
+        self.fuse.step("unchanged")
+        return self.notices_equality and self.points[base.id][1] == self.live
+
+    def snapshot(
+        self,
+        domain: Domain,
+        disks: tuple[Disk, ...],
+        plan: Replicate,
+        choices: Choices,
+        quiesce: Quiesce,
+        limit: float,
+        notify: Notify,
+    ) -> Head:
+        self.fuse.step("snapshot")
+        if self.busy:
+            self.busy -= 1
+            raise BusyError("LVM was busy")
+        self.unfinished = (*self.unfinished, UnfinishedSet(plan.key, plan.set_id, plan.sequence, 2, ()))
+        self.fuse.step("seal")
+        self.unfinished = self.unfinished[:-1]
+        definition = self.definition(domain, choices)
+        members = tuple(
+            PointDisk(one.target, volume(f"ts-{one.target}-{plan.set_id[:8]}", size=self.sizes[one.target]))
+            for one in disks
+        )
+        point = RecoveryPoint(
+            plan.key, plan.set_id, plan.sequence, 1000, Consistency.CRASH, definition.id, members
+        )
+        self.points[point.id] = (point, dict(self.live))
+        self.fuse.step("sealed")
+        return Head(point, definition, SnapshotReport(Consistency.CRASH, 0, 0, 0, 0))
+
+    @contextmanager
+    def send(self, plan: Replicate, head: Head) -> Iterator[FakeOutgoing]:
+        self.fuse.step("send")
+        # The base stays until the head is confirmed (invariant 4): a KeyError here is a lost base.
+        base = self.points[plan.base.id][1] if plan.base is not None else None
+        yield FakeOutgoing(plan, head, base, self.points[head.point.id][1], self.fuse)
+
+    def confirm(self, head: RecoveryPoint, host: str) -> None:
+        self.fuse.step("confirm")
+        held, content = self.points[head.id]
+        self.points[head.id] = (replace(held, confirmed_by=host), content)
+        self.fuse.step("confirmed")
+
+    def discard(self, points: tuple[RecoveryPoint, ...]) -> None:
+        for point in points:
+            self.fuse.step("discard")
+            del self.points[point.id]
+
+    def retire(self, key: ReplicaKey) -> None:
+        self.fuse.step("source retire")
+        self.unfinished = ()
+        self.discard(expired_at_source(self.sealed()))
+
+
+@dataclass
+class Registered:
+    """The domain that the target would start."""
+
+    point: str
+    content: Content
+    active: bool = False
+    written: bool = False
+    managed_save: bool = False
+
+
+class FakeTarget:
+    """Points, unfinished sets and what is registered. Knows the source only by what it is sent."""
+
+    def __init__(self, fuse: Fuse, truth: FakeSource) -> None:
+        self.host = "beta"
+        self.fuse = fuse
+        self.points: dict[str, tuple[RecoveryPoint, Content]] = {}
+        self.unfinished: tuple[UnfinishedSet, ...] = ()
+        self.registered: Registered | None = None
+        self.stranger: RegisteredDomain | None = None
+        self.findings: tuple[Finding, ...] = ()
+        self.reports: tuple[PoolReport, ...] = (pool_report(),)
+        self.choices: Choices | None = None
+        self.locked = 0
+        self._truth = truth
+
+    def sealed(self) -> list[RecoveryPoint]:
+        return sorted((held for held, _ in self.points.values()), key=lambda point: point.order)
+
+    def pools(self) -> tuple[PoolReport, ...]:
+        self.fuse.step("pools")
+        return self.reports
+
+    def begin(self, domain: str) -> None:
+        self.fuse.step("begin")
+        self.locked += 1
+
+    def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
+        self.fuse.step("states")
+        assert (domain, name) == (DOMAIN, NAME)
+        there: list[RegisteredDomain] = [self.stranger] if self.stranger else []
+        point = ""
+        written: tuple[str, ...] = ()
+        if self.registered is not None:
+            point = self.registered.point
+            written = ("vda",) if self.registered.written else ()
+            mark = Mark(KEY, point, 1)
+            there.append(
+                RegisteredDomain(
+                    NAME, DOMAIN, self.registered.active, self.registered.managed_save, mark, {}, {}
+                )
+            )
+        if not (there or self.points or self.unfinished):
+            return ()
+        return (
+            TargetState(
+                KEY, tuple(self.sealed()), self.unfinished, tuple(there), point, written, self.choices
+            ),
+        )
+
+    def check(
+        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: dict[str, int]
+    ) -> tuple[Finding, ...]:
+        self.fuse.step("target check")
+        assert key == KEY
+        return self.findings
+
+    def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
+        assert isinstance(stream, FakeOutgoing)
+        self.fuse.step("receive")
+        point = stream.head.point
+        if point.id in self.points:
+            raise ConflictError("is here already")
+        content: Content = {}
+        if stream.base is not None:
+            held = self.points.get(stream.base.id)
+            if held is None:
+                raise ConflictError("the base is not here")
+            assert held[1] == stream.base_content, "one id, two contents"
+        self.unfinished = (*self.unfinished, UnfinishedSet(point.key, point.id, point.sequence, 2, ()))
+        for pieces in stream:
+            self.fuse.step("write")
+            for piece in pieces:
+                content[piece.decode()] = stream.content[piece.decode()]
+            progress(stream.read)
+        self.fuse.step("target seal")
+        self.unfinished = self.unfinished[:-1]
+        self.choices = Choices(POOL)
+        self.points[point.id] = (replace(point, confirmed_by=""), content)
+        self.fuse.step("target sealed")
+        return self.points[point.id][0]
+
+    def register(self, key: ReplicaKey, point: str) -> Registration:
+        self.fuse.step("register")
+        if point not in self.points:
+            raise NotFoundError("is not here")
+        if self.registered is not None:
+            assert not (self.registered.active or self.registered.written or self.registered.managed_save)
+        assert self.stranger is None
+        changed = self.registered is None or self.registered.point != point
+        self.registered = Registered(point, self.points[point][1])
+        self.fuse.step("registered")
+        return Registration(point, changed)
+
+    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
+        self.fuse.step("tidy")
+        done = tuple(f"removed {left.id}" for left in self.unfinished)
+        self.unfinished = ()
+        return done
+
+    def retire(self, key: ReplicaKey, common: str) -> None:
+        self.fuse.step("target retire")
+        registered = [self.registered.point] if self.registered else []
+        for point in expired_at_target(self.sealed(), registered=registered, common=common):
+            self.fuse.step("expire")
+            del self.points[point.id]
+
+
+@dataclass
+class Watcher:
+    """Keeps what an observer is told."""
+
+    steps: list[str] = field(default_factory=list)
+    plans: list[tuple[DiskPlan, ...]] = field(default_factory=list)
+    done: list[int] = field(default_factory=list)
+    registrations: list[Registration] = field(default_factory=list)
+
+    def step(self, text: str) -> None:
+        self.steps.append(text)
+
+    def planned(self, disks: tuple[DiskPlan, ...], base: RecoveryPoint | None) -> None:
+        self.plans.append(disks)
+
+    def snapshot(self, point: RecoveryPoint, report: SnapshotReport) -> None:
+        self.steps.append(f"point {point.sequence}")
+
+    def transfer(self, total: int) -> None:
+        self.steps.append(f"transfer {total}")
+
+    def progress(self, done: int) -> None:
+        self.done.append(done)
+
+    def registered(self, registration: Registration) -> None:
+        self.registrations.append(registration)
+
+
+__all__ = ["CutError", "FakeSource", "FakeTarget", "Fuse", "Registered", "Watcher", "identifier"]
