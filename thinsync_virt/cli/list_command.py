@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from thinsync_virt.cli.options import EXIT_STATUS, json_option
-from thinsync_virt.cli.output import print_json
+from thinsync_virt.cli.output import print_json, print_table
 from thinsync_virt.model.domains import Disk, Domain
 
 
@@ -60,7 +60,6 @@ def _row(domain: Domain, mapped: dict[str, int], chunks: dict[str, int]) -> dict
 def _print_table(
     domains: tuple[Domain, ...], mapped: dict[str, dict[str, int]], chunks: dict[str, int]
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -104,4 +103,4 @@ def _print_table(
             )
         for problem in domain.problems:
             table.add_row("", "", "", "", "", "", "", "", Text(f"no: {problem}", style="red"))
-    Console(soft_wrap=True).print(table)
+    print_table(table)

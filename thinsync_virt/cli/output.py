@@ -7,13 +7,17 @@ import enum
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WIDEST = 10_000
 _MARKS = {
     Severity.OK: ("ok", "green"),
     Severity.INFO: ("note", "cyan"),
@@ -45,6 +49,17 @@ def print_json(value: object) -> None:
 def format_time(seconds: int) -> str:
     """``2026-11-23 22:04:59`` in the host's own time zone."""
     return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def print_table(table: Table) -> None:
+    """A table as wide as its content: a reason that is cut off helps nobody. A terminal wraps what is too long."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console()
+    unlimited = console.options.update(width=_WIDEST)
+    console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
+    console.print(table, crop=False, overflow="ignore")
 
 
 def print_findings(findings: tuple[Finding, ...], *, least: Severity = Severity.OK) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
-from thinsync_virt.cli.output import format_time, print_json
+from thinsync_virt.cli.output import format_time, print_json, print_table
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.units import format_size
@@ -70,7 +70,6 @@ def _as_json(point: RecoveryPoint, here: bool, there: bool) -> dict[str, object]
 
 
 def _print_table(rows: list[tuple[RecoveryPoint, tuple[bool, bool]]], *, with_target: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -89,4 +88,4 @@ def _print_table(rows: list[tuple[RecoveryPoint, tuple[bool, bool]]], *, with_ta
             *(["yes" if there else "-"] if with_target else []),
             Text(disks),
         )
-    Console(soft_wrap=True).print(table)
+    print_table(table)

@@ -38,7 +38,7 @@ def command(domain: str, to: str | None, point: str, as_json: bool) -> int:
     from thinsync_virt.cli.progress import make_observer
     from thinsync_virt.replication.verify import choose_point, verify
 
-    host = to or recorded_target(domain)
+    host = to if to is not None else recorded_target(domain)
     started = time.monotonic()
     with Session.open(host) as session:
         uuid = session.uuid_of(domain)

@@ -1,0 +1,346 @@
+"""The command line: help, errors and JSON of every command, with fakes in the place of the host."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tests.unit.values import DOMAIN, bad_disk, cdrom, disk, domain, point
+from thinsync_virt.cli import build
+from thinsync_virt.cli.main import DAILY, PLUMBING, group, main
+from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
+from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.reports import Outcome, ReplicationReport
+from thinsync_virt.units import MIB
+
+
+def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that can be run, with its path."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from leaves(below, *path, name)
+    else:
+        yield path, command
+
+
+ALL = dict(leaves(group))
+# What people do not call: the far end of ssh, and a service.
+SERVICES = {("server",), ("guard",)}
+
+
+def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """The program as it is called, in this process."""
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    said = capsys.readouterr()
+    code = end.value.code
+    return (code if isinstance(code, int) else 0), said.out, said.err
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_help_has_an_example_and_the_exit_status(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(group, [*path, "--help"])
+    assert result.exit_code == 0
+    assert f"thinsync-vm {path[0]}" in result.output.partition("Example:")[2] or path == ("guard",)
+    assert "Example:" in result.output
+    if path not in SERVICES:
+        assert "--json" in result.output
+        for code in Code:
+            assert str(code.exit_status) in result.output.partition("Exit status:")[2]
+
+
+def test_the_overview_puts_daily_commands_first() -> None:
+    output = CliRunner().invoke(group, ["--help"]).output
+    assert [path[0] for path in ALL] == [*DAILY, *PLUMBING]
+    positions = [output.index(f"\n  {name} ") for name in (*DAILY, *PLUMBING)]
+    assert positions == sorted(positions)
+    assert output.index("Daily commands:") < positions[0] < output.index("Plumbing:")
+
+
+def test_exit_statuses_are_distinct() -> None:
+    statuses = [code.exit_status for code in Code]
+    assert len(set(statuses)) == len(statuses)
+    assert 0 not in statuses
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nonsense",),
+        ("replicate",),
+        ("replicate", "web01"),
+        ("replicate", "web01", "--to", "b", "--quiesce", "perhaps"),
+        ("replicate", "web01", "--to", "b", "--freeze-timeout", "0"),
+        ("replicate", "web01", "--to", "b", "--map", "vda"),
+        ("replicate", "web01", "--to", "b", "--pool", "pool"),
+        ("replicate", "web01", "--to", "-oProxyCommand=id"),
+        ("replicate", "web01", "--to", "file:/srv/a"),
+        ("verify", "web01", "--to", ""),
+        ("pool", "release", "pool"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, errors = run(*words, capsys=capsys)
+    assert status == Code.USAGE.exit_status
+    assert errors
+    assert "Traceback" not in errors
+
+
+# Errors.
+
+
+class Failing:
+    """A host at which the first question fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def make(self, *_: object, **__: object) -> Any:
+        raise self.error
+
+
+COMMANDS = [
+    ("list",),
+    ("replicate", "web01", "--to", "backup1"),
+    ("points", "web01"),
+    ("points", "web01", "--to", "backup1"),
+    ("verify", "web01", "--to", "backup1"),
+    ("verify", "web01"),
+    ("recover",),
+]
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Failing:
+    host = Failing(NotFoundError("domain 'web01' does not exist", hint="see: virsh list --all"))
+    monkeypatch.setattr(build.LocalHost, "make", host.make)
+    return host
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_an_error_says_what_and_what_to_do(
+    words: tuple[str, ...], failing: Failing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, errors = run(*words, capsys=capsys)
+    assert status == Code.NOT_FOUND.exit_status
+    assert out == ""
+    assert errors.splitlines() == [
+        "thinsync-vm: domain 'web01' does not exist",
+        "  what to do: see: virsh list --all",
+    ]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_an_error_as_json(
+    words: tuple[str, ...], failing: Failing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing.error = UnreachableError("libvirt does not answer", hint="systemctl start libvirtd")
+    failing.error.add_note("and more")
+    status, out, _ = run(*words, "--json", capsys=capsys)
+    assert status == Code.UNREACHABLE.exit_status
+    assert json.loads(out)["error"] == {
+        "code": "unreachable",
+        "message": "libvirt does not answer",
+        "hint": "systemctl start libvirtd",
+        "retry": True,
+        "notes": ["and more"],
+    }
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_what_nobody_foresaw_shows_no_traceback(
+    words: tuple[str, ...],
+    failing: Failing,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("THINSYNC_DEBUG", raising=False)
+    failing.error = KeyError("vg0/pool")
+    status, _, errors = run(*words, capsys=capsys)
+    assert status == Code.INTERNAL.exit_status
+    assert "Traceback" not in errors
+    assert "KeyError at test_commands.py:" in errors
+    assert "THINSYNC_DEBUG=1" in errors
+
+
+def test_debugging_shows_it(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THINSYNC_DEBUG", "1")
+    failing.error = KeyError("vg0/pool")
+    with pytest.raises(KeyError):
+        main(["list"])
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)])
+def test_stopped(
+    error: BaseException,
+    status: int,
+    failing: Failing,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("thinsync_virt.cli.main._silence_stdout", lambda: None)
+    failing.error = error
+    assert run("list", capsys=capsys)[0] == status
+
+
+def test_check_never_fails_but_finds(
+    failing: Failing, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = (
+        Finding(Severity.OK, "alpha", "healthy"),
+        Finding(Severity.WARNING, "beta: udev", "the rule is missing", "install it"),
+        Finding(Severity.REFUSAL, "beta: pool vg0/pool", "no room", "make some", Code.SPACE),
+    )
+    monkeypatch.setattr("thinsync_virt.cli.checks.look", lambda domain, to: findings)
+    status, out, _ = run("check", "web01", "--to", "beta", capsys=capsys)
+    assert status == Code.SPACE.exit_status
+    lines = out.splitlines()
+    assert lines.index("STOP  beta: pool vg0/pool: no room") > lines.index(
+        "WARN  beta: udev: the rule is missing"
+    )
+    assert "      what to do: make some" in lines
+    status, out, _ = run("check", "--json", capsys=capsys)
+    report = json.loads(out)
+    assert report["ready"] is False
+    assert report["findings"][2] == {
+        "severity": "refusal",
+        "subject": "beta: pool vg0/pool",
+        "message": "no room",
+        "hint": "make some",
+        "code": "space",
+    }
+    monkeypatch.setattr("thinsync_virt.cli.checks.look", lambda domain, to: findings[:2])
+    status, out, _ = run("check", "web01", "--to", "beta", capsys=capsys)
+    assert status == 0
+    assert "Next: thinsync-vm replicate web01 --to beta" in out
+
+
+# Results.
+
+
+def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = domain(disk("vda"), bad_disk("vdb"), cdrom("sda"), problems=("is transient",))
+    inspector = SimpleNamespace(
+        domains=lambda: (found,), mapped=lambda _: {"vda": MIB}, chunk_sizes=lambda: {"vg0/pool": 65536}
+    )
+    monkeypatch.setattr(build, "local_inspector", lambda: inspector)
+    status, out, _ = run("list", capsys=capsys)
+    assert status == 0
+    for word in (
+        "web01",
+        "vg0/web01-vda",
+        "64.0 KiB",
+        "1.0 MiB",
+        "no: it is not an LVM volume",
+        "no: is transient",
+    ):
+        assert word in out
+    _, out, _ = run("list", "--json", capsys=capsys)
+    (row,) = json.loads(out)
+    assert row["disks"][0]["chunk_size"] == 65536
+    assert row["disks"][1] == {
+        "target": "vdb",
+        "device": "disk",
+        "source": "/srv/a.qcow2",
+        "volume": None,
+        "pool": None,
+        "chunk_size": None,
+        "size": None,
+        "mapped": None,
+        "problem": "it is not an LVM volume",
+        "hint": "",
+    }
+    inspector.domains = tuple
+    assert "no domains" in run("list", capsys=capsys)[1]
+
+
+def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = (point(2, confirmed_by="beta"), point(3)), (point(1), point(2))
+
+    @contextmanager
+    def session(to: str) -> Iterator[object]:
+        assert to == "beta"
+        yield SimpleNamespace(
+            uuid_of=lambda name: DOMAIN, target_prover=SimpleNamespace(points=lambda uuid: there)
+        )
+
+    monkeypatch.setattr(build.Session, "open", session)
+    monkeypatch.setattr(build, "local_points", lambda name: here)
+    _, out, _ = run("points", "web01", "--to", "beta", "--json", capsys=capsys)
+    assert [(row["sequence"], row["here"], row["there"]) for row in json.loads(out)] == [
+        (1, False, True),
+        (2, True, True),
+        (3, True, False),
+    ]
+    _, out, _ = run("points", "web01", "--to", "beta", capsys=capsys)
+    assert "yes, confirmed" in out
+    assert "THERE" in out
+    _, out, _ = run("points", "web01", capsys=capsys)
+    assert "THERE" not in out
+    monkeypatch.setattr(build, "local_points", lambda name: ())
+    _, out, _ = run("points", "web01", capsys=capsys)
+    assert "There are no recovery points of web01." in out
+
+
+def test_recover(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[bool] = []
+
+    def recovery(*, boot: bool) -> list[str]:
+        asked.append(boot)
+        return ["web01: thawed"] if boot else []
+
+    monkeypatch.setattr(build, "local_recovery", recovery)
+    assert "nothing to clean up" in run("recover", capsys=capsys)[1]
+    assert json.loads(run("recover", "--boot", "--json", capsys=capsys)[1]) == {"done": ["web01: thawed"]}
+    assert asked == [False, True]
+
+
+def test_the_end_of_a_replication(capsys: pytest.CaptureFixture[str]) -> None:
+    from thinsync_virt.cli.summary import print_summary
+
+    report = ReplicationReport(Outcome.UP_TO_DATE, "web 01", "beta", point(2), (), None, (), 0, 1.5, 0.0)
+    print_summary(report, "root@beta")
+    out = capsys.readouterr().out
+    assert "web 01 is up to date at beta: nothing changed since point #2 00000000 (1.5 s)" in out
+    assert "thinsync-vm points 'web 01' --to root@beta" in out  # fit to be pasted
+
+
+def test_names_that_others_chose_are_no_markup(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = domain(bad_disk("vda"))
+    odd = SimpleNamespace(
+        domains=lambda: (type(found)("[red]x[/red]", DOMAIN, found.state, True, True, found.disks),),
+        mapped=lambda _: {},
+        chunk_sizes=dict,
+    )
+    monkeypatch.setattr(build, "local_inspector", lambda: odd)
+    assert "[red]x[/red]" in run("list", capsys=capsys)[1]
+
+
+def test_the_recorded_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = (point(1, confirmed_by="old"), point(2, confirmed_by="beta"), point(3))
+    monkeypatch.setattr(build, "local_points", lambda name: held)
+    assert build.recorded_target("web01") == "beta"
+    monkeypatch.setattr(build, "local_points", lambda name: held[2:])
+    with pytest.raises(NotFoundError) as refusal:
+        build.recorded_target("web01")
+    assert "--to HOST" in refusal.value.hint
+
+
+def test_errors_are_one_family() -> None:
+    """Whatever reaches a user has a code, and says whether to try again."""
+    for code in Code:
+        error = ThinsyncError("what happened", code=code, hint="what to do")
+        assert (str(error), error.code.exit_status > 0, error.retry) == ("what happened", True, False)
