@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "lab"))
 
-from thinlab import Lab
+from thinlab import Lab  # noqa: E402 - after the path is set
 
 ROUNDS = 7
 GOALS = {"alpha": 0.6, "beta": 0.35}

@@ -7,13 +7,15 @@ import click
 from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
 from thinsync_virt.cli.output import print_findings, print_json
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import VolumeName
 
 
 @click.command("check", epilog=EXIT_STATUS)
 @click.argument("domain", required=False)
 @to_option(required=False)
+@click.option("--pool", metavar="VG/POOL", help="The thin pool at the other host (default: as replicate would).")
 @json_option
-def command(domain: str | None, to: str | None, as_json: bool) -> int:
+def command(domain: str | None, to: str | None, pool: str | None, as_json: bool) -> int:
     """Look at everything that a replication needs, here and at the other host, and say what to do.
 
     Changes nothing. Exits with the code of the first finding that would stop a replication, else with 0.
@@ -25,7 +27,7 @@ def command(domain: str | None, to: str | None, as_json: bool) -> int:
     """
     from thinsync_virt.cli.checks import look
 
-    findings = look(domain, to)
+    findings = look(domain, to, VolumeName.parse(pool) if pool else None)
     if as_json:
         print_json({"ready": not _stops(findings), "findings": findings})
     else:

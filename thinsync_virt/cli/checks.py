@@ -6,12 +6,13 @@ from thinsync_virt.cli.build import LocalHost, Session
 from thinsync_virt.errors import Code, ThinsyncError
 from thinsync_virt.model.domains import Domain, DomainState
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.planning.choices import Wishes, choose, travelling_disks
 from thinsync_virt.planning.replication import find_conflict
 
 
-def look(domain: str | None, to: str | None) -> tuple[Finding, ...]:
+def look(domain: str | None, to: str | None, pool: VolumeName | None = None) -> tuple[Finding, ...]:
     """This host, the domain, the other host, and the domain as it would be there. Never raises what is expected."""
     host = LocalHost.make()
     findings = list(_guarded(host.name, host.findings))
@@ -24,7 +25,7 @@ def look(domain: str | None, to: str | None) -> tuple[Finding, ...]:
         except ThinsyncError as error:
             findings.append(_failed(host.name, error))
     if to is not None:
-        findings += _guarded(to, lambda: _other(to, found))
+        findings += _guarded(to, lambda: _other(to, found, pool))
     return tuple(findings)
 
 
@@ -94,22 +95,22 @@ def _agent(domain: Domain) -> Finding:
     return Finding(Severity.OK, subject, "answers")
 
 
-def _other(to: str, domain: Domain | None) -> tuple[Finding, ...]:
+def _other(to: str, domain: Domain | None, pool: VolumeName | None) -> tuple[Finding, ...]:
     with Session.open(to) as session:
         findings = [Finding(Severity.OK, f"{to}: ssh", "connected")]
         findings += session.target.host_findings()
         if domain is not None:
-            findings += _guarded(f"{to}: {domain.name}", lambda: _placed(session, domain))
+            findings += _guarded(f"{to}: {domain.name}", lambda: _placed(session, domain, pool))
         return tuple(findings)
 
 
-def _placed(session: Session, domain: Domain) -> tuple[Finding, ...]:
+def _placed(session: Session, domain: Domain, pool: VolumeName | None) -> tuple[Finding, ...]:
     """The domain as it would be at the target."""
     states = session.target.states(domain.uuid, domain.name)
     pools = session.target.pools()
     remembered = next((state for state in states if state.points), None)
     host = session.target.host
-    choices = choose(domain, Wishes(), remembered.choices if remembered else None, pools, host)
+    choices = choose(domain, Wishes(pool), remembered.choices if remembered else None, pools, host)
     disks = travelling_disks(domain, choices)
     group = next(report.group.uuid for report in pools if report.pool.name == choices.pool)
     key = ReplicaKey(domain.uuid, group)
