@@ -8,7 +8,7 @@ from typing import Protocol
 from thinsync_virt.guard.messages import WindowRequest
 from thinsync_virt.hypervisor.process import Process
 from thinsync_virt.system.fed_process import FedProcess
-from thinsync_virt.system.lvm_commands import snapshot_batch
+from thinsync_virt.system.lvm_commands import SHELL_ENVIRONMENT, snapshot_batch
 
 
 class SnapshotProcess(Protocol):
@@ -50,7 +50,7 @@ class LvmProcess:
     def __init__(self, request: WindowRequest) -> None:
         batch = snapshot_batch(request.snapshots, in_freeze=True)
         self._text = batch.stdin
-        self._fed = FedProcess(batch.argv)
+        self._fed = FedProcess(batch.argv, SHELL_ENVIRONMENT)
         self.process = Process.of(self._fed.pid)
 
     def go(self) -> None:

@@ -13,7 +13,7 @@ import fcntl
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from thinsync_virt.errors import CommandError
 from thinsync_virt.system.process import find_tool, package_of
@@ -23,9 +23,12 @@ _MAX_OUTPUT = 256 * 1024
 
 
 class FedProcess:
-    """A started command. Raises CommandError when it cannot be started."""
+    """A started command. Raises CommandError when it cannot be started.
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    ``environment`` is added to ours.
+    """
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         command = tuple(argv)
         executable = find_tool(command[0])
         if executable is None:
@@ -45,7 +48,7 @@ class FedProcess:
                 stdout=self._log,
                 stderr=self._log,
                 cwd="/",
-                env={**os.environ, "LC_ALL": "C", "LVM_SUPPRESS_FD_WARNINGS": "1"},
+                env={**os.environ, "LC_ALL": "C", **(environment or {})},
                 start_new_session=True,
             )
         except OSError as error:

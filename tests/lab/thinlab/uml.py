@@ -47,6 +47,8 @@ def start(state: State, name: str, root: Path, disks: Sequence[Path], console: P
         "con1=null",
         "quiet",
         "net.ifnames=0",
+        # 512 device nodes that no kernel of Debian's has, and LVM looks at each of them in every command.
+        "pty.legacy_count=0",
         f"systemd.hostname={name}",
         f"thinlab.ip={network.ADDRESSES[name]}/24",
     ]
