@@ -88,7 +88,7 @@ class LibvirtHypervisor:
         if root is None:
             raise NotReplicableError(
                 f"domain {name} is transient",
-                hint=f"virsh dumpxml {name} > {name}.xml; virsh define {name}.xml",
+                hint=f"virsh dumpxml --migratable --security-info {name} > {name}.xml; virsh define {name}.xml",
             )
         path = nvram_file(root, live)
         if nvram is None and path is not None and os.path.exists(path):

@@ -230,7 +230,8 @@ def _domain_problems(seen: Observation, name: str) -> tuple[str, ...]:
         )
     if seen.persistent is None:
         problems.append(
-            f"is transient: make it persistent with virsh dumpxml {name} > {name}.xml; virsh define {name}.xml"
+            f"is transient: make it persistent with virsh dumpxml --migratable --security-info {name} > {name}.xml; "
+            f"virsh define {name}.xml"
         )
     else:
         problems += host_bound_state(seen.persistent)
