@@ -113,7 +113,7 @@ class Guard:
             _log_report(request, report)
             return encode_report(report)
         except ThinsyncError as error:
-            log.warning("domain %s: %s", request.domain, error)
+            log.warning("%s", error)
             return encode_error(error)
         finally:
             self._end(request, window)
@@ -161,7 +161,7 @@ class Guard:
             with connection:
                 self._answer(connection)
         except (OSError, ThinsyncError) as error:
-            log.info("a client went away: %s", error)
+            log.info("a client went away before its answer: %s", error)
         except Exception:
             log.exception("a request failed in an unforeseen way")
         finally:

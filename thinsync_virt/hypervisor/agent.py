@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 import random
 import socket
 import time
@@ -62,7 +63,7 @@ class LibvirtAgent:
 
     def command(self, name: str, timeout: float) -> Any:
         request = json.dumps({"execute": name})
-        seconds = max(1, int(timeout))
+        seconds = max(1, math.ceil(timeout - 0.1))
 
         def ask() -> Any:
             with translated(f"ask the guest agent for {name}"):

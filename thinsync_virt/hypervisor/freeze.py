@@ -7,7 +7,6 @@ and is for when libvirt is down (its daemon holds these sockets as long as it ru
 from __future__ import annotations
 
 import glob
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from thinsync_virt.hypervisor.connection import (
     Connection,
     connect,
     libvirt_module,
-    libvirt_qemu_module,
     translated,
 )
 from thinsync_virt.hypervisor.deadline import OverdueError, within
@@ -222,7 +220,7 @@ def _look(domain: Any) -> GuestView:
         qemu=Process.of(pid) if pid else None,
         agent_socket=_agent_socket(tree),
         monitor_socket=monitor,
-        blockers=(*_block_jobs(domain, tree), *_domain_job(domain), *_exports(domain)),
+        blockers=(*_writers(domain, tree), *_domain_job(domain)),
     )
 
 
@@ -254,13 +252,20 @@ def _pid_file(path: Path) -> int:
         return 0
 
 
-def _block_jobs(domain: Any, tree: Element) -> list[str]:
+def _writers(domain: Any, tree: Element) -> list[str]:
+    """Who may write on through freeze and pause.
+
+    A writable export need not be looked for (only the monitor would tell, at the price of a taint): QEMU refuses
+    one on a disk that the guest has, unless that is shareable.
+    """
     found = []
     for disk in tree.iterfind("./devices/disk[@device='disk']"):
         target = disk.find("target")
         name = target.get("dev", "") if target is not None else ""
         if disk.find("mirror") is not None or (name and domain.blockJobInfo(name)):
             found.append(f"a block job runs on disk {name} (virsh blockjob {domain.name()} {name})")
+        if disk.find("shareable") is not None:
+            found.append(f"disk {name} is shareable: others may write to it")
     return found
 
 
@@ -274,10 +279,3 @@ def _domain_job(domain: Any) -> list[str]:
     if kind == libvirt.VIR_DOMAIN_JOB_NONE:
         return []
     return [f"a job runs on the domain (virsh domjobinfo {domain.name()})"]
-
-
-def _exports(domain: Any) -> list[str]:
-    """Open NBD and vhost-user exports: their clients write past freeze and pause. libvirt itself does not tell."""
-    answer = libvirt_qemu_module().qemuMonitorCommand(domain, '{"execute":"query-block-exports"}', 0)
-    names = [str(export.get("id")) for export in json.loads(answer).get("return", [])]
-    return [f"an export of a disk is open ({name})" for name in names]
