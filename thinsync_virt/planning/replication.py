@@ -6,6 +6,7 @@ from thinsync_virt.model.domains import Disk
 from thinsync_virt.model.names import new_id, short_id
 from thinsync_virt.model.plans import Conflict, DiskPlan, Mode, Plan, Replicate, UpToDate
 from thinsync_virt.model.points import RecoveryPoint, newest_common
+from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.states import SourceState, TargetState
 
 
@@ -68,18 +69,20 @@ def plan_replication(
     target: TargetState,
     *,
     disks: tuple[Disk, ...],
+    choices: Choices,
     definition: str,
     unchanged: bool,
 ) -> Plan:
     """What to do now.
 
-    ``disks`` are those that travel, ``definition`` the id of the domain's present definition, ``unchanged`` whether
-    every disk still equals the newest common point (False when it was not looked at).
+    ``disks`` are those that travel, to the pools of ``choices``, ``definition`` the id of the domain's present
+    definition, ``unchanged`` whether every disk still equals the newest common point (False when not looked at).
     """
     conflict = find_conflict(source, target)
     if conflict is not None:
         return conflict
     base = newest_common(source.points, target.points)
+    theirs = next((point for point in target.points if base is not None and point.id == base.id), None)
     targets = tuple(disk.target for disk in disks)
     if base is not None and unchanged and definition == base.definition and _same_disks(base, targets):
         return UpToDate(base)
@@ -90,7 +93,7 @@ def plan_replication(
         new_id(),
         max(known, default=0) + 1,
         base,
-        tuple(_plan_disk(base, target) for target in targets),
+        tuple(_plan_disk(disk, choices, base, theirs) for disk in disks),
     )
 
 
@@ -113,9 +116,17 @@ def _same_disks(base: RecoveryPoint, targets: tuple[str, ...]) -> bool:
     return {disk.target for disk in base.disks} == set(targets)
 
 
-def _plan_disk(base: RecoveryPoint | None, target: str) -> DiskPlan:
-    if base is None:
-        return DiskPlan(target, Mode.FULL, "no point is held by both ends")
-    if base.disk(target) is None:
-        return DiskPlan(target, Mode.FULL, "the disk is new")
-    return DiskPlan(target, Mode.INCREMENTAL)
+def _plan_disk(
+    disk: Disk, choices: Choices, ours: RecoveryPoint | None, theirs: RecoveryPoint | None
+) -> DiskPlan:
+    """``ours`` and ``theirs`` are the two copies of the base. Chunks compare, and are shared, within one pool only."""
+    if ours is None or theirs is None:
+        return DiskPlan(disk.target, Mode.FULL, "no point is held by both ends")
+    held, copy = ours.disk(disk.target), theirs.disk(disk.target)
+    if held is None or copy is None:
+        return DiskPlan(disk.target, Mode.FULL, "the disk is new")
+    if disk.volume is None or disk.volume.pool != held.volume.pool:
+        return DiskPlan(disk.target, Mode.FULL, "the disk has moved to another pool")
+    if copy.volume.pool != choices.pool_of(disk.target):
+        return DiskPlan(disk.target, Mode.FULL, "its copy goes to another pool")
+    return DiskPlan(disk.target, Mode.INCREMENTAL)

@@ -88,6 +88,7 @@ def replicate(source: Source, target: Target, request: Request, observer: Observ
         situation.source,
         situation.target,
         disks=situation.disks,
+        choices=situation.choices,
         definition=situation.definition.id,
         unchanged=unchanged,
     ):

@@ -3,7 +3,7 @@
 The invariants, in prose:
 
 - The base of a plan is held by both ends, and is the newest that is.
-- A disk travels incrementally only when the base has it.
+- A disk travels incrementally only when the base has it, in the same pool at either end.
 - A new point's number is above every number in use, at either end, sealed or not.
 - Once the driver has dropped what is abandoned and what has expired, the base is still at the source.
 - Nothing that the target holds is ever abandoned.
@@ -21,10 +21,12 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tests.unit.values import (
+    CHOICES,
     DEFINITION,
     DOMAIN,
     KEY,
     OTHER_GROUP,
+    POOL,
     disk,
     domain,
     identifier,
@@ -33,9 +35,10 @@ from tests.unit.values import (
     unfinished,
 )
 from thinsync_virt.model.domains import Disk
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Conflict, Mode, Plan, Replicate, UpToDate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
-from thinsync_virt.model.replicas import Mark, RegisteredDomain
+from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 from thinsync_virt.model.states import SourceState, TargetState
 from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
 from thinsync_virt.planning.retention import expired_at_source
@@ -63,10 +66,13 @@ def plan(
     target: TargetState,
     *,
     disks: tuple[Disk, ...] = (disk(),),
+    choices: Choices = CHOICES,
     definition: str = DEFINITION,
     unchanged: bool = False,
 ) -> Plan:
-    return plan_replication(source, target, disks=disks, definition=definition, unchanged=unchanged)
+    return plan_replication(
+        source, target, disks=disks, choices=choices, definition=definition, unchanged=unchanged
+    )
 
 
 @st.composite
@@ -246,3 +252,25 @@ def test_anything_that_differs_makes_a_point(
     )
     assert isinstance(made, Replicate)
     assert plan(source_state(both), target_state(both), unchanged=True) == UpToDate(both)
+
+
+def test_a_disk_that_moved_to_another_pool_travels_whole() -> None:
+    """Device ids of two pools say nothing about each other: such a difference would be silently wrong."""
+    both = point(1, disks=("vda", "vdb"))
+    elsewhere = VolumeName("vg0", "fast")
+    disks = (disk("vda", pool=elsewhere), disk("vdb"))
+    made = plan(source_state(both), target_state(both), disks=disks)
+    assert isinstance(made, Replicate)
+    assert [one.mode for one in made.disks] == [Mode.FULL, Mode.INCREMENTAL]
+    assert "moved" in made.disks[0].reason
+
+
+@pytest.mark.parametrize(
+    "choices", [Choices(VolumeName("vg0", "fast")), Choices(POOL, {"vda": VolumeName("vg1", "fast")})]
+)
+def test_a_disk_whose_copy_goes_to_another_pool_travels_whole(choices: Choices) -> None:
+    both = point(1)
+    made = plan(source_state(both), target_state(both), choices=choices)
+    assert isinstance(made, Replicate)
+    assert [one.mode for one in made.disks] == [Mode.FULL]
+    assert made.base == both

@@ -295,6 +295,11 @@ class ThinSource:
                 for disk, mode in members:
                     base = plan.base.disk(disk.target) if plan.base is not None else None
                     if mode is Mode.INCREMENTAL and base is not None:
+                        if base.volume.pool != pool:
+                            # Device ids mean something in their own pool only.
+                            raise PoolError(
+                                f"{disk.volume.name} and {base.volume.name} are in different pools"
+                            )
                         extents[disk.target] = read_difference(
                             mappings, base.volume, disk.volume, report.chunk_size
                         )

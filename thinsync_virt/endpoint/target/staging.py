@@ -66,6 +66,8 @@ class Staging:
             pool = held.volume.pool if held is not None else self._choices.pool_of(target)
             if incremental and held is None:
                 raise ConflictError(f"the base of disk {target} is not here", hint="plan again")
+            if pool != self._choices.pool_of(target):
+                raise ConflictError(f"the base of disk {target} is in pool {pool}", hint="plan again")
             name = free_name(
                 pool.vg, taken, self._incoming.domain_name, target, suffix=point_suffix(self._incoming.set_id)
             )
