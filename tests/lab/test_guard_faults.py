@@ -20,7 +20,7 @@ from thinlab.cache import FILES
 from thinlab.guestxml import Guest
 from thinlab.lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.matrix(sample=1)]
 
 LIMIT = 8.0
 # Nodes share a CPU with everything else here: looking takes that much longer.
