@@ -202,7 +202,7 @@ def test_check_never_fails_but_finds(
         Finding(Severity.WARNING, "beta: udev", "the rule is missing", "install it"),
         Finding(Severity.REFUSAL, "beta: pool vg0/pool", "no room", "make some", Code.SPACE),
     )
-    monkeypatch.setattr("thinsync_virt.cli.checks.look", lambda domain, to: findings)
+    monkeypatch.setattr("thinsync_virt.cli.checks.look", lambda *_: findings)
     status, out, _ = run("check", "web01", "--to", "beta", capsys=capsys)
     assert status == Code.SPACE.exit_status
     lines = out.splitlines()
@@ -220,7 +220,7 @@ def test_check_never_fails_but_finds(
         "hint": "make some",
         "code": "space",
     }
-    monkeypatch.setattr("thinsync_virt.cli.checks.look", lambda domain, to: findings[:2])
+    monkeypatch.setattr("thinsync_virt.cli.checks.look", lambda *_: findings[:2])
     status, out, _ = run("check", "web01", "--to", "beta", capsys=capsys)
     assert status == 0
     assert "Next: thinsync-vm replicate web01 --to beta" in out
