@@ -1,0 +1,160 @@
+"""Documents that keep up: the man page with the command line, links with files, commands in text with commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from thinsync_virt import __version__
+from thinsync_virt.cli.main import group
+from thinsync_virt.errors import Code
+from thinsync_virt.model.definition import Definition
+
+ROOT = Path(__file__).parents[2]
+MAN = ROOT / "docs/man/thinsync-vm.1"
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("hooks/*.md"),
+        *ROOT.glob("tests/lab/*.md"),
+    ]
+)
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[str, set[str]]]:
+    """Every command with its long options, ``--help`` apart."""
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from commands(below, *path, name)
+        return
+    options = {name for param in command.params for name in param.opts if name.startswith("--")}
+    yield " ".join(path), options
+
+
+CLI = dict(commands(group))
+
+
+def plain(line: str) -> str:
+    """One line of the man page's source without its markup."""
+    line = re.sub(r'^\.[A-Z]+ "?', "", line)
+    return re.sub(r"\\f[A-Z]", "", line).replace('"', "").replace("\\-", "-").strip()
+
+
+def documented() -> dict[str, set[str]]:
+    """The entries below COMMANDS: at the outer level commands, in an indented block their options."""
+    source = MAN.read_text()
+    section = source[source.index(".SH COMMANDS") : source.index(".SH EXIT STATUS")].splitlines()
+    found: dict[str, set[str]] = {}
+    depth, current = 0, ""
+    for line, following in zip(section, [*section[1:], ""], strict=True):
+        depth += {".RS": 1, ".RE": -1}.get(line[:3], 0)
+        if line != ".TP":
+            continue
+        words = plain(following)
+        if depth == 0:
+            current = next((name for name in CLI if f"{words} ".startswith(f"{name} ")), words)
+            found[current] = set(re.findall(r"--[a-z-]+", words))
+        else:
+            found[current] |= set(re.findall(r"--[a-z-]+", words))
+    return found
+
+
+def test_the_man_page_has_every_command_and_option_and_no_other() -> None:
+    assert documented() == CLI
+
+
+def test_the_man_page_has_every_exit_status() -> None:
+    source = MAN.read_text()
+    section = source[source.index(".SH EXIT STATUS") : source.index(".SH ENVIRONMENT")]
+    statuses = {int(number) for number in re.findall(r"^\.B (\d+)$", section, re.MULTILINE)}
+    assert statuses == {0, *(code.exit_status for code in Code)}
+
+
+def test_the_man_page_is_of_this_version() -> None:
+    assert f"thinsync-virt {__version__}" in MAN.read_text().splitlines()[0]
+
+
+def test_the_exit_codes_of_the_operations_manual() -> None:
+    rows = re.findall(r"^\| (\d+) \| `([a-z-]+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    assert {(int(number), name) for number, name in rows} == {(c.exit_status, c.value) for c in Code}
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as they are made of their text."""
+    headings = re.findall(r"^#+ (.+)$", without_code(document.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_link_is_dead(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(document.read_text())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        goal = (document.parent / name).resolve() if name else document
+        assert goal.exists(), f"{link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(goal), f"{link}: there is no such heading"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_of_this_tree_exist(document: Path) -> None:
+    """What stands in backquotes and looks like a path of this tree is one."""
+    text = without_code(document.read_text())
+    for path in re.findall(r"`((?:thinsync_virt|tests|docs|packaging|hooks)/[\w./-]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_in_text_are_commands(document: Path) -> None:
+    for line in re.findall(r"thinsync-vm ([a-z][^`#|\n]*)", document.read_text()):
+        name = next(
+            (name for name in sorted(CLI, key=len, reverse=True) if f"{line} ".startswith(f"{name} ")), None
+        )
+        if name is None:
+            # Prose: "thinsync-vm is installed". A command would have options or a domain behind it.
+            assert "--" not in line, line
+            continue
+        assert set(re.findall(r"--[a-z-]+", line)) <= CLI[name] | {"--help"}, line
+
+
+def test_the_way_to_read_a_definition_by_hand(tmp_path: Path) -> None:
+    """The very lines of docs/on-disk.md, on a definition as the program writes it."""
+    document = (ROOT / "docs/on-disk.md").read_text()
+    found = re.search(r"<<'END'\n(.*?)\n    END", document, re.DOTALL)
+    assert found is not None
+    volume = tmp_path / "definition"
+    definition = Definition({"choices.json": b"{}", "domain.xml": b"<domain/>", "nvram": bytes(100)})
+    volume.write_bytes(definition.pack() + bytes(1000))
+    script = textwrap.dedent(found[1])
+    done = subprocess.run(
+        [sys.executable, "-", str(volume)], input=script, text=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "<domain/>\n"), done.stderr
+
+
+def test_tags_are_not_selected_by_pattern() -> None:
+    """LVM compares lists of strings as a whole only: lv_tags=~"..." is an error."""
+    for document in DOCUMENTS:
+        assert not re.search(r"lv_tags *[=!]~", document.read_text()), document
+
+
+def test_the_documents_that_others_point_at_are_there() -> None:
+    for source in (ROOT / "thinsync_virt").rglob("*.py"):
+        for path in re.findall(r"docs/[a-z-]+\.md", source.read_text()):
+            assert (ROOT / path).exists(), f"{source.name} points at {path}"
