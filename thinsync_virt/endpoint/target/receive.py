@@ -91,6 +91,8 @@ class Receiver:
                 "the definition in the stream is not the one that its header names", retry=False
             )
         choices = Choices.from_json(self._definition.parts.get(CHOICES, b""))
+        if any(disk.base not in (None, header.base) for disk in header.disks):
+            raise StreamError("a disk in the stream has another base than its point", retry=False)
         incoming = Incoming(
             header.key,
             header.domain_name,

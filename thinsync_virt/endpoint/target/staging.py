@@ -175,10 +175,19 @@ class Staging:
         self._devices = {}
 
 
-def check_incoming(incoming: Incoming, choices: Choices, target_group: str) -> None:
-    """What a stream claims must fit this target. Raises StreamError."""
+def check_incoming(
+    incoming: Incoming, choices: Choices, target_group: str, expected: Mapping[str, int]
+) -> None:
+    """What a stream claims must fit this target, and the bytes announced for each disk. Raises StreamError."""
     if incoming.key.target != target_group:
         raise StreamError("the stream is for another target", retry=False)
     for target in incoming.sizes:
         if target in choices.excluded:
             raise StreamError(f"the stream carries disk {target}, which is excluded", retry=False)
+    if expected.keys() != incoming.sizes.keys():
+        raise StreamError("the stream carries other disks than were announced", retry=False)
+    for target, size in incoming.sizes.items():
+        if not 0 <= expected[target] <= size:
+            raise StreamError(
+                f"{expected[target]} bytes were announced for disk {target}, which has {size}", retry=False
+            )

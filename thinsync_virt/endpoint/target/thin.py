@@ -16,7 +16,7 @@ from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.endpoint.target.receive import Receiver
 from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
 from thinsync_virt.endpoint.target.switch import Switch, plan_definition
-from thinsync_virt.errors import BusyError, SpaceError
+from thinsync_virt.errors import BusyError, NotFoundError, SpaceError, StreamError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.findings import Finding, Severity
@@ -44,17 +44,25 @@ class ThinTarget:
         self.inventory = Inventory(lvm, hypervisor, mappings)
         self.switch = Switch(lvm, hypervisor, self.inventory)
         self._locks = ExitStack()
+        self._locked: set[str] = set()
 
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas here until :meth:`end`. Raises BusyError."""
         self._locks.enter_context(replica_lock(Role.TARGET, domain, what="replication to this host"))
+        self._locked.add(domain)
         for replica in self._hypervisor.marked():
             if replica.active and replica.uuid == domain:
                 self._hypervisor.restore_active(replica.name)
 
     def end(self) -> None:
         """Give the lock back."""
+        self._locked.clear()
         self._locks.close()
+
+    def _check_locked(self, domain: str) -> None:
+        """What changes something is only for whoever holds the domain's lock: a client may ask for anything."""
+        if domain not in self._locked:
+            raise StreamError("the call is for a domain that this session has not locked", retry=False)
 
     def pools(self) -> tuple[PoolReport, ...]:
         """Every thin pool here."""
@@ -99,14 +107,17 @@ class ThinTarget:
         """
 
         def admit(incoming: Incoming, choices: Choices) -> None:
+            self._check_locked(incoming.key.domain)
             reports = {report.pool.name: report for report in self.pools()}
             group = reports[choices.pool].group.uuid if choices.pool in reports else ""
-            check_incoming(incoming, choices, group)
+            check_incoming(incoming, choices, group, expected)
             by_pool: dict[VolumeName, int] = {}
             for target, size in expected.items():
                 pool = choices.pool_of(target)
                 by_pool[pool] = by_pool.get(pool, 0) + size
             for pool, size in by_pool.items():
+                if pool not in reports:
+                    raise NotFoundError(f"there is no active thin pool {pool} at {self.host}")
                 for finding in judge_pool(reports[pool], where=self.host, data=size):
                     if finding.severity is Severity.REFUSAL:
                         raise SpaceError(f"{finding.subject}: {finding.message}", hint=finding.hint)
@@ -116,6 +127,7 @@ class ThinTarget:
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
         """Make the registered domain start from ``point``."""
+        self._check_locked(key.domain)
         return self.switch.register(key, point)
 
     def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:
@@ -143,6 +155,7 @@ class ThinTarget:
 
         A registered volume stays while it is open, and for ever when it was written to: that data is nowhere else.
         """
+        self._check_locked(key.domain)
         done: list[str] = []
         ours = self.inventory.catalogue().of(key)
         for unfinished in ours.unfinished:
@@ -177,6 +190,7 @@ class ThinTarget:
 
     def retire(self, key: ReplicaKey, common: str) -> None:
         """The target's own retention; ``common`` is the newest point that the source has too."""
+        self._check_locked(key.domain)
         ours = self.inventory.catalogue().of(key)
         registered = {entry.point for entry in ours.registered}
         expired = expired_at_target(ours.points, registered=registered, common=common)
