@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from thinsync_virt.endpoint.catalogue import DefinitionVolume
 from thinsync_virt.endpoint.naming import free_name
-from thinsync_virt.errors import PoolError, ThinsyncError
+from thinsync_virt.errors import BusyError, PoolError, ThinsyncError
 from thinsync_virt.model.definition import MAX_HEADER, Definition, packed_size, unpack
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.points import ReplicaKey
@@ -22,7 +22,10 @@ _PREFIX = align_up(MAX_HEADER + 16, _BLOCK)
 
 @contextmanager
 def activated(lvm: Lvm, names: tuple[VolumeName, ...]) -> Iterator[None]:
-    """The volumes are active inside, and inactive again afterwards; a failure inside is never hidden."""
+    """The volumes are active inside, and inactive again afterwards; a failure inside is never hidden.
+
+    One that somebody else has open meanwhile (``verify`` beside a replication) stays active: theirs to deactivate.
+    """
     try:
         lvm.activate(names)
         yield
@@ -30,7 +33,8 @@ def activated(lvm: Lvm, names: tuple[VolumeName, ...]) -> Iterator[None]:
         with suppress(ThinsyncError):
             lvm.deactivate(names)
         raise
-    lvm.deactivate(names)
+    with suppress(BusyError):
+        lvm.deactivate(names)
 
 
 def write_definition(

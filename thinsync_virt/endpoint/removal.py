@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 from thinsync_virt.endpoint.catalogue import Catalogue
+from thinsync_virt.errors import BusyError
 from thinsync_virt.model.points import RecoveryPoint, UnfinishedSet
 from thinsync_virt.model.tags import Seal, parse_tag
 from thinsync_virt.system.lvm import Lvm
@@ -26,6 +28,24 @@ def remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet) -> None:
     lvm.remove(tuple(disk.volume.name for disk in unfinished.disks))
 
 
+def retire_points(lvm: Lvm, expired: Iterable[RecoveryPoint]) -> None:
+    """Remove what has expired. A point that somebody reads (``verify``) keeps its seal, and goes another time."""
+    for point in expired:
+        if not any(disk.volume.open for disk in point.disks):
+            with suppress(BusyError):
+                remove_point(lvm, point)
+
+
+def clear_unfinished(lvm: Lvm, sets: Iterable[UnfinishedSet]) -> tuple[UnfinishedSet, ...]:
+    """Remove sets without a seal; those that are gone. What is still open goes another time."""
+    gone = []
+    for unfinished in sets:
+        with suppress(BusyError):
+            remove_unfinished(lvm, unfinished)
+            gone.append(unfinished)
+    return tuple(gone)
+
+
 def remove_unused_definitions(lvm: Lvm, ours: Catalogue, kept: Collection[str] = ()) -> int:
     """Remove definition volumes that no point refers to; how many. ``kept`` are definition ids to spare.
 
@@ -39,5 +59,6 @@ def remove_unused_definitions(lvm: Lvm, ours: Catalogue, kept: Collection[str] =
             useless.append(entry.volume.name)
         seen.add(entry.definition)
     if useless:
-        lvm.remove(tuple(useless))
+        with suppress(BusyError):
+            lvm.remove(tuple(useless))
     return len(useless)

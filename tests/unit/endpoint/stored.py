@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tests.unit.values import KEY, NAME, POOL, volume
-from thinsync_virt.errors import NotFoundError
+from thinsync_virt.errors import BusyError, NotFoundError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import Consistency, ReplicaKey
 from thinsync_virt.model.tags import Confirmation, DefinitionMember, Member, Role, Seal, format_tag
@@ -41,10 +41,14 @@ class StoredLvm(Lvm):
         return self.known_pools[name]
 
     def remove(self, names: Sequence[VolumeName]) -> None:
-        """One command, and one commit for each volume, as LVM does it."""
+        """One command, and one commit for each volume, as LVM does it; what is open stays."""
+        open_ones = [name for name in names if name in self.stored and self.stored[name].open]
         for name in names:
-            self._commit()
-            self.stored.pop(name, None)
+            if name not in open_ones:
+                self._commit()
+                self.stored.pop(name, None)
+        if open_ones:
+            raise BusyError(f"in use, not removed: {open_ones[0]}")
 
     def change_tags(self, name: VolumeName, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
         if name not in self.stored:
@@ -59,6 +63,8 @@ class StoredLvm(Lvm):
 
     def deactivate(self, names: Sequence[VolumeName]) -> None:
         for name in names:
+            if name in self.stored and self.stored[name].open:
+                raise BusyError(f"in use, still active: {name}")
             self.activated.remove(name)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.unit.endpoint.stored import PowerCutError, StoredLvm, definition_volume, set_volumes
 from tests.unit.values import KEY, identifier, volume
 from thinsync_virt.endpoint.catalogue import read_catalogue
-from thinsync_virt.endpoint.removal import remove_point, remove_unfinished, remove_unused_definitions
+from thinsync_virt.endpoint.definition_volume import activated
+from thinsync_virt.endpoint.removal import (
+    clear_unfinished,
+    remove_point,
+    remove_unfinished,
+    remove_unused_definitions,
+    retire_points,
+)
 from thinsync_virt.model.tags import Role
 
 ONE, TWO = identifier(1), identifier(2)
@@ -62,3 +71,35 @@ def test_a_definition_goes_with_its_last_point() -> None:
     assert [d.definition for d in left.definitions] == [used, kept]
     assert len(left.points) == 1
     assert remove_unused_definitions(lvm, left.of(KEY), kept=[kept]) == 0
+
+
+def opened(lvm: StoredLvm, set_id: str) -> None:
+    """Somebody verifies: the set's first disk is open."""
+    name = next(name for name in lvm.stored if name.lv.endswith(f"vda-{set_id[-8:]}"))
+    lvm.stored[name] = replace(lvm.stored[name], open=True)
+
+
+def test_a_point_that_is_read_keeps_its_seal_when_it_expires() -> None:
+    """Unsealed while it is verified, it would be lost, and the replication beside it would fail."""
+    lvm = StoredLvm([*set_volumes(ONE, 1), *set_volumes(TWO, 2)])
+    opened(lvm, ONE)
+    points = read_catalogue(lvm.volumes(), Role.TARGET).points
+    retire_points(lvm, points)
+    (left,) = read_catalogue(lvm.volumes(), Role.TARGET).points
+    assert left.id == ONE
+
+
+def test_a_left_over_that_is_open_waits_and_stops_nobody() -> None:
+    lvm = StoredLvm([*set_volumes(ONE, 1, sealed=False), *set_volumes(TWO, 2, sealed=False)])
+    opened(lvm, ONE)
+    gone = clear_unfinished(lvm, read_catalogue(lvm.volumes(), Role.TARGET).unfinished)
+    assert [one.id for one in gone] == [TWO]
+    assert len(lvm.volumes()) == 1
+
+
+def test_what_somebody_else_reads_stays_active() -> None:
+    """A transfer whose base is being verified has not failed."""
+    lvm = StoredLvm(set_volumes(ONE))
+    names = tuple(lvm.stored)
+    with activated(lvm, names):
+        opened(lvm, ONE)

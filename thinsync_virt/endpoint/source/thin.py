@@ -14,7 +14,13 @@ from thinsync_virt.endpoint.metadata_lease import pool_lock
 from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pools import report_pools
-from thinsync_virt.endpoint.removal import remove_point, remove_unfinished, remove_unused_definitions
+from thinsync_virt.endpoint.removal import (
+    clear_unfinished,
+    remove_point,
+    remove_unfinished,
+    remove_unused_definitions,
+    retire_points,
+)
 from thinsync_virt.endpoint.source.difference import read_difference
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, ThinsyncError
@@ -322,8 +328,6 @@ class ThinSource:
     def retire(self, key: ReplicaKey) -> None:
         """Remove unfinished sets, points older than the newest confirmed one, unused definitions."""
         ours = self._catalogue(key)
-        for unfinished in (*ours.unfinished, *ours.broken):
-            remove_unfinished(self._lvm, unfinished)
-        for point in expired_at_source(ours.points):
-            remove_point(self._lvm, point)
+        clear_unfinished(self._lvm, (*ours.unfinished, *ours.broken))
+        retire_points(self._lvm, expired_at_source(ours.points))
         remove_unused_definitions(self._lvm, self._catalogue(key))

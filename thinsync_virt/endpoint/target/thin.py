@@ -11,7 +11,7 @@ from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pools import report_pools
-from thinsync_virt.endpoint.removal import remove_point, remove_unfinished, remove_unused_definitions
+from thinsync_virt.endpoint.removal import clear_unfinished, remove_unused_definitions, retire_points
 from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.endpoint.target.receive import Receiver
 from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
@@ -156,11 +156,9 @@ class ThinTarget:
         A registered volume stays while it is open, and for ever when it was written to: that data is nowhere else.
         """
         self._check_locked(key.domain)
-        done: list[str] = []
         ours = self.inventory.catalogue().of(key)
-        for unfinished in ours.unfinished:
-            remove_unfinished(self._lvm, unfinished)
-            done.append(f"removed the unfinished set {unfinished.id}")
+        gone = clear_unfinished(self._lvm, ours.unfinished)
+        done = [f"removed the unfinished set {unfinished.id}" for unfinished in gone]
         done += self._remove_old_registered(key, ours)
         remove_unused_definitions(self._lvm, self.inventory.catalogue().of(key))
         self._hypervisor.remove_files(key.domain)
@@ -194,7 +192,6 @@ class ThinTarget:
         ours = self.inventory.catalogue().of(key)
         registered = {entry.point for entry in ours.registered}
         expired = expired_at_target(ours.points, registered=registered, common=common)
-        for point in expired:
-            remove_point(self._lvm, point)
+        retire_points(self._lvm, expired)
         if expired:
             remove_unused_definitions(self._lvm, self.inventory.catalogue().of(key))
