@@ -13,7 +13,9 @@ from thinsync_virt.model.names import VolumeName
 @click.command("check", epilog=EXIT_STATUS)
 @click.argument("domain", required=False)
 @to_option(required=False)
-@click.option("--pool", metavar="VG/POOL", help="The thin pool at the other host (default: as replicate would).")
+@click.option(
+    "--pool", metavar="VG/POOL", help="The thin pool at the other host (default: as replicate would)."
+)
 @json_option
 def command(domain: str | None, to: str | None, pool: str | None, as_json: bool) -> int:
     """Look at everything that a replication needs, here and at the other host, and say what to do.
