@@ -75,10 +75,12 @@ def command(
     disk_pools, networks = parse_maps(maps)
     wishes = Wishes(VolumeName.parse(pool) if pool else None, disk_pools, networks, include, exclude)
     request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run)
-    with Session.open(to) as session, session.lock(domain), make_observer(quiet=as_json) as observer:
+    with Session.open(to) as session, make_observer(quiet=as_json) as observer:
         if not dry_run:
+            # Before the lock: recovery leaves alone what a lock is held for, and that would be this very domain.
             session.recover(observer.step)
-        report = replicate(session.source, session.target, request, observer)
+        with session.lock(domain):
+            report = replicate(session.source, session.target, request, observer)
     if as_json:
         print_json(report)
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tests.unit.values import KEY, NAME, POOL, volume
-from thinsync_virt.errors import BusyError, NotFoundError
+from thinsync_virt.errors import BusyError, NotFoundError, PoolError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import Consistency, ReplicaKey
 from thinsync_virt.model.tags import Confirmation, DefinitionMember, Member, Role, Seal, format_tag
@@ -27,6 +27,8 @@ class StoredLvm(Lvm):
         self.known_pools = {pool.name: pool for pool in pools}
         self.commits: int | None = None
         self.activated: list[VolumeName] = []
+        self.half_made: set[VolumeName] = set()
+        """Volumes that LVM knows and the pool does not: a killed command's."""
 
     def _commit(self) -> None:
         if self.commits is not None:
@@ -39,6 +41,11 @@ class StoredLvm(Lvm):
 
     def pool(self, name: VolumeName) -> Pool:
         return self.known_pools[name]
+
+    def check_transaction(self, pool: VolumeName) -> int:
+        if any(name in self.stored and self.stored[name].pool == pool for name in self.half_made):
+            raise PoolError(f"pool {pool}: LVM's transaction id is 8, the kernel's 7", retry=True)
+        return 7
 
     def remove(self, names: Sequence[VolumeName]) -> None:
         """One command, and one commit for each volume, as LVM does it; what is open stays."""

@@ -145,3 +145,24 @@ def test_what_is_announced_may_be_all_or_nothing_of_a_disk() -> None:
         check_incoming(incoming, CHOICES, GROUP, {"vda": size})
     with pytest.raises(StreamError, match="excluded"):
         check_incoming(incoming, replace(CHOICES, excluded=("vda",)), GROUP, {"vda": 0})
+
+
+def test_a_session_begins_by_mending_a_pool_that_a_killed_command_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the check refuses the pool, and nobody comes as far as the removal that would mend it."""
+    lvm = StoredLvm(
+        [
+            *set_volumes(identifier(1), 1),
+            *set_volumes(identifier(2), 2, sealed=False),
+            *set_volumes(identifier(3), 3, sealed=False, key=ReplicaKey(OTHER_DOMAIN, GROUP), name="other"),
+        ]
+    )
+    target = make_target(lvm, monkeypatch)
+    target.begin(DOMAIN)
+    target.end()
+    assert len(lvm.volumes()) == 6, "with the ids equal nothing is touched"
+    lvm.half_made = {one.name for one in set_volumes(identifier(2), 2)[1:]}
+    target.begin(DOMAIN)
+    assert lvm.check_transaction(POOL)
+    assert len(lvm.volumes()) == 4, "what another domain receives is left alone"

@@ -16,7 +16,7 @@ from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.endpoint.target.receive import Receiver
 from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
 from thinsync_virt.endpoint.target.switch import Switch, plan_definition
-from thinsync_virt.errors import BusyError, NotFoundError, SpaceError, StreamError
+from thinsync_virt.errors import BusyError, NotFoundError, PoolError, SpaceError, StreamError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.findings import Finding, Severity
@@ -50,9 +50,24 @@ class ThinTarget:
         """Lock the domain's replicas here until :meth:`end`. Raises BusyError."""
         self._locks.enter_context(replica_lock(Role.TARGET, domain, what="replication to this host"))
         self._locked.add(domain)
+        self._mend_pools(domain)
         for replica in self._hypervisor.marked():
             if replica.active and replica.uuid == domain:
                 self._hypervisor.restore_active(replica.name)
+
+    def _mend_pools(self, domain: str) -> None:
+        """A killed LVM command leaves its pool between two transactions, and then no check lets a run begin.
+
+        LVM mends that when it removes the half-made volume.
+        """
+        for unfinished in self.inventory.catalogue().unfinished:
+            if unfinished.key.domain != domain:
+                continue
+            try:
+                for pool in {disk.volume.pool for disk in unfinished.disks}:
+                    self._lvm.check_transaction(pool)
+            except PoolError:
+                clear_unfinished(self._lvm, (unfinished,))
 
     def end(self) -> None:
         """Give the lock back."""
