@@ -216,6 +216,11 @@ class ThinSource:
                     f"no snapshot of {domain.name}: {report.problem or 'the window was not whole'}",
                     hint=report.hint,
                 )
+            if report.still_frozen:
+                raise GuestError(
+                    f"no snapshot of {domain.name}: the guest could not be confirmed to run again",
+                    hint=report.hint,
+                )
             try:
                 self._lvm.confirm_snapshots(requests)
             except NotFoundError as error:
