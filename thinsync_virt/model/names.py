@@ -88,4 +88,4 @@ def legal_lv_name(*parts: str, suffix: str, limit: int = 100) -> str:
     body = "-".join(re.sub(r"[^A-Za-z0-9_+.]", "_", part) for part in parts)
     # "_tmeta", "_tdata", "_mimage" and their kin are reserved inside LV names.
     body = re.sub(r"_(?=[a-z])", ".", body)
-    return f"ts-{body[: limit - len(suffix) - 4]}-{suffix}"
+    return f"ts-{body[: max(limit - len(suffix) - 4, 1)]}-{suffix}"

@@ -27,6 +27,17 @@ def test_a_name_that_is_taken_is_never_given(domain: str, count: int) -> None:
         taken.add(name)
 
 
+@given(st.text(min_size=1, max_size=200), st.integers(1, 60), st.integers(0, 99))
+def test_the_kernel_can_name_it_whatever_the_group_is_called(domain: str, length: int, count: int) -> None:
+    vg = ("vg-" * 20)[:length] + "x"
+    suffix = registered_suffix(new_id(), new_id())
+    taken = {free_name(vg, (), domain, "nvme0n1", suffix=suffix)}
+    name = free_name(vg, taken, domain, "nvme0n1", suffix=suffix)
+    lv = f"{name.lv}{count}"
+    assert len(f"{vg.replace('-', '--')}-{lv.replace('-', '--')}") <= 127
+    assert OURS.fullmatch(name.lv)
+
+
 def test_names_are_for_people() -> None:
     name = free_name("vg0", (), "web01", "vda", suffix=point_suffix("3f2a91c0" + "0" * 24))
     assert str(name) == "vg0/ts-web01-vda-3f2a91c0"
