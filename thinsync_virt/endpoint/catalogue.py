@@ -42,7 +42,11 @@ class DefinitionVolume:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything of ours on this host's volume groups, for one role (source or target)."""
+    """Everything of ours on this host's volume groups, for one role (source or target).
+
+    ``names`` are the domains' names by UUID, ``labels`` by replica: those of the newest set, since a domain may have
+    been renamed.
+    """
 
     points: tuple[RecoveryPoint, ...] = ()
     unfinished: tuple[UnfinishedSet, ...] = ()
@@ -50,6 +54,7 @@ class Catalogue:
     registered: tuple[RegisteredSet, ...] = ()
     definitions: tuple[DefinitionVolume, ...] = ()
     names: dict[str, str] = field(default_factory=dict)
+    labels: dict[ReplicaKey, str] = field(default_factory=dict)
 
     def of(self, key: ReplicaKey) -> Catalogue:
         """The part that belongs to one replica."""
@@ -59,7 +64,8 @@ class Catalogue:
             tuple(broken for broken in self.broken if broken.key == key),
             tuple(registered for registered in self.registered if registered.key == key),
             tuple(definition for definition in self.definitions if definition.key == key),
-            self.names,
+            {key.domain: self.labels[key]} if key in self.labels else {},
+            {key: self.labels[key]} if key in self.labels else {},
         )
 
     def replicas(self) -> tuple[ReplicaKey, ...]:
@@ -93,14 +99,15 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
     )
     registered: dict[tuple[ReplicaKey, str], list[tuple[Member, ThinVolume]]] = defaultdict(list)
     definitions: list[DefinitionVolume] = []
-    names: dict[str, str] = {}
+    newest: dict[ReplicaKey, Member] = {}
     for volume in volumes:
         tags = _tags_of(volume)
         for tag in tags:
             match tag:
                 case Member(role=tag_role) if tag_role is role:
                     members[tag.key, tag.set_id].append((tag, volume, tags))
-                    names[tag.key.domain] = tag.domain_name
+                    known = newest.setdefault(tag.key, tag)
+                    newest[tag.key] = tag if tag.sequence > known.sequence else known
                 case Member(role=Role.REGISTERED) if role is Role.TARGET:
                     registered[tag.key, tag.set_id].append((tag, volume))
                 case DefinitionMember(role=tag_role) if tag_role is role:
@@ -153,5 +160,7 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
             for (key, set_id), found in registered.items()
         ),
         tuple(definitions),
-        names,
+        # Sequences of different replicas cannot be compared; a name is for people, and so is the time.
+        {one.key.domain: one.domain_name for one in sorted(newest.values(), key=lambda one: one.time)},
+        {key: one.domain_name for key, one in newest.items()},
     )

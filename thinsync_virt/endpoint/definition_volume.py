@@ -38,9 +38,19 @@ def activated(lvm: Lvm, names: tuple[VolumeName, ...]) -> Iterator[None]:
 
 
 def write_definition(
-    lvm: Lvm, definition: Definition, key: ReplicaKey, role: Role, pool: VolumeName, domain_name: str
+    lvm: Lvm,
+    definition: Definition,
+    key: ReplicaKey,
+    role: Role,
+    pool: VolumeName,
+    domain_name: str,
+    *,
+    replaces: DefinitionVolume | None = None,
 ) -> None:
-    """Put a definition on a new thin volume in ``pool``, on stable storage when this returns."""
+    """Put a definition on a new thin volume in ``pool``, on stable storage when this returns.
+
+    ``replaces`` is a damaged volume of the same id: it goes, since of two with one id the first would be read.
+    """
     packed = definition.pack()
     size = align_up(max(len(packed), _PREFIX), _BLOCK)
     taken = {volume.name for volume in lvm.volumes(pool.vg)}
@@ -50,6 +60,9 @@ def write_definition(
     with activated(lvm, (name,)), BlockDevice(name.path, write=True) as device:
         device.write(0, packed + bytes(align_up(len(packed), _BLOCK) - len(packed)))
         device.sync()
+    if replaces is not None:
+        with suppress(BusyError):
+            lvm.remove((replaces.volume.name,))
 
 
 def read_definition(lvm: Lvm, entry: DefinitionVolume) -> Definition:

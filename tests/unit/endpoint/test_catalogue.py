@@ -162,3 +162,18 @@ def test_a_tag_that_cannot_be_read_stops_and_names_the_volume(tag: str) -> None:
 def test_nothing() -> None:
     found = read_catalogue([volume()], Role.SOURCE)
     assert (found.points, found.unfinished, found.broken, found.replicas()) == ((), (), (), ())
+
+
+def test_a_domain_that_was_renamed_has_its_newest_name() -> None:
+    """By replica: another target's points may be older."""
+    found = read_catalogue(
+        [
+            *set_volumes(identifier(3), 3, name="new"),
+            *set_volumes(identifier(2), 2, name="old"),
+            *set_volumes(identifier(4), 1, name="older", key=OTHER),
+        ],
+        Role.TARGET,
+    )
+    assert found.names == {DOMAIN: "new"}
+    assert found.of(KEY).names == {DOMAIN: "new"}
+    assert found.of(OTHER).names == {DOMAIN: "older"}

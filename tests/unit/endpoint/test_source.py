@@ -57,7 +57,9 @@ def make(
 ) -> tuple[ThinSource, StoredLvm]:
     lvm = StoredLvm([one.volume for one in DISKS if one.volume is not None], [A_POOL])
 
-    def write(_: object, definition: Definition, key: ReplicaKey, role: Role, *__: object) -> None:
+    def write(
+        _: object, definition: Definition, key: ReplicaKey, role: Role, *_rest: object, **_more: object
+    ) -> None:
         made = definition_volume(definition.id, role=role, key=key)
         lvm.stored[made.name] = made
 

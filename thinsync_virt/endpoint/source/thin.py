@@ -235,7 +235,8 @@ class ThinSource:
         entry = self._catalogue(key).definition(key, definition.id)
         if not holds_definition(self._lvm, entry):
             assert disks[0].volume is not None
-            write_definition(self._lvm, definition, key, Role.SOURCE, disks[0].volume.pool, domain.name)
+            pool = disks[0].volume.pool
+            write_definition(self._lvm, definition, key, Role.SOURCE, pool, domain.name, replaces=entry)
 
     def _seal(self, plan: Replicate, report: WindowReport, definition: Definition) -> RecoveryPoint:
         made = next((s for s in self._catalogue(plan.key).unfinished if s.id == plan.set_id), None)
@@ -284,8 +285,7 @@ class ThinSource:
                     base.volume.size if base else 0,
                 )
             )
-        ours = self._lvm.volumes()
-        domain_name = read_catalogue(ours, Role.SOURCE).names[head.point.key.domain]
+        domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
         with activated(self._lvm, tuple(names)):
             yield OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas))
 

@@ -144,10 +144,10 @@ class Staging:
         reached("staging read-only")
         key = self._incoming.key
         catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(key)
-        if not holds_definition(self._lvm, catalogue.definition(key, definition.id)):
-            write_definition(
-                self._lvm, definition, key, Role.TARGET, self._choices.pool, self._incoming.domain_name
-            )
+        entry = catalogue.definition(key, definition.id)
+        if not holds_definition(self._lvm, entry):
+            pool, name = self._choices.pool, self._incoming.domain_name
+            write_definition(self._lvm, definition, key, Role.TARGET, pool, name, replaces=entry)
         reached("definition written")
         whole = next((s for s in catalogue.unfinished if s.id == self._incoming.set_id), None)
         if whole is None or len(whole.disks) != whole.count:
