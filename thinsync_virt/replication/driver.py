@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from thinsync_virt.errors import BusyError, ConflictError, ThinsyncError
+from thinsync_virt.errors import BusyError, ConflictError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, refusals
@@ -206,7 +206,11 @@ def _run(
             source.discard((head.point,))
             return _up_to_date(source, target, situation, plan.base, request, observer, started)
         observer.transfer(stream.total)
-        target.receive(stream, observer.progress)
+        received = target.receive(stream, observer.progress)
+        if received.id != head.point.id:
+            raise StreamError(
+                f"{target.host} says that it sealed another point than it was sent", retry=False
+            )
         disks, stream_bytes = stream.disks, stream.stream_bytes
     source.confirm(head.point, target.host)
     observer.registered(target.register(plan.key, head.point.id))

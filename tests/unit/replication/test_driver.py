@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -29,18 +30,26 @@ from tests.unit.values import (
     pool_report,
     replica,
 )
-from thinsync_virt.errors import BusyError, Code, ConflictError, NotReplicableError, ThinsyncError, UsageError
+from thinsync_virt.errors import (
+    BusyError,
+    Code,
+    ConflictError,
+    NotReplicableError,
+    StreamError,
+    ThinsyncError,
+    UsageError,
+)
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
-from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Mark
 from thinsync_virt.model.reports import Outcome, ReplicationReport
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.planning.retention import KEPT_AT_TARGET
 from thinsync_virt.replication import driver
 from thinsync_virt.replication.driver import Request, describe_point, replicate
-from thinsync_virt.replication.protocols import Source, Target
+from thinsync_virt.replication.protocols import Outgoing, Source, Target
 
 
 class Ends:
@@ -416,3 +425,18 @@ def test_a_replica_that_was_started_meanwhile_is_not_replaced() -> None:
         ends.run()
     assert ends.target.registered.point == before.id
     assert before.key == KEY
+
+
+def test_a_target_that_answers_for_another_point_confirms_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = after(1)
+    older = ends.target.sealed()[0]
+    receive = ends.target.receive
+
+    def lie(stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
+        receive(stream, progress)
+        return older
+
+    monkeypatch.setattr(ends.target, "receive", lie)
+    with pytest.raises(StreamError, match="another point"):
+        ends.run()
+    assert [point.confirmed_by for point in ends.source.sealed()] == ["beta", ""]
