@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from thinsync_virt import __version__
-from thinsync_virt.errors import Code, ThinsyncError
+from thinsync_virt.errors import Code, ThinsyncError, UsageError
 
 DAILY = {
     "list": "Domains, their disks, and which can be replicated.",
@@ -93,6 +93,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(exit_request.exit_code)
     except click.ClickException as error:
         error.show()
+        if as_json:
+            _print_as_json(UsageError(error.format_message()))
         sys.exit(Code.USAGE.exit_status)
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
@@ -132,23 +134,27 @@ def _unexpected(error: Exception) -> ThinsyncError:
 def _show(error: ThinsyncError, *, as_json: bool) -> None:
     notes: tuple[Any, ...] = tuple(getattr(error, "__notes__", ()))
     if as_json:
-        import json
-
-        value = {
-            "error": {
-                "code": error.code.value,
-                "message": error.message,
-                "hint": error.hint,
-                "retry": error.retry,
-                "notes": list(notes),
-            }
-        }
-        click.echo(json.dumps(value))
+        _print_as_json(error)
     click.echo(f"thinsync-vm: {error.message}", err=True)
     for note in notes:
         click.echo(f"  {note}", err=True)
     if error.hint:
         click.echo(f"  what to do: {error.hint}", err=True)
+
+
+def _print_as_json(error: ThinsyncError) -> None:
+    import json
+
+    value = {
+        "error": {
+            "code": error.code.value,
+            "message": error.message,
+            "hint": error.hint,
+            "retry": error.retry,
+            "notes": list(getattr(error, "__notes__", ())),
+        }
+    }
+    click.echo(json.dumps(value))
 
 
 if __name__ == "__main__":

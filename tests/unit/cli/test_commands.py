@@ -47,6 +47,16 @@ def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]
     return (code if isinstance(code, int) else 0), said.out, said.err
 
 
+@pytest.mark.parametrize(
+    "words", [("list", "--nonsense"), ("replicate", "web01"), ("nonsense",), ("points",)], ids=" ".join
+)
+def test_wrong_usage_is_one_document_too(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = run(*words, "--json", capsys=capsys)
+    assert status == Code.USAGE.exit_status
+    assert json.loads(out)["error"]["code"] == Code.USAGE.value
+    assert "Error" in err
+
+
 @pytest.mark.parametrize("path", ALL, ids=" ".join)
 def test_help_has_an_example_and_the_exit_status(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(group, [*path, "--help"])
