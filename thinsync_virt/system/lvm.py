@@ -8,6 +8,7 @@ makes no sense) besides what it names itself.
 from __future__ import annotations
 
 import time
+import time
 from collections.abc import Iterable, Sequence
 
 from thinsync_virt.errors import (
@@ -36,6 +37,9 @@ __all__ = ["Batch", "Lvm", "SnapshotRequest", "VolumeGroup", "VolumeKind", "snap
 _TIMEOUT = 120.0
 # lvs exits so when a named VG or LV does not exist (and on other errors: the message decides).
 _FAILED = 5
+# udev makes /dev/VG/LV; on a busy host its queue is long.
+_LINK_SECONDS = 60.0
+_LINK_POLL_SECONDS = 0.05
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.2
 # How LVM says that a group's text, a pool's data or its metadata has no room.
@@ -210,7 +214,7 @@ class Lvm:
         except CommandError as error:
             raise _not_found(error, _listed(names)) or error from error
         for name in names:
-            BlockDevice(name.path).close()
+            _wait_for_link(name)
 
     def deactivate(self, names: Sequence[VolumeName]) -> None:
         """Deactivate volumes. Raises BusyError naming one that is open."""
@@ -266,6 +270,19 @@ class Lvm:
     def rename(self, name: VolumeName, new: str) -> None:
         """Give a volume another name in its group. Raises NotFoundError, ConflictError (the name is taken)."""
         _change(["lvrename", name.vg, name.lv, check_lvm_name(new)], f"{name} or {new}")
+
+
+def _wait_for_link(name: VolumeName) -> None:
+    """A volume that was active already, or that LVM's udev cookie timed out for, may not have its link yet."""
+    deadline = time.monotonic() + _LINK_SECONDS
+    while True:
+        try:
+            BlockDevice(name.path).close()
+            return
+        except NotFoundError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_LINK_POLL_SECONDS)
 
 
 def _lvs(fields: str, select: str | None, scope: list[str]) -> str:

@@ -74,10 +74,10 @@ def tag_options(option: str, tags: Iterable[str]) -> list[str]:
 
 
 def _snapshot_config(*, careful: bool, in_freeze: bool) -> str:
-    # udev_sync=0: the snapshots are skipped at activation, so no device node appears that anybody could wait for.
+    # udev_sync=0: in a freeze nobody waits for udev; the snapshots are skipped at activation, so no device node appears.
     # NEVER udev_rules=0 as well, though it is faster: the origin's resume then tells udev to drop its /dev/VG/LV link
     # (seen with both releases), no trigger brings it back, and the guest cannot be started again.
-    activation = "monitoring=0 udev_sync=0"
+    activation = "monitoring=0 udev_sync=0" if in_freeze else "monitoring=0"
     if not careful:
         activation += " reserved_memory=0 reserved_stack=0 process_priority=0"
     waiting = "global{wait_for_locks=0}" if in_freeze else ""
