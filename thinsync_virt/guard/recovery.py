@@ -37,11 +37,6 @@ _LONGEST_PAUSE = 5.0
 _POLL_SECONDS = 0.1
 _LVM_NAMES = frozenset({"lvm", "lvcreate"})
 
-STILL_FROZEN_HINT = (
-    "the guard goes on thawing; restart qemu-guest-agent inside the guest, or have its kernel thaw: "
-    "virsh send-key DOMAIN KEY_LEFTALT KEY_SYSRQ KEY_J; or reset it: virsh reset DOMAIN"
-)
-
 
 class Undoable(Protocol):
     """One way to a guest that may be frozen or paused. Limits are seconds; failures are ThinsyncErrors."""

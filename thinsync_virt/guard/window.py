@@ -20,22 +20,22 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from thinsync_virt.errors import ConflictError, GuestError, ThinsyncError
 from thinsync_virt.guard.batch import SnapshotProcess
+from thinsync_virt.guard.course import Course, still_frozen_hint
 from thinsync_virt.guard.files import read_files
 from thinsync_virt.guard.leases import LEASES, Lease, OpenLease
 from thinsync_virt.guard.messages import FileContent, Quiesce, Step, WindowEvent, WindowReport, WindowRequest
 from thinsync_virt.guard.origins import Origins
-from thinsync_virt.guard.recovery import STILL_FROZEN_HINT, Undoable, Undoing, Unsuspending
+from thinsync_virt.guard.recovery import Undoable, Undoing, Unsuspending
 from thinsync_virt.hypervisor.agent import AgentRefusedError, AlreadyFrozenError, FreezeStatus
 from thinsync_virt.hypervisor.deadline import within
 from thinsync_virt.hypervisor.freeze import GuestView
 from thinsync_virt.model.domains import DomainState
-from thinsync_virt.model.points import Consistency
 
 log = logging.getLogger(__name__)
 
@@ -77,26 +77,6 @@ class Surroundings:
     leases: Path = LEASES
 
 
-@dataclass(slots=True)
-class _Course:
-    """What has been learned and measured so far. Times are monotonic seconds, 0.0: not yet."""
-
-    state: DomainState = DomainState.OFF
-    freeze: bool = False
-    reason: str = ""
-    problem: str = ""
-    late: bool = False
-    frozen: int = 0
-    opened: float = 0.0
-    froze_at: float = 0.0
-    thawed_at: float = 0.0
-    paused_at: float = 0.0
-    resumed_at: float = 0.0
-    handed_at: float = 0.0
-    ended_at: float = 0.0
-    files: tuple[FileContent, ...] = field(default=())
-
-
 class AbortedError(GuestError):
     """The client went away; everything is undone."""
 
@@ -118,7 +98,7 @@ class Window:
         self._told = told
         self._aborted = aborted
         self._began = time.monotonic()
-        self._course = _Course()
+        self._course = Course(request.domain, request.freeze_timeout)
         self._opened: OpenLease | None = None
         self._undoing: Undoing | None = None
 
@@ -356,49 +336,18 @@ class Window:
         self._tell(step, "")
 
     def _report(self, lvm: SnapshotProcess, unsuspending: Unsuspending) -> WindowReport:
-        course, now = self._course, time.monotonic()
-        thawed = self._undoing.thawed if self._undoing is not None else 0
-        consistency, reason = self._consistency(thawed)
-        still = self.unfinished is not None
-        return WindowReport(
-            ok=not course.problem,
-            consistency=consistency,
-            late=course.late,
-            problem=course.problem,
-            reason=reason,
-            hint=self._still_hint() if still else "",
-            frozen=course.frozen,
-            thawed=thawed,
-            still_frozen=still,
-            frozen_seconds=(course.thawed_at or now) - course.froze_at if course.froze_at else 0.0,
-            paused_seconds=(course.resumed_at or now) - course.paused_at if course.paused_at else 0.0,
-            lvm_seconds=(course.ended_at or now) - course.handed_at if course.handed_at else 0.0,
-            window_seconds=now - self._began,
+        return self._course.report(
+            thawed=self._undoing.thawed if self._undoing is not None else 0,
+            still_frozen=self.unfinished is not None,
+            window_seconds=time.monotonic() - self._began,
             lvm_output=lvm.output(),
             unsuspended=unsuspending.resumed,
-            files=course.files,
         )
-
-    def _consistency(self, thawed: int) -> tuple[Consistency, str]:
-        course = self._course
-        if course.state is DomainState.OFF and not course.problem:
-            return Consistency.OFFLINE, ""
-        if course.frozen == 0 or course.reason:
-            return Consistency.CRASH, course.reason
-        if not course.thawed_at:
-            return Consistency.CRASH, "the thaw could not be confirmed"
-        if thawed != course.frozen:
-            return Consistency.CRASH, f"{course.frozen} file systems were frozen, but {thawed} thawed"
-        if course.thawed_at > course.opened + self._limit:
-            return Consistency.CRASH, f"the thaw was confirmed after the limit of {self._limit:g} s"
-        return Consistency.FILESYSTEM, ""
-
-    def _still_hint(self) -> str:
-        return STILL_FROZEN_HINT.replace("DOMAIN", self._request.domain)
 
     def _with_hint(self, error: ThinsyncError) -> ThinsyncError:
         if self.unfinished is not None:
-            error.hint = f"{error.hint}; {self._still_hint()}" if error.hint else self._still_hint()
+            hint = still_frozen_hint(self._request.domain)
+            error.hint = f"{error.hint}; {hint}" if error.hint else hint
         return error
 
     def _required(self, reason: str) -> GuestError:
