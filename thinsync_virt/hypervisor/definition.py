@@ -28,7 +28,7 @@ _NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
 class BootFile:
     """A file of the host that the guest boots from and that does not travel.
 
-    ``role`` is kernel, initrd, dtb, loader, acpi or fwcfg; ``sha256`` is "" when it could not be read.
+    ``role`` is kernel, initrd, shim, dtb, loader, acpi or fwcfg; ``sha256`` is "" when it could not be read.
     """
 
     role: str
@@ -50,6 +50,8 @@ def collect(
     if nvram is not None:
         parts[NVRAM] = nvram
     for target, path in _media(root, find_path):
+        if target in choices.excluded:
+            continue
         try:
             image = read_file(path, MAX_PART)
         except NotFoundError:
@@ -129,14 +131,18 @@ def _media(root: Element, find_path: FindPath) -> Iterator[tuple[str, str]]:
             yield value_at(element, "target", "dev"), path
 
 
-def _boot_files(root: Element) -> Iterator[BootFile]:
-    paths = [(role, text_at(root, f"os/{role}")) for role in ("kernel", "initrd", "dtb", "loader")]
+def boot_paths(root: Element) -> tuple[tuple[str, str], ...]:
+    """Role and path of each file of the host that a domain boots from."""
+    paths = [(role, text_at(root, f"os/{role}")) for role in ("kernel", "initrd", "shim", "dtb", "loader")]
     paths += [("acpi", (table.text or "").strip()) for table in root.iterfind("os/acpi/table")]
     paths += [("fwcfg", entry.get("file", "")) for entry in root.iterfind("sysinfo[@type='fwcfg']/entry")]
-    for role, path in paths:
-        if path.startswith("/"):
-            size, digest = digest_file(path) or (0, "")
-            yield BootFile(role, path, size, digest)
+    return tuple((role, path) for role, path in paths if path)
+
+
+def _boot_files(root: Element) -> Iterator[BootFile]:
+    for role, path in boot_paths(root):
+        size, digest = digest_file(path) or (0, "")
+        yield BootFile(role, path, size, digest)
 
 
 def _format_boot(files: tuple[BootFile, ...]) -> bytes:

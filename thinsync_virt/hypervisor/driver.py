@@ -93,6 +93,8 @@ class LibvirtHypervisor:
         path = nvram_file(root, live)
         if nvram is None and path is not None and os.path.exists(path):
             nvram = read_stable(path, MAX_PART)
+            if nvram is None:
+                raise NotReplicableError(f"{path} is too large for UEFI variables (over 64 MiB)")
         return collect(root, choices, nvram, self._find_path)
 
     def host_facts(self, definition: Definition) -> HostFacts:

@@ -127,7 +127,7 @@ def _disk(
     source = disk_source(element, find_path)
     disk = Disk(target, element.get("device", "disk"), source, _cache(element), None)
     if disk.removable:
-        what = "its medium travels with the definition" if source else "no medium"
+        what = "a small image file in it travels with the definition" if source else "no medium"
         return replace(disk, problem=f"is a {disk.device} drive: {what}")
     if found := _disk_problem(element, disk, domain, jobs):
         problem, hint = found

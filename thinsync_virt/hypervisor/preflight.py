@@ -13,6 +13,7 @@ from thinsync_virt.model.findings import Finding, Severity
 
 # virterror.h: invalid argument, operation failed (no such firmware), XML error, unsupported configuration
 _REFUSED = frozenset({8, 9, 27, 67})
+_NO_SECRET = 49  # the plan has said so already
 
 
 def preflight(connection: Connection, plan: ReplicaPlan) -> tuple[Finding, ...]:
@@ -24,6 +25,8 @@ def preflight(connection: Connection, plan: ReplicaPlan) -> tuple[Finding, ...]:
         raise
     except ThinsyncError as error:
         number = error_number(error)
+        if number == _NO_SECRET:
+            return ()
         severity = Severity.REFUSAL if number in _REFUSED else Severity.WARNING
         return (
             Finding(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from tests.unit.hypervisor.samples import FACTS, OVMF, found, plan_for, text_of, with_files
-from thinsync_virt.hypervisor.facts import HostFacts
+from thinsync_virt.hypervisor.facts import FileFact, HostFacts
 from thinsync_virt.hypervisor.markup import Element
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
+from thinsync_virt.model.definition import BOOT
 from thinsync_virt.model.findings import Severity
 
 VARIABLES = b"v" * 540672
@@ -114,12 +116,25 @@ def test_selection_without_wishes_is_libvirts_own() -> None:
     assert not found(plan, Severity.REFUSAL)
 
 
+def test_a_build_of_the_operators_own_must_be_equal() -> None:
+    path = "/opt/firmware/code.fd"
+    text = PLAIN.replace("/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", path)
+    entry = [{"role": "loader", "path": path, "size": 1, "sha256": "a" * 64}]
+    parts = {"nvram": VARIABLES, BOOT: json.dumps(entry).encode()}
+    for digest, expected in (("a" * 64, path), ("b" * 64, OVMF + "OVMF_CODE_4M.fd")):
+        facts = replace(FACTS, files={**FACTS.files, path: FileFact("file", 1, digest)})
+        _, root = plan_for(text, DISKS, facts=facts, parts=parts)
+        assert root.findtext("os/loader") == expected
+
+
 def test_a_rom_image_must_be_here() -> None:
     text = (
-        PLAIN[: PLAIN.index("<loader")] + "<loader type='rom'>/b.bin</loader>" + PLAIN[PLAIN.index("</os>") :]
+        PLAIN[: PLAIN.index("<loader")]
+        + "<loader type='rom'>/usr/share/seabios/bios.bin</loader>"
+        + PLAIN[PLAIN.index("</os>") :]
     )
     plan, _ = planned(text, nvram=None)
     assert "firmware" in found(plan, Severity.REFUSAL)
-    plan, root = planned(text, with_files(FACTS, file=["/b.bin"]), nvram=None)
+    plan, root = planned(text, with_files(FACTS, file=["/usr/share/seabios/bios.bin"]), nvram=None)
     assert not found(plan, Severity.REFUSAL)
     assert root.find("os/nvram") is None

@@ -11,6 +11,8 @@ from thinsync_virt.hypervisor.replica.draft import Draft
 _ADDRESS = ("uuid", "domain", "bus", "device", "slot", "function", "target", "unit")
 _ITCO_SINCE = 9_001_000  # libvirt 9.1
 _RANDOM = "/dev/urandom"
+_RANDOM_SOURCES = (_RANDOM, "/dev/random", "/dev/hwrng")
+_SHARES = ("/srv/", "/mnt/", "/media/", "/export/", "/home/", "/var/lib/libvirt/")
 
 
 def make_devices_safe(draft: Draft) -> None:
@@ -44,13 +46,18 @@ def _file_system(draft: Draft, element: Element) -> None:
         or value_at(element, "source", "socket")
     )
     subject = f"filesystem {value_at(element, 'target', 'dir')}"
-    if path and not draft.facts.has(path):
+    # A definition from elsewhere must not open any directory of this host to its guest.
+    if not (draft.facts.has(path) and os.path.normpath(path) == path and path.startswith(_SHARES)):
         remove(element)
-        draft.warn(subject, f"{path} is not on this host: the share is left out")
+        places = " ".join(_SHARES)
+        draft.warn(
+            subject,
+            f"{path or 'the share'} is not on this host, or not below one of {places}: it is left out",
+            f"add it here when it is needed: virsh attach-device {draft.name}",
+        )
         return
-    binary = element.find("binary")
-    if binary is not None and binary.get("path") and not draft.facts.has(binary.get("path", "")):
-        drop_attributes(binary, "path")
+    for binary in element.findall("binary"):
+        drop_attributes(binary, "path")  # this host's virtiofsd, which runs as root
     draft.warn(subject, f"the content of {path or 'the share'} does not travel: the replica sees this host's")
 
 
@@ -69,14 +76,14 @@ def _random(draft: Draft, element: Element) -> None:
     if backend is None or backend.get("model") != "random":
         return
     path = (backend.text or "").strip()
-    if path and not draft.facts.has(path):
+    if path and not (draft.facts.has(path) and path in _RANDOM_SOURCES):
         backend.text = _RANDOM
         draft.warn("rng", f"{path} is not on this host: {_RANDOM} takes its place")
 
 
 def _passed_input(draft: Draft, element: Element) -> None:
     path = value_at(element, "source", "evdev") or value_at(element, "source", "dev")
-    if path and not draft.facts.has(path):
+    if path and not (draft.facts.has(path) and path.startswith("/dev/input/")):
         remove(element)
         draft.warn("input", f"{path} is not on this host: the device is left out")
 
@@ -113,8 +120,7 @@ def _watchdog(draft: Draft, element: Element) -> None:
 def _persistent_store(draft: Draft, element: Element) -> None:
     path = text_at(element, "path")
     draft.warn("pstore", f"the content of {path} does not travel")
-    if path and not draft.facts.is_directory(os.path.dirname(path)):
-        remove_all(element, "path")
+    remove_all(element, "path")  # libvirt chooses a place of its own
 
 
 _RULES: dict[str, Callable[[Draft, Element], None]] = {

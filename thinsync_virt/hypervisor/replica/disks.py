@@ -47,6 +47,7 @@ def map_disks(draft: Draft) -> None:
 
 def _map_disk(element: Element, path: str) -> None:
     element.set("type", "block")
+    drop_attributes(element, "rawio", "sgio")
     source = child(element, "source")
     for part in list(source):
         if part.tag not in _KEPT_IN_SOURCE:

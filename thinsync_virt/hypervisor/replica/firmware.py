@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from thinsync_virt.hypervisor.definition import BootFile, uses_nvram
+from thinsync_virt.hypervisor.definition import boot_paths, uses_nvram
 from thinsync_virt.hypervisor.facts import Firmware
 from thinsync_virt.hypervisor.markup import (
     Element,
@@ -34,40 +34,44 @@ def map_firmware(draft: Draft) -> None:
 
 
 def map_boot_files(draft: Draft) -> None:
-    """Kernel, initrd and the like must be here with equal content."""
-    for file in draft.boot_files:
-        if file.role == "loader":
+    """Kernel, initrd and the like must be here with content equal to the source's: never just any file of that name."""
+    for role, path in boot_paths(draft.root):
+        if role == "loader":
             continue
-        here = draft.facts.files.get(file.path)
+        here = draft.facts.files.get(path)
+        remedy = f"copy it here: scp SOURCE:{path} {path}"
         if here is None or here.kind != "file":
-            draft.refuse(
-                file.role,
-                f"{file.path} is not on this host",
-                f"copy it here: scp SOURCE:{file.path} {file.path}",
-            )
-        elif not file.sha256:
-            draft.warn(file.role, f"{file.path} could not be read at the source, so it could not be compared")
-        elif here.sha256 != file.sha256:
-            draft.refuse(
-                file.role,
-                f"{file.path} is not the same as at the source",
-                f"copy it here: scp SOURCE:{file.path} {file.path}",
-            )
+            draft.refuse(role, f"{path} is not on this host", remedy)
+        elif not _is_equal(draft, path):
+            draft.refuse(role, f"{path} is not the same as at the source", remedy)
+
+
+def _is_equal(draft: Draft, path: str) -> bool:
+    """Whether the file has the content here that it had at the source."""
+    here = draft.facts.files.get(path)
+    there = {file.sha256 for file in draft.boot_files if file.path == path}
+    return here is not None and here.sha256 != "" and here.sha256 in there
+
+
+def _is_firmware(draft: Draft, path: str) -> bool:
+    """Whether the path may serve as firmware here: this host says so, or it is what the source has."""
+    known = {firmware.executable for firmware in draft.facts.firmwares} | draft.facts.support.loaders
+    shipped = path.startswith("/usr/share/") and "/../" not in path
+    return draft.facts.has(path) and (path in known or shipped or _is_equal(draft, path))
 
 
 def _map_plain_loader(draft: Draft, loader: Element) -> None:
     """A ROM image (BIOS), or firmware without variables: same path, and said when its content differs."""
     path = (loader.text or "").strip()
-    if not path.startswith("/"):
+    if not path:
         return
-    here = draft.facts.files.get(path)
-    if here is None:
+    if not _is_firmware(draft, path):
         draft.refuse(
             "firmware",
             f"{path} is not on this host",
             "install the same firmware package here, or copy the file",
         )
-    elif (there := _loader_file(draft)) is not None and there.sha256 != here.sha256:
+    elif not _is_equal(draft, path):
         draft.warn("firmware", f"{path} is another build than at the source")
 
 
@@ -75,10 +79,11 @@ def _map_uefi(draft: Draft, os_element: Element) -> None:
     """Made explicit: libvirt's own selection could pick a build that does not fit the variables."""
     loader = child(os_element, "loader")
     before = (loader.text or "").strip()
-    chosen = None if before and draft.facts.has(before) else _choose(draft, os_element)
+    kept = _is_firmware(draft, before)
+    chosen = None if kept else _choose(draft, os_element)
     if chosen is not None:
         _use(draft, loader, chosen)
-    elif not (before and draft.facts.has(before)):
+    elif not kept:
         draft.refuse(
             "firmware",
             f"{before or 'UEFI firmware'} is not on this host, nor a build that can replace it",
@@ -135,7 +140,8 @@ def _template(draft: Draft, os_element: Element, executable: str, chosen: Firmwa
     if chosen is not None:
         return chosen.template
     template = value_at(os_element, "nvram", "template")
-    if template and draft.facts.has(template):
+    known = {firmware.template for firmware in draft.facts.firmwares}
+    if draft.facts.has(template) and (template in known or template.startswith("/usr/share/")):
         return template
     same = (firmware for firmware in _fitting(draft, os_element) if firmware.executable == executable)
     return next((firmware.template for firmware in same), "")
@@ -180,10 +186,6 @@ def _features(root: Element) -> tuple[set[str], set[str]]:
 
 def _is_qcow2(os_element: Element) -> bool:
     return value_at(os_element, "nvram", "format") == "qcow2"
-
-
-def _loader_file(draft: Draft) -> BootFile | None:
-    return next((file for file in draft.boot_files if file.role == "loader" and file.sha256), None)
 
 
 def _set_or_drop(element: Element, name: str, value: str) -> None:

@@ -49,8 +49,9 @@ def _map_graphics(draft: Draft, element: Element) -> None:
     if element.get("autoport") != "yes" and element.get("port", "-1") not in ("-1", "0"):
         draft.info(subject, f"port {element.get('port')} is fixed: it must be free on this host")
     for gl in element.findall("gl[@rendernode]"):
-        if not draft.facts.has(gl.get("rendernode", "")):
-            draft.warn(subject, f"{gl.get('rendernode')} is not on this host: libvirt will choose another")
+        node = gl.get("rendernode", "")
+        if not (draft.facts.has(node) and node.startswith("/dev/dri/")):
+            draft.warn(subject, f"{node} is not on this host: libvirt will choose another")
             drop_attributes(gl, "rendernode")
 
 

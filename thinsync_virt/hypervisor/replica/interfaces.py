@@ -5,6 +5,7 @@ from __future__ import annotations
 from thinsync_virt.hypervisor.markup import Element, child, drop_attributes, remove, remove_all, value_at
 from thinsync_virt.hypervisor.replica.draft import Draft
 
+_SCRIPTS = ("/etc/qemu-ifup", "/etc/qemu-ifdown")
 _GENERATED = ("vnet", "macvtap", "macvlan", "tap")
 
 
@@ -14,6 +15,7 @@ def map_interfaces(draft: Draft) -> None:
         subject = "interface " + (value_at(element, "mac", "address") or "without MAC")
         remove_all(element, "alias")
         _map_host_device(draft, element, subject)
+        _drop_host_programs(draft, element, subject)
         match element.get("type", ""):
             case "network" | "bridge":
                 _map_network(draft, element, subject)
@@ -102,12 +104,19 @@ def _map_host_device(draft: Draft, element: Element, subject: str) -> None:
         draft.warn(subject, "vhost-net is not on this host: packets go through QEMU", "modprobe vhost_net")
 
 
+def _drop_host_programs(draft: Draft, element: Element, subject: str) -> None:
+    """Scripts and device nodes that libvirt would run or open as root: only this host's own choice."""
+    for tag in ("script", "downscript"):
+        path = value_at(element, tag, "path")
+        if path and path not in _SCRIPTS:
+            remove_all(element, tag)
+            draft.warn(subject, f"{tag} {path} is left out: connect the interface in this host's own way")
+    for backend in element.findall("backend"):
+        drop_attributes(backend, "tap", "vhost", "logFile")
+
+
 def _check_own_paths(draft: Draft, element: Element, subject: str, kind: str) -> None:
-    path = (
-        value_at(element, "source", "path")
-        or value_at(element, "source", "dev")
-        or value_at(element, "script", "path")
-    )
+    path = value_at(element, "source", "path") or value_at(element, "source", "dev")
     if path.startswith("/") and not draft.facts.has(path):
         draft.warn(subject, f"is of type {kind} and needs {path}, which is not on this host")
     else:

@@ -1,10 +1,10 @@
-"""libvirt secrets that must exist here, and security labels that must not be carried over."""
+"""libvirt secrets that must exist here, and security labels, which are not carried over."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from thinsync_virt.hypervisor.markup import Element, remove, remove_all
+from thinsync_virt.hypervisor.markup import remove
 from thinsync_virt.hypervisor.replica.draft import Draft
 
 
@@ -29,16 +29,13 @@ def _known(draft: Draft, uuid: str, usage: str) -> Iterator[str]:
 
 
 def strip_labels(draft: Draft) -> None:
-    """Labels that libvirt made are made anew; those of a security driver that is not here would stop the start."""
+    """This host's security drivers label the guest and its volumes as they do all others.
+
+    A static label could run the guest as root here, "none" without confinement: that is for this host to decide.
+    """
+    chosen = False
     for element in list(draft.root.iter("seclabel")):
-        model = element.get("model", "")
-        if model and model not in draft.facts.security_models:
-            remove(element)
-            if _chosen_by_user(element):
-                draft.warn("seclabel", f"this host has no security driver {model}: its label is left out")
-        elif element.get("type") == "dynamic":
-            remove_all(element, "label", "imagelabel")
-
-
-def _chosen_by_user(element: Element) -> bool:
-    return element.get("type") in ("static", "none") or element.get("relabel") == "no"
+        chosen |= element.get("type") in ("static", "none") or element.get("relabel") == "no"
+        remove(element)
+    if chosen:
+        draft.warn("seclabel", "security labels chosen by hand are left out: this host's defaults apply")
