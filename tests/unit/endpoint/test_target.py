@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, ReplicaKey
 from thinsync_virt.model.replicas import Choices, RegisteredDomain
+from thinsync_virt.model.tags import Role
 from thinsync_virt.stream.events import Begin, DefinitionPiece, Event
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.units import KIB, MIB
@@ -44,9 +45,25 @@ class NoDomains:
         return ()
 
 
-def make_target(lvm: StoredLvm, monkeypatch: pytest.MonkeyPatch) -> ThinTarget:
+class Writes:
+    """Which devices were written to, and which the pool does not have."""
+
+    def __init__(self, written: Iterable[int] = (), absent: Iterable[int] = ()) -> None:
+        self.written, self.absent = set(written), set(absent)
+
+    @contextmanager
+    def open(self, pool: object) -> Iterator[Writes]:
+        yield self
+
+    def unchanged(self, base_id: int, head_id: int) -> bool:
+        if head_id in self.absent:
+            raise NotFoundError(f"device {head_id} is not in the pool")
+        return head_id not in self.written
+
+
+def make_target(lvm: StoredLvm, monkeypatch: pytest.MonkeyPatch, writes: Writes | None = None) -> ThinTarget:
     hypervisor: Any = NoDomains()
-    mappings: Any = None
+    mappings: Any = writes
     monkeypatch.setattr(target_module, "replica_lock", lambda *_, **__: nullcontext())
     monkeypatch.setattr(target_module, "report_pools", lambda _: (pool_report(),))
     return ThinTarget(lvm, hypervisor, mappings, "beta")
@@ -166,3 +183,29 @@ def test_a_session_begins_by_mending_a_pool_that_a_killed_command_left(
     target.begin(DOMAIN)
     assert lvm.check_transaction(POOL)
     assert len(lvm.volumes()) == 4, "what another domain receives is left alone"
+
+
+@pytest.mark.parametrize(
+    ("made", "writes", "stays"),
+    [
+        (2, Writes(), False),
+        (2, Writes(written=[11]), True),
+        (1, Writes(), False),
+        (1, Writes(absent=[10]), False),
+        (1, Writes(written=[10]), True),
+    ],
+    ids=["clean", "written", "cut short", "half made", "the rest of a written one"],
+)
+def test_old_registered_volumes_go_unless_they_were_written_to(
+    made: int, writes: Writes, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when a volume of their set is gone: what was written is nowhere else."""
+    old = set_volumes(identifier(5), sealed=False, role=Role.REGISTERED, point=identifier(1))[:made]
+    old = [replace(one, thin_id=10 + number) for number, one in enumerate(old)]
+    lvm = StoredLvm([*set_volumes(identifier(1)), *old], [pool_report().pool])
+    target = make_target(lvm, monkeypatch, writes)
+    target.begin(DOMAIN)
+    done = target.tidy(KEY)
+    assert [one.name in lvm.stored for one in old] == [stays] * made
+    assert len(done) == 1
+    assert done[0].startswith("kept" if stays else "removed")

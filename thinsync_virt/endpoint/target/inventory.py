@@ -5,7 +5,7 @@ from __future__ import annotations
 from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet, read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.mappings import MappingsOpener
-from thinsync_virt.errors import PoolError, ThinsyncError
+from thinsync_virt.errors import NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import CHOICES
 from thinsync_virt.model.names import VolumeName
@@ -110,7 +110,16 @@ class Inventory:
             if held is None:
                 return False
             pairs.append((disk.target, held.volume, disk.volume))
-        return not self._changed(pairs)
+        if entry.whole:
+            return not self._changed(pairs)
+        return not any(self._holds_something(pair) for pair in pairs)
+
+    def _holds_something(self, pair: tuple[str, ThinVolume, ThinVolume]) -> bool:
+        """Of a set that a crash cut short, the last volume may be LVM's only: what the pool never had holds nothing."""
+        try:
+            return bool(self._changed([pair]))
+        except NotFoundError:
+            return False
 
     def _changed(self, pairs: list[tuple[str, ThinVolume, ThinVolume]]) -> list[str]:
         by_pool: dict[VolumeName, list[tuple[str, ThinVolume, ThinVolume]]] = {}

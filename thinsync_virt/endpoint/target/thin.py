@@ -190,7 +190,7 @@ class ThinTarget:
                 continue
             names = tuple(disk.volume.name for disk in entry.disks)
             listed = " ".join(str(name) for name in names)
-            if entry.whole and not self.inventory.set_is_clean(entry, ours.points):
+            if not self.inventory.set_is_clean(entry, ours.points):
                 done.append(f"kept {listed}: written to since the point; when not needed: lvremove {listed}")
                 continue
             try:
