@@ -56,7 +56,9 @@ class ThinsyncError(Exception):
     ``retry`` whether the same call may succeed later without anybody doing anything.
     """
 
-    def __init__(self, message: str, *, code: Code = Code.INTERNAL, hint: str = "", retry: bool = False) -> None:
+    def __init__(
+        self, message: str, *, code: Code = Code.INTERNAL, hint: str = "", retry: bool = False
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code

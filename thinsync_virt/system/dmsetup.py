@@ -81,7 +81,7 @@ class DmSetup:
 
     def pool_status(self, pool: VolumeName) -> PoolStatus:
         """The state of an active pool. Raises NotFoundError when it is not active, PoolError on nonsense."""
-        return parse_pool_status(self._status(pool, "tpool", f"pool {pool}"), str(pool))
+        return parse_pool_status(_of_pool("status", "--noflush", pool=pool).stdout, str(pool))
 
     def thin_status(self, volume: VolumeName) -> ThinStatus:
         """What an active thin volume has mapped. Raises NotFoundError when it is not active, PoolError if failed."""
@@ -124,12 +124,34 @@ class DmSetup:
         try:
             return _dmsetup("status", "--noflush", dm_name(volume, layer)).stdout
         except CommandError as error:
-            if "does not exist" in error.stderr.lower() or "not found" in error.stderr.lower():
+            if _is_missing(error):
                 raise NotFoundError(f"{what} is not active", hint=f"lvchange -ay {volume}") from error
             raise
 
     def _message(self, pool: VolumeName, message: str) -> None:
-        _dmsetup("message", dm_name(pool, "tpool"), "0", message)
+        _of_pool("message", after=("0", message), pool=pool)
+
+
+def _of_pool(*before: str, pool: VolumeName, after: tuple[str, ...] = ()) -> Completed:
+    """A dmsetup command on the kernel's pool. Raises NotFoundError when it is not active.
+
+    LVM gives it the layer ``tpool`` when its first thin volume is activated; until then the pool's own device is it.
+    """
+    # The third try is for the first volume that appears between the first two.
+    for layer in ("tpool", "", "tpool"):
+        try:
+            done = _dmsetup(*before, dm_name(pool, layer), *after)
+        except CommandError as error:
+            if not _is_missing(error):
+                raise
+            continue
+        if layer or "status" not in before or " thin-pool " in done.stdout:
+            return done
+    raise NotFoundError(f"pool {pool} is not active", hint=f"lvchange -ay {pool}")
+
+
+def _is_missing(error: CommandError) -> bool:
+    return "does not exist" in error.stderr.lower() or "not found" in error.stderr.lower()
 
 
 _FAILED = PoolStatus(

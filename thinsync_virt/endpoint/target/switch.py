@@ -13,11 +13,11 @@ from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.errors import ConflictError, NotFoundError, ThinsyncError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
-from thinsync_virt.model.definition import CHOICES, Definition
+from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.findings import refusals
 from thinsync_virt.model.names import new_id, short_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
-from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
+from thinsync_virt.model.replicas import Mark, RegisteredDomain
 from thinsync_virt.model.reports import Registration
 from thinsync_virt.model.tags import Member, Role, format_tag
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
@@ -50,6 +50,20 @@ class Switch:
         if current is not None:
             return self._define(key, point, definition, current, changed=False)
         return self._define(key, point, definition, self._make_volumes(ours, point), changed=True)
+
+    def differences(self, ours: Catalogue, replica: RegisteredDomain) -> tuple[str, ...]:
+        """In words, what of a registered replica is not as its point says: paths, mark, files."""
+        point = next(
+            (p for p in ours.points if replica.mark is not None and p.id == replica.mark.point), None
+        )
+        entry = ours.definition(point.key, point.definition) if point is not None else None
+        serving = self._serving(ours, point, replica) if point is not None else None
+        if point is None or entry is None or serving is None:
+            return ("it does not refer to the volumes of a point that is here",)
+        definition = read_definition(self._lvm, entry)
+        paths = {disk.target: disk.volume.name.path for disk in serving.disks}
+        mark = Mark(point.key, point.id, point.sequence)
+        return self._hypervisor.differences(plan_definition(self._hypervisor, definition, mark, paths))
 
     def _present(self, key: ReplicaKey, ours: Catalogue) -> RegisteredDomain | None:
         """The replica as it is registered now; refuses what must not be replaced."""
@@ -149,8 +163,3 @@ def plan_definition(
     """How the replica's domain will look here, with what was found on the way."""
     facts = hypervisor.host_facts(definition)
     return hypervisor.plan_replica(definition, mark, paths, facts)
-
-
-def choices_of(definition: Definition) -> Choices:
-    """The operator's choices that travel with a definition. Raises StreamError."""
-    return Choices.from_json(definition.parts.get(CHOICES, b""))

@@ -19,7 +19,7 @@ from thinsync_virt.endpoint.target.switch import Switch, plan_definition
 from thinsync_virt.errors import BusyError, NotFoundError, PoolError, SpaceError, StreamError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
-from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.findings import Finding, Severity, refusals
 from thinsync_virt.model.names import VolumeName, new_id, short_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices, Mark
@@ -110,7 +110,10 @@ class ThinTarget:
         findings += look_at_pools(tuple(reports.values()), self.host, counts)
         mark = Mark(key, new_id(), 0)
         paths = {target: f"/dev/{choices.pool_of(target).vg}/ts-check-{target}" for target in sizes}
-        findings += plan_definition(self._hypervisor, definition, mark, paths).findings
+        plan = plan_definition(self._hypervisor, definition, mark, paths)
+        findings += plan.findings
+        if not refusals(plan.findings):
+            findings += self._hypervisor.preflight(plan)
         return tuple(findings)
 
     def receive(
@@ -158,7 +161,9 @@ class ThinTarget:
             if written:
                 text = f"{', '.join(written)} written to since point {short_id(replica.mark.point)}"
                 return (Finding(Severity.WARNING, subject, text),)
-            return ()
+            return tuple(
+                Finding(Severity.WARNING, subject, found) for found in self.switch.differences(ours, replica)
+            )
         return (Finding(Severity.WARNING, subject, "there is none: virsh start would start nothing"),)
 
     def host_findings(self) -> tuple[Finding, ...]:
