@@ -18,6 +18,8 @@ from thinlab.node import Node
 from thinlab.process import Result
 from thinlab.records import Records
 
+from thinsync_virt.errors import Code
+
 _numbers = itertools.count()
 PEER = {"alpha": "beta", "beta": "alpha"}
 
@@ -104,16 +106,18 @@ class Hosts:
         return () if "--pool" in words else ("--pool", "vg0/pool")
 
     def refused(
-        self, name: str, *words: str, node: str = "alpha", code: str, **options: Any
+        self, name: str, *words: str, node: str = "alpha", to: str = "", code: str, **options: Any
     ) -> dict[str, Any]:
-        """One replication that must fail with this code, a hint, and nothing left behind; the error."""
+        """One replication that must fail with this code, its exit status and a hint; the error."""
         words = (*self.pool(words), *words)
         done = self.thinsync(
-            "replicate", name, "--to", PEER[node], "--json", *words, node=node, check=False, **options
+            "replicate", name, "--to", to or PEER[node], "--json", *words, node=node, check=False, **options
         )
         assert done.returncode != 0, done.stdout
         error: dict[str, Any] = json.loads(done.stdout)["error"]
         assert error["code"] == code, error
+        assert done.returncode == Code(code).exit_status, error
+        assert error["hint"], error
         return error
 
     def start_replicating(
@@ -197,6 +201,27 @@ class Hosts:
         """The writer goes on writing afterwards."""
         yield
         self.wait_writing(name, node=node, at_least=at_least)
+
+    def everything(self, name: str) -> list[str]:
+        """All that a run could leave behind of a guest, at both hosts: volumes, tags, activity, domains, files."""
+        line = (
+            f"""lvs --noheadings -o vg_name,lv_name,lv_size,lv_active,lv_tags -S 'lv_name=~"^(ts-)?{name}-"' | sort;"""
+            f" virsh list --all | grep -w {name};"
+            " find /var/lib/libvirt/qemu/nvram /var/lib/libvirt/images /run/thinsync/leases -type f 2>/dev/null |"
+            f" grep {name} | sort"
+        )
+        return [self.sh(node, line, check=False) for node in ("alpha", "beta")]
+
+    def windows(self, name: str, *, node: str = "alpha") -> int:
+        """How often the guard has touched this guest."""
+        line = f"journalctl -q -o cat -t thinsync-vm --no-pager -g '^domain {name}:' | wc -l"
+        return int(self.sh(node, line))
+
+    def guard_pauses(self, spec: str = "", *, node: str = "alpha") -> None:
+        """Restart the guard so that its windows wait at a step (``frozen:2``); "" as it is installed."""
+        text = f"[Service]\nEnvironment=THINSYNC_TEST_PAUSE_AT={spec}\n" if spec else ""
+        self.node(node).put("/run/systemd/system/thinsync-guard.service.d/lab.conf", text)
+        self.sh(node, "systemctl daemon-reload; systemctl stop thinsync-guard.service")
 
     def wait_writing(self, name: str, *, node: str = "alpha", at_least: int = 5, limit: float = 60) -> int:
         """Wait until the writer has written so many more records; the last acknowledged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -200,18 +201,23 @@ def _run(
     source.retire(plan.key)
     head = _take_snapshot(source, situation, plan, request, observer)
     observer.snapshot(head.point, head.report)
-    with source.send(plan, head) as stream:
-        if _nothing_new(plan, head, stream):
-            assert plan.base is not None
-            source.discard((head.point,))
-            return _up_to_date(source, target, situation, plan.base, request, observer, started)
-        observer.transfer(stream.total)
-        received = target.receive(stream, observer.progress)
-        if received.id != head.point.id:
-            raise StreamError(
-                f"{target.host} says that it sealed another point than it was sent", retry=False
-            )
-        disks, stream_bytes = stream.disks, stream.stream_bytes
+    try:
+        with source.send(plan, head) as stream:
+            if _nothing_new(plan, head, stream):
+                assert plan.base is not None
+                source.discard((head.point,))
+                return _up_to_date(source, target, situation, plan.base, request, observer, started)
+            observer.transfer(stream.total)
+            received = target.receive(stream, observer.progress)
+            if received.id != head.point.id:
+                raise StreamError(
+                    f"{target.host} says that it sealed another point than it was sent", retry=False
+                )
+            disks, stream_bytes = stream.disks, stream.stream_bytes
+    except ThinsyncError:
+        with suppress(ThinsyncError):
+            _forget(source, target, situation, head.point)
+        raise
     source.confirm(head.point, target.host)
     observer.registered(target.register(plan.key, head.point.id))
     target.retire(plan.key, head.point.id)
@@ -227,6 +233,17 @@ def _run(
         disks=disks,
         stream_bytes=stream_bytes,
     )
+
+
+def _forget(source: Source, target: Target, situation: _Situation, head: RecoveryPoint) -> None:
+    """Remove a head that did not arrive, if the target itself says that it is not there.
+
+    A target that does not answer may hold it: then it stays, and the next run finds out.
+    """
+    states = target.states(situation.domain.uuid, situation.domain.name)
+    if not any(point.id == head.id for state in states for point in state.points):
+        source.discard((head,))
+        source.retire(head.key)
 
 
 def _take_snapshot(

@@ -8,7 +8,6 @@ makes no sense) besides what it names itself.
 from __future__ import annotations
 
 import time
-import time
 from collections.abc import Iterable, Sequence
 
 from thinsync_virt.errors import (

@@ -74,7 +74,7 @@ def tag_options(option: str, tags: Iterable[str]) -> list[str]:
 
 
 def _snapshot_config(*, careful: bool, in_freeze: bool) -> str:
-    # udev_sync=0: in a freeze nobody waits for udev; the snapshots are skipped at activation, so no device node appears.
+    # udev_sync=0: in a freeze nobody waits for udev; the snapshots are skipped at activation: no node appears.
     # NEVER udev_rules=0 as well, though it is faster: the origin's resume then tells udev to drop its /dev/VG/LV link
     # (seen with both releases), no trigger brings it back, and the guest cannot be started again.
     activation = "monitoring=0 udev_sync=0" if in_freeze else "monitoring=0"

@@ -168,7 +168,7 @@ _SSH_REASONS: tuple[tuple[str, str, str, bool], ...] = (
     (
         "Temporary failure in name resolution",
         "its name could not be resolved: no name server answers",
-        "",
+        "check the name, /etc/hosts and /etc/resolv.conf, or give the address",
         True,
     ),
     (
