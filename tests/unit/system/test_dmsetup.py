@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinsync_virt.errors import PoolError
+from thinsync_virt.errors import CommandError, NotFoundError, PoolError
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.volumes import PoolMode
-from thinsync_virt.system.dmsetup import ThinStatus, parse_pool_status, parse_thin_status
+from thinsync_virt.system import dmsetup
+from thinsync_virt.system.dmsetup import DmSetup, ThinStatus, parse_pool_status, parse_thin_status
+from thinsync_virt.system.process import Completed
 
 SAMPLES = Path(__file__).parent / "samples"
 LINE = "0 8388608 thin-pool 4 118/1024 512/65536 {held} {mode} discard_passdown {full} {check} 1024"
@@ -69,3 +72,27 @@ def test_a_changed_field_is_an_error() -> None:
     ):
         with pytest.raises(PoolError):
             parse_pool_status(bad, "p")
+
+
+def test_a_pool_that_never_had_a_volume_is_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(argv: list[str], timeout: float) -> Completed:
+        asked.append(argv[3] if argv[1] == "status" else argv[2])
+        if asked[-1].endswith("-tpool"):
+            raise CommandError(tuple(argv), 1, "Device vg0-pool-tpool not found")
+        return Completed(tuple(argv), 0, line() if argv[1] == "status" else "", "")
+
+    monkeypatch.setattr(dmsetup, "run", run)
+    assert DmSetup().pool_status(VolumeName("vg0", "pool")).mode is PoolMode.RW
+    DmSetup().reserve(VolumeName("vg0", "pool"))
+    assert asked == ["vg0-pool-tpool", "vg0-pool"] * 2
+
+
+def test_a_pool_that_is_not_there_is_not_active(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: list[str], timeout: float) -> Completed:
+        raise CommandError(tuple(argv), 1, "Device vg0-pool not found")
+
+    monkeypatch.setattr(dmsetup, "run", run)
+    with pytest.raises(NotFoundError, match="not active"):
+        DmSetup().pool_status(VolumeName("vg0", "pool"))
