@@ -15,7 +15,6 @@ import product
 from seeds import seed
 from thinlab import Lab
 
-
 # Not seen to pass as a whole yet, on an idle machine and within the time that one run may take: in the soak only.
 SOAK_ONLY = frozenset({"test_changes", "test_guests", "test_refusals"})
 

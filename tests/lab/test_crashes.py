@@ -201,7 +201,7 @@ def test_power_cut_of_the_target_while_it_deletes(crash: tuple[Hosts, str], step
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=0)
 @pytest.mark.parametrize("step", SOURCE_STEPS)
 @pytest.mark.parametrize("how", ["killed", "power cut"])
 def test_source_ends_between_two_steps(crash: tuple[Hosts, str], how: str, step: str) -> None:
