@@ -54,6 +54,12 @@ class Hosts:
                 self.forget(node, name)
         self._guests.clear()
 
+    def remove_guest(self, name: str) -> None:
+        """One guest with all that is its: those that run cost the others time."""
+        self._guests.remove(name)
+        for node in ("alpha", "beta"):
+            self.forget(node, name)
+
     def forget(self, node: str, name: str) -> None:
         """Everything of a guest at one host, points included."""
         script = f"""
