@@ -82,7 +82,10 @@ def choose(
 def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:
     """The disks to replicate. Raises NotReplicableError when one cannot be and was not excluded."""
     if domain.problems:
-        raise NotReplicableError(f"{domain.name}: {domain.problems[0]}")
+        raise NotReplicableError(
+            f"{domain.name}: {domain.problems[0]}",
+            hint=f"after that, see whether anything else is in the way: thinsync-vm check {domain.name}",
+        )
     disks = tuple(d for d in domain.disks if not d.removable and d.target not in choices.excluded)
     for disk in disks:
         if disk.volume is None:
