@@ -16,9 +16,15 @@ from thinsync_virt.endpoint.mappings import ThinToolsOpener
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.pools import VolumeFinder
 from thinsync_virt.endpoint.proof import Prover
-from thinsync_virt.endpoint.recovery import each, recover_metadata_snapshots, recover_sets
+from thinsync_virt.endpoint.recovery import (
+    each,
+    recover_activation,
+    recover_metadata_snapshots,
+    recover_sets,
+)
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.endpoint.target.thin import ThinTarget
+from thinsync_virt.endpoint.transactions import finish_transactions
 from thinsync_virt.errors import BusyError, NotFoundError, UnreachableError, UsageError
 from thinsync_virt.guard.client import take_set
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
@@ -73,11 +79,16 @@ class LocalHost:
         """What there is to say of this host."""
         return look_at_host(self.lvm, self.name)
 
-    def recover(self, *, boot: bool = False) -> list[str]:
-        """Clean up after crashes; what was done. Before libvirt's daemons at ``boot``."""
+    def recover(self, *, boot: bool = False, activate: bool = False) -> list[str]:
+        """Clean up after crashes; what was done. Before libvirt's daemons at ``boot``.
+
+        ``activate``: pools of ours that LVM left out at boot, too.
+        """
         steps: list[Callable[[], list[str]]] = [
+            *([lambda: recover_activation(self.lvm)] if activate else []),
             self._undo_windows,
             lambda: recover_metadata_snapshots(self.lvm, MetadataLeases()),
+            lambda: finish_transactions(self.lvm),
             lambda: recover_sets(self.lvm, Role.SOURCE),
             lambda: recover_sets(self.lvm, Role.TARGET),
         ]
@@ -144,7 +155,7 @@ def local_inspector() -> Inspector:
 
 def local_recovery(*, boot: bool) -> list[str]:
     """For ``thinsync-vm recover``."""
-    return LocalHost.make().recover(boot=boot)
+    return LocalHost.make().recover(boot=boot, activate=True)
 
 
 def _uuid_of(host: LocalHost, domain: str) -> str:

@@ -9,6 +9,7 @@ from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.system import host, scanners
 from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.lvm_config import mends_leaks
 
 _NEEDED = ("lvm", "dmsetup", "thin_delta", "thin_dump")
 
@@ -19,6 +20,16 @@ def look_at_host(lvm: Lvm, where: str) -> tuple[Finding, ...]:
     if any(finding.severity is Severity.REFUSAL for finding in findings):
         return tuple(findings)
     findings += _pools(lvm, where)
+    if not mends_leaks():
+        findings.append(
+            Finding(
+                Severity.WARNING,
+                f"{where}: LVM",
+                "after a power cut it may refuse to activate a thin pool in which blocks have leaked",
+                'in /etc/lvm/lvmlocal.conf: global { thin_check_options = [ "-q", "--clear-needs-check-flag" ] };'
+                " at boot, thinsync-vm recover mends the pools that hold copies",
+            )
+        )
     findings += [
         Finding(Severity.WARNING, f"{where}: {found.subject}", found.message, found.hint)
         for found in scanners.findings()

@@ -14,7 +14,7 @@ from thinsync_virt.endpoint.removal import remove_unfinished, remove_unused_defi
 from thinsync_virt.errors import BusyError, ThinsyncError
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import ReplicaKey
-from thinsync_virt.model.tags import Role
+from thinsync_virt.model.tags import Role, parse_tag
 from thinsync_virt.system.lvm import Lvm
 
 
@@ -32,6 +32,16 @@ def recover_metadata_snapshots(lvm: Lvm, leases: MetadataLeases) -> list[str]:
         except ThinsyncError as error:
             done.append(f"{pool.name}: {error.message}")
     return done
+
+
+def recover_activation(lvm: Lvm) -> list[str]:
+    """Activate groups whose boot left a pool of ours out, as LVM does after a power cut that leaked blocks."""
+    ours = {volume.pool for volume in lvm.volumes() if any(parse_tag(tag) for tag in volume.tags)}
+    out = [pool.name for pool in lvm.pools() if not pool.active and pool.name in ours]
+    for vg in sorted({pool.vg for pool in out}):
+        lvm.activate_group(vg)
+    active = {pool.name for pool in lvm.pools() if pool.active} if out else set()
+    return [f"{pool}: activated; its metadata was checked" for pool in out if pool in active]
 
 
 def recover_sets(lvm: Lvm, role: Role) -> list[str]:

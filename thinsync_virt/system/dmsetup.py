@@ -111,6 +111,10 @@ class DmSetup:
                 hint=f"try later: thinsync-vm pool release {pool}",
             ) from error
 
+    def set_transaction_id(self, pool: VolumeName, current: int, wanted: int) -> None:
+        """Raise the kernel's transaction id of a pool, under LVM's lock of its group. Raises CommandError."""
+        self._message(pool, f"set_transaction_id {current} {wanted}")
+
     def suspended(self, volume: VolumeName) -> bool | None:
         """Whether an active volume is suspended (its I/O hangs); None if it is not active."""
         return is_suspended(dm_name(volume))

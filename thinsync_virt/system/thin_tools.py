@@ -85,6 +85,16 @@ class ThinTools:
         return ["--metadata-snap"]
 
 
+def device_ids(metadata: str, *, metadata_snapshot: bool = True, tool: str = "thin_ls") -> frozenset[int]:
+    """The ids of all devices in a pool's metadata. Raises CommandError, PoolError."""
+    options = ["--metadata-snap"] if metadata_snapshot else []
+    said = run([tool, *options, "--no-headers", "--format", "DEV", metadata], timeout=600, hint=_HINT).stdout
+    try:
+        return frozenset(_number(word) for word in said.split())
+    except ValueError as error:
+        raise PoolError(f"{tool} printed what makes no sense: {error}", hint=_HINT) from error
+
+
 def tool_version(tool: str) -> str:
     """The version of one of the thin tools, such as ``1.1.0``. Raises CommandError."""
     said = run([tool, "--version"], timeout=10).stdout

@@ -39,6 +39,10 @@ class StoredLvm(Lvm):
     def volumes(self, vg: str | None = None) -> tuple[ThinVolume, ...]:
         return tuple(one for one in self.stored.values() if vg in (None, one.name.vg))
 
+    def pools(self, vg: str | None = None) -> tuple[Pool, ...]:
+        """None is active: there is no kernel beneath."""
+        return tuple(replace(one, active=False) for one in self.known_pools.values())
+
     def pool(self, name: VolumeName) -> Pool:
         return self.known_pools[name]
 

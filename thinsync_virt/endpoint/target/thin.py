@@ -16,6 +16,7 @@ from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.endpoint.target.receive import Receiver
 from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
 from thinsync_virt.endpoint.target.switch import Switch, plan_definition
+from thinsync_virt.endpoint.transactions import finish_transactions
 from thinsync_virt.errors import BusyError, NotFoundError, PoolError, SpaceError, StreamError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
@@ -58,7 +59,7 @@ class ThinTarget:
     def _mend_pools(self, domain: str) -> None:
         """A killed LVM command leaves its pool between two transactions, and then no check lets a run begin.
 
-        LVM mends that when it removes the half-made volume.
+        LVM mends that when it removes the half-made volume, unless the pool has made it already.
         """
         for unfinished in self.inventory.catalogue().unfinished:
             if unfinished.key.domain != domain:
@@ -67,6 +68,7 @@ class ThinTarget:
                 for pool in {disk.volume.pool for disk in unfinished.disks}:
                     self._lvm.check_transaction(pool)
             except PoolError:
+                finish_transactions(self._lvm)
                 clear_unfinished(self._lvm, (unfinished,))
 
     def end(self) -> None:
