@@ -5,8 +5,9 @@ LVM changes a pool in four steps, and may die between any two::
     LVM commits its id n+1, and a message -> the pool obeys it -> the pool's id becomes n+1 -> LVM forgets the message
                                          (a)                   (b)
 
-At (a) LVM's next command sends the message. At (b) it sends it again, the pool says "File exists", and from then on
-no command of LVM changes the pool any more. All that is missing there is the pool's id. (lvm2: lib/activate/dev_manager.c,
+At (a) LVM's next command sends the message. At (b) it sends it again, the pool answers "File exists", and from then on
+no command of LVM changes the pool any more. All that is missing there is the pool's id.
+(lvm2: lib/activate/dev_manager.c,
 device_mapper/libdm-deptree.c, _node_send_messages.)
 """
 
