@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from thinsync_virt import __version__
@@ -17,7 +18,7 @@ from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.pools import VolumeFinder
 from thinsync_virt.endpoint.proof import Prover
 from thinsync_virt.endpoint.recovery import (
-    each,
+    Recovery,
     recover_activation,
     recover_metadata_snapshots,
     recover_sets,
@@ -79,22 +80,23 @@ class LocalHost:
         """What there is to say of this host."""
         return look_at_host(self.lvm, self.name)
 
-    def recover(self, *, boot: bool = False, activate: bool = False) -> list[str]:
-        """Clean up after crashes; what was done. Before libvirt's daemons at ``boot``.
+    def recover(self, *, boot: bool = False, activate: bool = False) -> Recovery:
+        """Clean up after crashes. Before libvirt's daemons at ``boot``.
 
         ``activate``: pools of ours that LVM left out at boot, too.
         """
-        steps: list[Callable[[], list[str]]] = [
-            *([lambda: recover_activation(self.lvm)] if activate else []),
-            self._undo_windows,
-            lambda: recover_metadata_snapshots(self.lvm, MetadataLeases()),
-            lambda: finish_transactions(self.lvm),
-            lambda: recover_sets(self.lvm, Role.SOURCE),
-            lambda: recover_sets(self.lvm, Role.TARGET),
-        ]
+        recovery = Recovery()
+        if activate:
+            recovery.attempt(lambda: recover_activation(self.lvm))
+        recovery.attempt(self._undo_windows)
+        leases = MetadataLeases()
+        recovery.attempt(lambda: recover_metadata_snapshots(self.lvm, leases, recovery))
+        recovery.attempt(lambda: finish_transactions(self.lvm, leases))
+        for role in (Role.SOURCE, Role.TARGET):
+            recovery.attempt(partial(recover_sets, self.lvm, role, recovery))
         if not boot:
-            steps.append(self._restore_started)
-        return each(steps)
+            recovery.attempt(self._restore_started)
+        return recovery
 
     @staticmethod
     def _undo_windows() -> list[str]:
@@ -153,7 +155,7 @@ def local_inspector() -> Inspector:
     return Inspector(LocalHost.make())
 
 
-def local_recovery(*, boot: bool) -> list[str]:
+def local_recovery(*, boot: bool) -> Recovery:
     """For ``thinsync-vm recover``."""
     return LocalHost.make().recover(boot=boot, activate=True)
 
@@ -232,7 +234,8 @@ class Session:
 
     def recover(self, notify: Callable[[str], None]) -> None:
         """What crashed runs left here."""
-        for line in self.host.recover():
+        recovery = self.host.recover()
+        for line in (*recovery.done, *(f"not cleaned up: {failed}" for failed in recovery.failed)):
             notify(line)
 
     def uuid_of(self, domain: str) -> str:

@@ -12,7 +12,7 @@ from thinsync_virt.cli.output import print_json
 @click.option("--boot", is_flag=True, help="Called at boot, before libvirt's daemons: do not talk to them.")
 @json_option
 def command(boot: bool, as_json: bool) -> None:
-    """Clean up what a crash or a power cut left: metadata snapshots, frozen guests, unfinished sets.
+    """Clean up what a crash or a power cut left: frozen guests, metadata snapshots, unfinished sets, pools.
 
     Idempotent; says what it did. Runs at boot before libvirt, and before each replication. What belongs to a running
     job is left alone.
@@ -23,11 +23,15 @@ def command(boot: bool, as_json: bool) -> None:
     """
     from thinsync_virt.cli.build import local_recovery
 
-    done = local_recovery(boot=boot)
+    recovery = local_recovery(boot=boot)
     if as_json:
-        print_json({"done": done})
-        return
-    for line in done:
-        click.echo(line)
-    if not done:
-        click.echo("nothing to clean up")
+        print_json({"done": recovery.done, "failed": recovery.failed})
+    else:
+        for line in recovery.done:
+            click.echo(line)
+        for line in recovery.failed:
+            click.echo(f"not done: {line}", err=True)
+        if not recovery.done and not recovery.failed:
+            click.echo("nothing to clean up")
+    if recovery.failed:
+        raise SystemExit(1)

@@ -6,6 +6,9 @@ Idempotent, and safe beside running jobs: each part is done under the lock that 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.locking import replica_lock
@@ -15,23 +18,38 @@ from thinsync_virt.errors import BusyError, ThinsyncError
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.tags import Role, parse_tag
+from thinsync_virt.model.volumes import Pool
 from thinsync_virt.system.lvm import Lvm
 
 
-def recover_metadata_snapshots(lvm: Lvm, leases: MetadataLeases) -> list[str]:
-    """Release metadata snapshots that a crash of ours left; what was done, and what could not be."""
-    done: list[str] = []
-    for pool in lvm.pools():
-        if not pool.active:
-            continue
+@dataclass
+class Recovery:
+    """What was done, and what could not be, in words. A failure keeps nothing else from being tried."""
+
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def attempt(self, step: Callable[[], list[str]], what: str = "") -> None:
+        """Note what ``step`` says it did, or why it could not."""
         try:
-            if leases.recover(pool, lock_wait=0):
-                done.append(f"{pool.name}: released a metadata snapshot that a crashed run left")
-        except BusyError:
-            continue
+            self.done += step()
         except ThinsyncError as error:
-            done.append(f"{pool.name}: {error.message}")
-    return done
+            self.failed.append(f"{what}: {error.message}" if what else error.message)
+
+
+def recover_metadata_snapshots(lvm: Lvm, leases: MetadataLeases, recovery: Recovery) -> list[str]:
+    """Release metadata snapshots that a crash of ours left; each pool is a step of its own."""
+
+    def release(pool: Pool) -> list[str]:
+        with suppress(BusyError):  # a job is reading
+            if leases.recover(pool, lock_wait=0):
+                return [f"{pool.name}: released a metadata snapshot that a crashed run left"]
+        return []
+
+    for pool in lvm.pools():
+        if pool.active:
+            recovery.attempt(partial(release, pool), str(pool.name))
+    return []
 
 
 def recover_activation(lvm: Lvm) -> list[str]:
@@ -44,18 +62,20 @@ def recover_activation(lvm: Lvm) -> list[str]:
     return [f"{pool}: activated; its metadata was checked" for pool in out if pool in active]
 
 
-def recover_sets(lvm: Lvm, role: Role) -> list[str]:
-    """Remove unfinished sets and unused definitions of one role, but for those that a running job works on."""
-    done: list[str] = []
+def recover_sets(lvm: Lvm, role: Role, recovery: Recovery) -> list[str]:
+    """Remove unfinished sets and unused definitions of one role, but for those that a running job works on.
+
+    Each replica is a step of its own.
+    """
+
+    def recover(key: ReplicaKey) -> list[str]:
+        with suppress(BusyError), replica_lock(role, key.domain):  # a job is at work on it
+            return _recover_replica(lvm, role, key)
+        return []
+
     for key in read_catalogue(lvm.volumes(), role).replicas():
-        try:
-            with replica_lock(role, key.domain):
-                done += _recover_replica(lvm, role, key)
-        except BusyError:
-            continue
-        except ThinsyncError as error:
-            done.append(error.message)
-    return done
+        recovery.attempt(partial(recover, key))
+    return []
 
 
 def _recover_replica(lvm: Lvm, role: Role, key: ReplicaKey) -> list[str]:
@@ -81,14 +101,3 @@ def _deactivate_idle(lvm: Lvm, name: str, ours: Catalogue) -> list[str]:
         return []
     lvm.deactivate(idle)
     return [f"{name}: deactivated {', '.join(str(volume) for volume in idle)}"]
-
-
-def each(steps: list[Callable[[], list[str]]]) -> list[str]:
-    """Run every step; a failure of one is reported and does not keep the others from running."""
-    done: list[str] = []
-    for step in steps:
-        try:
-            done += step()
-        except ThinsyncError as error:
-            done.append(f"not done: {error.message}")
-    return done

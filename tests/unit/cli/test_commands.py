@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from tests.unit.values import DOMAIN, bad_disk, cdrom, disk, domain, point
 from thinsync_virt.cli import build
 from thinsync_virt.cli.main import DAILY, PLUMBING, group, main
+from thinsync_virt.endpoint.recovery import Recovery
 from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.reports import Outcome, ReplicationReport
@@ -306,14 +307,18 @@ def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_recover(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[bool] = []
 
-    def recovery(*, boot: bool) -> list[str]:
+    def recovery(*, boot: bool) -> Recovery:
         asked.append(boot)
-        return ["web01: thawed"] if boot else []
+        return Recovery(["web01: thawed"], ["vg0/pool: busy"]) if boot else Recovery()
 
     monkeypatch.setattr(build, "local_recovery", recovery)
-    assert "nothing to clean up" in run("recover", capsys=capsys)[1]
-    assert json.loads(run("recover", "--boot", "--json", capsys=capsys)[1]) == {"done": ["web01: thawed"]}
-    assert asked == [False, True]
+    status, out, _ = run("recover", capsys=capsys)
+    assert status == 0 and "nothing to clean up" in out
+    status, out, _ = run("recover", "--boot", "--json", capsys=capsys)
+    assert status == 1 and json.loads(out) == {"done": ["web01: thawed"], "failed": ["vg0/pool: busy"]}
+    status, out, err = run("recover", "--boot", capsys=capsys)
+    assert (status, out, err) == (1, "web01: thawed\n", "not done: vg0/pool: busy\n")
+    assert asked == [False, True, True]
 
 
 def test_the_end_of_a_replication(capsys: pytest.CaptureFixture[str]) -> None:
