@@ -58,10 +58,19 @@ def replicated(site: Hosts, name: str, *words: str, writes: bool = True) -> dict
 
 
 def refused_without_a_point(site: Hosts, name: str, *words: str) -> dict[str, Any]:
-    """A replication that fails because of the guest, and changes nothing at either end."""
-    before = site.everything(name)
+    """A replication that fails because of the guest: no point and no replica is another than before.
+
+    (What the run before had left to remove may be gone afterwards.)
+    """
+
+    def kept() -> list[Any]:
+        registered = site.sh("beta", f"virsh dumpxml --inactive {name}", check=False)
+        return [site.points(name), registered]
+
+    before = kept() if site.volumes("beta", name) else site.everything(name)
     error = site.refused(name, *words, code="guest")
-    assert site.everything(name) == before
+    assert before == (kept() if site.volumes("beta", name) else site.everything(name))
+    assert site.unsealed("alpha", name) == site.unsealed("beta", name) == []
     return error
 
 

@@ -92,7 +92,9 @@ def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:
             raise NotReplicableError(
                 f"disk {disk.target} of {domain.name} ({disk.source or 'no source'}) cannot be replicated:"
                 f" {disk.problem}",
-                hint=disk.hint or f"leave it out with --exclude {disk.target}",
+                hint=f"{disk.hint}; or leave it out: --exclude {disk.target}"
+                if disk.hint
+                else f"leave it out with --exclude {disk.target}",
             )
     if not disks:
         raise NotReplicableError(

@@ -39,6 +39,7 @@ from thinsync_virt.model.states import PoolReport, SourceState
 from thinsync_virt.model.tags import Confirmation, Member, Role, Seal, format_tag
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.planning.retention import expired_at_source
+from thinsync_virt.system.block import flush_host_cache
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
 from thinsync_virt.system.lvm_lock import wait_until_idle
 from thinsync_virt.system.steps import reached
@@ -53,6 +54,12 @@ class TakesSets(Protocol):
     def take_set(self, request: WindowRequest) -> WindowReport:
         """Hold one window. Raises ThinsyncError when there is no guard or it refuses."""
         ...
+
+
+_LATE = (
+    "the guest runs again: try when host and guest are less busy, or allow more time with --freeze-timeout"
+)
+_LOOK = "see what the guard says: journalctl -u thinsync-guard"
 
 
 class ThinSource:
@@ -107,7 +114,11 @@ class ThinSource:
         return self._hypervisor.collect_definition(domain.name, choices, None)
 
     def unchanged(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> bool:
-        """Whether every disk equals ``base``: same size, and no chunk differs. Nothing is frozen to find out."""
+        """Whether every disk equals ``base``: same size, and no chunk differs. Nothing is frozen to find out.
+
+        What the host still holds of the guest's writes (cache=unsafe, writeback) is written out first: the pool has
+        not seen it.
+        """
         pairs: dict[VolumeName, list[tuple[ThinVolume, ThinVolume]]] = {}
         for disk in disks:
             held = base.disk(disk.target)
@@ -116,6 +127,9 @@ class ThinSource:
             if held.volume.pool != disk.volume.pool:
                 return False
             pairs.setdefault(disk.volume.pool, []).append((held.volume, disk.volume))
+        for disk in disks:
+            if disk.volume is not None and disk.volume.active:
+                flush_host_cache(disk.volume.name.path)
         for pool, members in pairs.items():
             with self._mappings.open(self._lvm.pool(pool)) as mappings:
                 if not all(mappings.unchanged(old.thin_id, new.thin_id) for old, new in members):
@@ -214,7 +228,7 @@ class ThinSource:
             if not report.ok:
                 raise GuestError(
                     f"no snapshot of {domain.name}: {report.problem or 'the window was not whole'}",
-                    hint=report.hint,
+                    hint=report.hint or (_LATE if report.late else _LOOK),
                 )
             if report.still_frozen:
                 raise GuestError(
