@@ -15,9 +15,6 @@ import product
 from seeds import seed
 from thinlab import Lab
 
-# Not seen to pass as a whole yet, on an idle machine and within the time that one run may take: in the soak only.
-SOAK_ONLY = frozenset({"test_changes", "test_guests", "test_refusals"})
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -42,12 +39,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
         marker = item.get_closest_marker("matrix")
-        if Path(item.path).stem in SOAK_ONLY:
-            dropped.append(item)
-        elif marker is None:
+        if marker is None:
             chosen.append(item)
         else:
-            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+            groups.setdefault(marker.kwargs.get("group", item.nodeid.partition("[")[0]), []).append(item)
     for name, members in sorted(groups.items()):
         marker = members[0].get_closest_marker("matrix")
         assert marker is not None

@@ -18,6 +18,8 @@ NVRAM = "/var/lib/libvirt/qemu/nvram"
 COARSE = "vg0/coarse"
 GARBAGE = "yes GARBAGE | head -c 300M"
 
+pytestmark = pytest.mark.matrix(sample=4, group="changes")
+
 
 @pytest.fixture(scope="module")
 def site(lab: Lab) -> Iterator[Hosts]:

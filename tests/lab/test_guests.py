@@ -21,6 +21,8 @@ START_AGENT = (
     " setsid qemu-ga -m virtio-serial -p $port -t /run/qga >/dev/console 2>&1 </dev/null & sleep 1"
 )
 
+pytestmark = pytest.mark.matrix(sample=5, group="guests")
+
 
 @pytest.fixture(scope="module")
 def site(lab: Lab) -> Iterator[Hosts]:

@@ -23,6 +23,8 @@ with BlockDevice("/dev/ubda", write=True) as device:
     device.sync()
 """
 
+pytestmark = pytest.mark.matrix(sample=6, group="refusals")
+
 
 @pytest.fixture(scope="module")
 def site(lab: Lab) -> Iterator[Hosts]:
