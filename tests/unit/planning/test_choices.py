@@ -107,7 +107,7 @@ def test_a_disk_that_cannot_travel_refuses_the_domain_unless_excluded() -> None:
     assert [d.target for d in travelling_disks(both, Choices(POOL, excluded=("vdb",)))] == ["vda"]
     with pytest.raises(NotReplicableError) as refusal:
         travelling_disks(domain(bad_disk("vdb", hint="convert it")), Choices(POOL))
-    assert refusal.value.hint == "convert it"
+    assert refusal.value.hint == "convert it; or leave it out: --exclude vdb"
 
 
 def test_nothing_left_to_travel() -> None:
