@@ -13,12 +13,15 @@ from tests.contract.mappings.metadata import Device, expected_difference, expect
 from thinsync_virt.endpoint.mappings import Mappings
 from thinsync_virt.errors import CommandError, NotFoundError, PoolError
 from thinsync_virt.model.extents import coalesce
+from thinsync_virt.system.metadata_reader import MetadataReader
 from thinsync_virt.system.thin_tools import ThinTools
+from thinsync_virt.thin.metadata import ThinMetadata
 
 Opener = Callable[[Path, bool], Mappings]
 
 IMPLEMENTATIONS: dict[str, Opener] = {
     "thin tools": lambda path, held: ThinTools(str(path), metadata_snapshot=held),
+    "own reader": lambda path, held: ThinMetadata(MetadataReader(str(path)), metadata_snapshot=held),
 }
 
 BASE: Device = {0: (10, 1), 1: (11, 1), 2: (12, 1), 9: (50, 2), 400: (60, 2)}

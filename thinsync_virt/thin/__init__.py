@@ -1,0 +1,1 @@
+"""dm-thin's metadata, read by ourselves: blocks in, extents out."""

@@ -1,0 +1,77 @@
+"""Metadata blocks of 4 KiB: where they come from, and what each must be before anything in it is believed.
+
+Every block begins with a checksum and, but for the superblock's flags, tells its own number::
+
+    node        0 u32 csum | 4 u32 flags (1 internal, 2 leaf) | 8 u64 block | 16 u32 entries | 20 u32 most entries
+                24 u32 value size | 28 padding | 32 u64 keys[most entries] | values[most entries]
+
+(kernel: persistent-data/dm-btree-internal.h). The checksum is crc32c of all behind it, xor a number for the kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from thinsync_virt.errors import PoolError
+from thinsync_virt.thin.checksum import Crc32c, crc32c_function
+
+BLOCK = 4096
+SUPERBLOCK_SALT = 160774
+NODE_SALT = 121107
+INTERNAL, LEAF = 1, 2
+HEADER = 32
+VALUE = 8
+MOST_ENTRIES = (BLOCK - HEADER) // (8 + VALUE) // 3 * 3
+"""Of a node with 8-byte values."""
+
+_CHECK = "deactivate the pool and run thin_check on its metadata"
+
+
+class BlockReader(Protocol):
+    """A pool's metadata."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of 4 KiB there are."""
+        ...
+
+    def read(self, numbers: Sequence[int]) -> memoryview:
+        """These blocks, one behind the other; good until the next call. Numbers are within bounds.
+
+        Raises PoolError, ThinsyncError.
+        """
+        ...
+
+
+class CheckedReader:
+    """Reads blocks whose number is possible and whose checksum is right."""
+
+    def __init__(self, reader: BlockReader) -> None:
+        self._reader = reader
+        self._crc: Crc32c | None = None
+        self.name = reader.name
+        self.blocks = reader.blocks
+
+    def read(self, numbers: Sequence[int], salt: int = NODE_SALT) -> memoryview:
+        """These blocks, one behind the other. Raises PoolError naming the block."""
+        if len(numbers) and (max(numbers) >= self.blocks or min(numbers) < 0):
+            worst = next(number for number in numbers if not 0 <= number < self.blocks)
+            raise self.damaged(worst, f"lies beyond the end of the metadata ({self.blocks} blocks)")
+        content = self._reader.read(numbers)
+        crc = self._crc = self._crc or crc32c_function()
+        bodies = [content[at + 4 : at + BLOCK] for at in range(0, len(content), BLOCK)]
+        stored = content.cast("I")[:: BLOCK // 4].tolist() if len(content) else []
+        for number, found, want in zip(numbers, map(crc, bodies), stored, strict=True):
+            if found ^ salt != want:
+                raise self.damaged(number, "has a wrong checksum, or is of another kind than its place asks for")
+        return content
+
+    def damaged(self, number: int, what: str) -> PoolError:
+        """The error for a block that is not what it must be."""
+        return PoolError(f"{self.name}: metadata block {number} {what}", hint=_CHECK)
