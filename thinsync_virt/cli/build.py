@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -13,7 +14,7 @@ from thinsync_virt import __version__
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.locking import replica_lock
-from thinsync_virt.endpoint.mappings import ThinToolsOpener
+from thinsync_virt.endpoint.mappings import MappingsOpener, OwnOpener, ThinToolsOpener
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.pools import VolumeFinder
 from thinsync_virt.endpoint.proof import Prover
@@ -43,6 +44,19 @@ if TYPE_CHECKING:
     from thinsync_virt.replication.verify import Proof
 
 
+def _opener() -> MappingsOpener:
+    """Our own reader, unless ``THINSYNC_MAPPINGS=thin-tools`` asks for the other. Raises UsageError."""
+    match os.environ.get("THINSYNC_MAPPINGS", "own"):
+        case "own":
+            return OwnOpener()
+        case "thin-tools":
+            return ThinToolsOpener()
+        case other:
+            raise UsageError(
+                f"THINSYNC_MAPPINGS is {other!r}", hint="own (what holds without it) or thin-tools"
+            )
+
+
 class _Guard:
     def take_set(self, request: WindowRequest) -> WindowReport:
         return take_set(request)
@@ -54,7 +68,7 @@ class LocalHost:
 
     lvm: Lvm
     hypervisor: LibvirtHypervisor
-    mappings: ThinToolsOpener
+    mappings: MappingsOpener
     finder: VolumeFinder
     name: str
 
@@ -62,7 +76,7 @@ class LocalHost:
     def make(cls) -> LocalHost:
         """Nothing is connected yet: libvirt is asked at the first use."""
         lvm = Lvm()
-        return cls(lvm, LibvirtHypervisor(), ThinToolsOpener(), VolumeFinder(lvm), socket.gethostname())
+        return cls(lvm, LibvirtHypervisor(), _opener(), VolumeFinder(lvm), socket.gethostname())
 
     def source(self) -> ThinSource:
         """This host as a source."""

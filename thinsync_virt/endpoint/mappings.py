@@ -1,6 +1,6 @@
 """Which ranges of a thin volume are mapped, and in which two volumes of one pool differ.
 
-The interface, and its implementation by thin-provisioning-tools; the other one is ``thinsync_virt.thin``.
+The interface, and who opens it on a live pool: our own reader, or thin-provisioning-tools for whoever prefers them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.model.extents import Extent
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.system.dm_names import metadata_path
+from thinsync_virt.system.metadata_reader import MetadataReader
 from thinsync_virt.system.thin_tools import ThinTools
+from thinsync_virt.thin.metadata import ThinMetadata
 
 LOCK_WAIT = 60.0
 """Seconds to wait for a pool's lock before a freeze; inside nobody waits."""
@@ -54,6 +56,22 @@ class MappingsOpener(Protocol):
         a foreign metadata snapshot), PoolError; on leaving PoolError when what was read cannot be relied on.
         """
         ...
+
+
+class OwnOpener:
+    """Mappings by ``thinsync_virt.thin`` through a borrowed metadata snapshot."""
+
+    def __init__(self, leases: MetadataLeases | None = None) -> None:
+        self._leases = leases or MetadataLeases()
+
+    @contextlib.contextmanager
+    def open(self, pool: Pool, *, lock_wait: float = LOCK_WAIT) -> Iterator[Mappings]:
+        """See :meth:`MappingsOpener.open`."""
+        with (
+            self._leases.hold(pool, lock_wait=lock_wait),
+            MetadataReader(metadata_path(pool.name)) as reader,
+        ):
+            yield ThinMetadata(reader, metadata_snapshot=True)
 
 
 class ThinToolsOpener:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from thinsync_virt.errors import PoolError
-from thinsync_virt.thin.checksum import Crc32c, crc32c_function
+from thinsync_virt.thin.checksum import Checksums, checksums_function
 
 BLOCK = 4096
 SUPERBLOCK_SALT = 160774
@@ -42,7 +42,7 @@ class BlockReader(Protocol):
         ...
 
     def read(self, numbers: Sequence[int]) -> memoryview:
-        """These blocks, one behind the other; good until the next call. Numbers are within bounds.
+        """These blocks, one behind the other, in writable memory; good until the next call. Numbers are within bounds.
 
         Raises PoolError, ThinsyncError.
         """
@@ -54,7 +54,7 @@ class CheckedReader:
 
     def __init__(self, reader: BlockReader) -> None:
         self._reader = reader
-        self._crc: Crc32c | None = None
+        self._checksums: Checksums | None = None
         self.name = reader.name
         self.blocks = reader.blocks
 
@@ -64,12 +64,13 @@ class CheckedReader:
             worst = next(number for number in numbers if not 0 <= number < self.blocks)
             raise self.damaged(worst, f"lies beyond the end of the metadata ({self.blocks} blocks)")
         content = self._reader.read(numbers)
-        crc = self._crc = self._crc or crc32c_function()
-        bodies = [content[at + 4 : at + BLOCK] for at in range(0, len(content), BLOCK)]
+        checksums = self._checksums = self._checksums or checksums_function()
         stored = content.cast("I")[:: BLOCK // 4].tolist() if len(content) else []
-        for number, found, want in zip(numbers, map(crc, bodies), stored, strict=True):
+        for number, found, want in zip(numbers, checksums(content), stored, strict=True):
             if found ^ salt != want:
-                raise self.damaged(number, "has a wrong checksum, or is of another kind than its place asks for")
+                raise self.damaged(
+                    number, "has a wrong checksum, or is of another kind than its place asks for"
+                )
         return content
 
     def damaged(self, number: int, what: str) -> PoolError:

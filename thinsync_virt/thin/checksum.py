@@ -10,61 +10,72 @@ import ctypes
 import time
 from collections.abc import Callable
 
-Crc32c = Callable[[memoryview], int]
+Checksums = Callable[[memoryview], list[int]]
+"""Of writable metadata blocks, one behind the other: of each all but its first four bytes."""
 
+_BLOCK = 4096
+_SKIPPED = 4
 _ONES = 0xFFFFFFFF
-# RFC 3720, B.4: 32 bytes of zeroes give 0x8a9136aa; without the final inversion:
-_SAMPLE, _ANSWER = bytes(32), 0x8A9136AA ^ _ONES
-_SAMPLE_BLOCK = bytes(4092)
+_SAMPLE = bytes(range(256)) * (_BLOCK // 256)
 
 
-def crc32c_function() -> Crc32c:
+def checksums_function() -> Checksums:
     """The fastest of what is installed; in the worst case a table in Python, some thousand times slower."""
-    found = [function for make in (_from_package, _from_isal) if (function := _tried(make)) is not None]
+    sample = memoryview(bytearray(_SAMPLE))
+    found = [
+        function for make in (_from_package, _from_isal) if (function := _tried(make, sample)) is not None
+    ]
     if len(found) > 1:
-        found.sort(key=_cost)
-    return found[0] if found else by_table
+        found.sort(key=lambda function: _cost(function, sample))
+    return found[0] if found else _by_table
 
 
-def _tried(make: Callable[[], Crc32c]) -> Crc32c | None:
+def _tried(make: Callable[[], Checksums], sample: memoryview) -> Checksums | None:
     try:
         function = make()
     except (ImportError, OSError, AttributeError):
         return None
-    return function if function(memoryview(_SAMPLE)) == _ANSWER else None
+    return function if function(sample) == _by_table(sample) else None
 
 
-def _cost(function: Crc32c) -> float:
-    view = memoryview(_SAMPLE_BLOCK)
+def _cost(function: Checksums, sample: memoryview) -> float:
     best = 1.0
     for _ in range(3):
         begun = time.perf_counter()
-        function(view)
+        function(sample)
         best = min(best, time.perf_counter() - begun)
     return best
 
 
-def _from_package() -> Crc32c:
+def _from_package() -> Checksums:
     from crc32c import crc32c
 
-    return lambda view: crc32c(view) ^ _ONES
+    def checksums(content: memoryview) -> list[int]:
+        starts = range(_SKIPPED, len(content), _BLOCK)
+        return [crc32c(content[at : at + _BLOCK - _SKIPPED]) ^ _ONES for at in starts]
+
+    return checksums
 
 
-def _from_isal() -> Crc32c:
-    library = ctypes.CDLL("libisal.so.2")
-    function = library.crc32_iscsi
+def _from_isal() -> Checksums:
+    function = ctypes.CDLL("libisal.so.2").crc32_iscsi
     # (data, length, crc): begun with what is given, and not inverted at the end.
     function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
     function.restype = ctypes.c_uint32
-    one = ctypes.c_char
-    address_of, from_buffer = ctypes.addressof, one.from_buffer
 
-    def crc(view: memoryview) -> int:
-        if view.readonly:
-            return int(function(bytes(view), len(view), _ONES))
-        return int(function(address_of(from_buffer(view)), len(view), _ONES))
+    def checksums(content: memoryview) -> list[int]:
+        if not content:
+            return []
+        first = ctypes.addressof(ctypes.c_char.from_buffer(content)) + _SKIPPED
+        length = _BLOCK - _SKIPPED
+        return [function(at, length, _ONES) for at in range(first, first + len(content), _BLOCK)]
 
-    return crc
+    return checksums
+
+
+def _by_table(content: memoryview) -> list[int]:
+    starts = range(_SKIPPED, len(content), _BLOCK)
+    return [by_table(content[at : at + _BLOCK - _SKIPPED]) for at in starts]
 
 
 def by_table(view: memoryview) -> int:

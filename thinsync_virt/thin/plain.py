@@ -30,7 +30,12 @@ def read_leaves(
         if not node.keys:
             continue
         check_bounds(
-            reader, number, node.keys[0], node.keys[-1], level.keys[first + index], level.uppers[first + index]
+            reader,
+            number,
+            node.keys[0],
+            node.keys[-1],
+            level.keys[first + index],
+            level.uppers[first + index],
         )
         found = block[node.values_at : node.values_at + VALUE * len(node.keys)].cast("Q")
         if max(found) >> _TIME_BITS >= most:

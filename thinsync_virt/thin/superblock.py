@@ -1,4 +1,6 @@
-"""The superblock: where the trees are. Offsets as in the kernel's dm-thin-metadata.c::
+"""The superblock: where the trees are.
+
+Offsets as in the kernel's dm-thin-metadata.c::
 
     32 u64 magic | 40 u32 version | 44 u32 time | 48 u64 transaction | 56 u64 held root
     64 data space map: u64 data blocks, ... | 320 u64 mapping root | 328 u64 details root | 336 u32 chunk, in sectors

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import struct
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import compress
-from operator import le, lt, ne
+from operator import lt, ne
 from typing import NamedTuple
 
 from thinsync_virt.errors import NotFoundError
@@ -177,7 +178,9 @@ def _expand(reader: CheckedReader, level: Level) -> Level:
             below.blocks.frombytes(block[node.values_at : node.values_at + VALUE * len(node.keys)])
         # Within one tree nothing refers to a block twice.
         if len(below) > reader.blocks or len(set(below.blocks)) != len(below):
-            raise reader.damaged(numbers[-1], "or one beside it refers to a block that another refers to: a loop")
+            raise reader.damaged(
+                numbers[-1], "or one beside it refers to a block that another refers to: a loop"
+            )
     return below
 
 
@@ -202,5 +205,4 @@ def _prune(theirs: Level, ours: Level) -> tuple[Level, Level]:
 
 
 def _last_not_above(keys: memoryview, key: int) -> int:
-    count = sum(map(le, keys, (key,) * len(keys)))
-    return count - 1
+    return bisect_right(keys, key) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from thinsync_virt.thin.blocks import BLOCK, HEADER, LEAF, MOST_ENTRIES, VALUE, CheckedReader
 from thinsync_virt.thin.runs import DATA, UNMAPPED, Run
-from thinsync_virt.thin.tree import Level, check_bounds, parse_node
+from thinsync_virt.thin.tree import Level
 
 Keys = npt.NDArray[np.uint64]
 Mapped = tuple[Keys, Keys]
@@ -46,7 +47,7 @@ def read_leaves(
     if not usual.all():
         return _one_by_one(reader, content, level, first, numbers, most)
     lengths = entries.astype(np.intp)
-    filled = _COLUMNS < lengths[:, None]
+    filled = lengths[:, None] > _COLUMNS
     every_key = words[:, _KEYS_AT : _KEYS_AT + MOST_ENTRIES]
     keys = every_key[filled]
     values = words[:, _KEYS_AT + MOST_ENTRIES : _KEYS_AT + 2 * MOST_ENTRIES][filled]
@@ -70,7 +71,7 @@ def _one_by_one(
     from thinsync_virt.thin import plain
 
     keys, values = plain.read_leaves(reader, content, level, first, numbers, most)
-    if any(after <= before for before, after in zip(keys, keys[1:], strict=False)):
+    if any(after <= before for before, after in itertools.pairwise(keys)):
         raise reader.damaged(numbers[0], "or one beside it has keys that another has too")
     return np.array(keys, dtype=np.uint64), np.array(values, dtype=np.uint64)
 

@@ -1,0 +1,245 @@
+"""Trees that no healthy pool has end in an error that names the block; healthy ones are read no further than needed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit.thin.images import Image, Mapping
+from thinsync_virt.errors import NotFoundError, PoolError
+from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.thin import delta as delta_module
+from thinsync_virt.thin.metadata import ThinMetadata
+
+CHUNK = 65536
+
+
+@pytest.fixture(params=["plain", "vectors"])
+def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to compare leaves, whatever there is to compare."""
+    if request.param == "vectors":
+        monkeypatch.setattr(delta_module, "_FEW_LEAVES", -1)
+    return str(request.param)
+
+
+def chunks(base: Mapping, head: Mapping) -> dict[int, ExtentKind]:
+    found = {key: ExtentKind.DATA for key, data in head.items() if base.get(key) != data}
+    return found | dict.fromkeys(base.keys() - head.keys(), ExtentKind.UNMAPPED)
+
+
+def spread(extents: list[Extent]) -> dict[int, ExtentKind]:
+    return {
+        chunk: extent.kind
+        for extent in extents
+        for chunk in range(extent.start // CHUNK, extent.end // CHUNK)
+    }
+
+
+def check(image: Image, base: Mapping, head: Mapping) -> None:
+    extents = list(ThinMetadata(image, metadata_snapshot=False).difference(1, 2))
+    assert spread(extents) == chunks(base, head)
+    for before, after in itertools.pairwise(extents):
+        assert before.end < after.start or (before.end == after.start and before.kind is not after.kind)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_trees_of_every_shape(by: str, seed: int) -> None:
+    dice = random.Random(seed)
+    count = dice.choice([0, 1, 50, 3000])
+    reach = count * dice.choice([1, 2, 50]) + 1
+    base = {dice.randrange(reach): dice.randrange(1 << 29) for _ in range(count)}
+    head = {key: data for key, data in base.items() if dice.random() > 0.1}
+    for _ in range(dice.choice([0, 1, 30, 3000])):
+        head[dice.randrange(2 * reach)] = dice.randrange(1 << 29)
+    image = Image()
+    shape = {"leaf_entries": dice.choice([1, 7, 100, 252]), "fan_out": dice.choice([2, 5, 252])}
+    roots = {
+        1: image.tree(base, **shape),
+        2: image.tree(head, leaf_entries=dice.choice([3, 80, 252]), time=9),
+    }
+    check(image.finish(roots), base, head)
+
+
+def test_trees_of_different_heights_share_what_they_share(by: str) -> None:
+    """The head has grown a level; its left half is the base's own subtree."""
+    base = {key: key for key in range(300)}
+    image = Image()
+    old = image.tree(base)
+    more = {key: key + 7 for key in range(1000, 1300)}
+    right = image.tree(more)
+    new = image.node([0, 1000], [old, right], leaf=False)
+    image.finish({1: old, 2: new})
+    check(image, base, base | more)
+
+
+def copied(image: Image, root: int, mapping: Mapping, changed: list[int]) -> int:
+    """A snapshot's tree in which the leaves of some keys are new and all others shared, as the kernel makes it."""
+    items = sorted(mapping.items())
+    fresh: list[tuple[int, int]] = []
+    content = image.content[root]
+    count = int.from_bytes(content[16:20], "little")
+    keys = [int.from_bytes(content[32 + 8 * i : 40 + 8 * i], "little") for i in range(count)]
+    start = 32 + 8 * 252
+    blocks = [int.from_bytes(content[start + 8 * i : start + 8 * i + 8], "little") for i in range(count)]
+    for index, (key, block) in enumerate(zip(keys, blocks, strict=True)):
+        upper = keys[index + 1] if index + 1 < count else 1 << 63
+        if any(key <= one < upper for one in changed):
+            part = [(k, v) for k, v in items if key <= k < upper]
+            block = image.node(
+                [k for k, _ in part], [(v + (k in changed)) << 24 | 2 for k, v in part], leaf=True
+            )
+        fresh.append((key, block))
+    return image.node([key for key, _ in fresh], [block for _, block in fresh], leaf=False)
+
+
+def test_shared_leaves_are_not_read(by: str) -> None:
+    base = {key: 2 * key for key in range(25000)}
+    image = Image()
+    old = image.tree(base, fan_out=252)
+    changed = [150, 12345, 24999]
+    image.finish({1: old, 2: copied(image, old, base, changed)})
+    head = base | {key: base[key] + 1 for key in changed}
+    image.seen.clear()
+    check(image, base, head)
+    # Three leaves and the root differ, at either side.
+    assert len(image.seen) <= 1.1 * 2 * (3 + 1) + 12
+
+
+def test_equal_roots_are_not_even_read(by: str) -> None:
+    image = Image()
+    root = image.tree({1: 1})
+    image.finish({1: root, 2: root})
+    assert ThinMetadata(image, metadata_snapshot=False).unchanged(1, 2)
+    assert root not in image.seen
+
+
+def test_damage_in_what_both_share_is_not_met(by: str) -> None:
+    base = {key: key for key in range(1000)}
+    image = Image()
+    old = image.tree(base)
+    image.finish({1: old, 2: copied(image, old, base, [5])})
+    leaf = 9
+    image.content[leaf] = bytes(4096)
+    check(image, base, base | {5: 6})
+
+
+Damage = Callable[[Image, int], None]
+
+
+def _loop(image: Image, root: int) -> None:
+    image.node([0], [root], leaf=False, at=root)
+
+
+def _wide_loop(image: Image, root: int) -> None:
+    image.node(list(range(252)), [root] * 252, leaf=False, at=root)
+
+
+def _keys_out_of_order(image: Image, root: int) -> None:
+    image.node([5, 4], [1 << 24, 2 << 24], leaf=True, at=root)
+
+
+def _keys_twice(image: Image, root: int) -> None:
+    image.node([5, 5], [1 << 24, 2 << 24], leaf=True, at=root)
+
+
+def _overlapping_leaves(image: Image, root: int) -> None:
+    first = image.node([0, 900], [1 << 24, 2 << 24], leaf=True)
+    second = image.node([500, 600], [3 << 24, 4 << 24], leaf=True)
+    image.node([0, 500], [first, second], leaf=False, at=root)
+
+
+def _key_below_its_parents(image: Image, root: int) -> None:
+    first = image.node([0], [1 << 24], leaf=True)
+    second = image.node([400], [3 << 24], leaf=True)
+    image.node([0, 500], [first, second], leaf=False, at=root)
+
+
+def _child_beyond_the_end(image: Image, root: int) -> None:
+    image.node([0], [1 << 40], leaf=False, at=root)
+
+
+def _data_beyond_the_end(image: Image, root: int) -> None:
+    image.node([3], [(1 << 30) << 24], leaf=True, at=root)
+
+
+def _another_number(image: Image, root: int) -> None:
+    image.node([3], [1 << 24], leaf=True, at=root, number=root + 1)
+
+
+def _no_kind(image: Image, root: int) -> None:
+    image.node([3], [1 << 24], leaf=True, at=root, flags=3)
+
+
+def _too_many_entries(image: Image, root: int) -> None:
+    image.node([3], [1 << 24], leaf=True, at=root, entries=253)
+
+
+def _node_larger_than_its_block(image: Image, root: int) -> None:
+    image.node([3], [1 << 24], leaf=True, at=root, most=255, entries=255)
+
+
+def _wrong_value_size(image: Image, root: int) -> None:
+    image.node([3], [1 << 24], leaf=True, at=root, value_size=16, most=126)
+
+
+def _empty_internal(image: Image, root: int) -> None:
+    image.node([], [], leaf=False, at=root)
+
+
+def _leaves_at_two_heights(image: Image, root: int) -> None:
+    leaf = image.node([500], [1 << 24], leaf=True)
+    lower = image.node([0], [image.node([0], [1 << 24], leaf=True)], leaf=False)
+    image.node([0, 500], [lower, leaf], leaf=False, at=root)
+
+
+def _one_child_twice(image: Image, root: int) -> None:
+    leaf = image.node([500], [1 << 24], leaf=True)
+    image.node([0, 400], [leaf, leaf], leaf=False, at=root)
+
+
+def _bit(image: Image, root: int) -> None:
+    content = bytearray(image.content[root])
+    content[2000] ^= 4
+    image.content[root] = bytes(content)
+
+
+DAMAGES = [
+    _loop, _wide_loop, _keys_out_of_order, _keys_twice, _overlapping_leaves, _key_below_its_parents,
+    _child_beyond_the_end, _data_beyond_the_end, _another_number, _no_kind, _too_many_entries,
+    _node_larger_than_its_block, _wrong_value_size, _empty_internal, _leaves_at_two_heights, _one_child_twice, _bit,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__[1:])
+@pytest.mark.parametrize("side", [1, 2])
+def test_damage_ends_in_an_error_that_names_a_block(by: str, damage: Damage, side: int) -> None:
+    image = Image()
+    healthy = image.tree({key: key for key in range(700)})
+    root = image.claim()
+    image.node([1], [1 << 24], leaf=True, at=root)
+    damage(image, root)
+    image.finish({side: root, 3 - side: healthy})
+    metadata = ThinMetadata(image, metadata_snapshot=False)
+    for read in (metadata.difference(1, 2), metadata.mappings(side)):
+        with pytest.raises(PoolError, match="metadata block") as failure:
+            list(read)
+        assert "thin_check" in failure.value.hint
+
+
+def test_a_superblock_that_is_none() -> None:
+    for content in (b"", bytes(4096), b"\xff" * 4096):
+        image = Image(blocks=1 if content else 0, content={0: content})
+        with pytest.raises(PoolError):
+            list(ThinMetadata(image, metadata_snapshot=False).mappings(1))
+
+
+def test_no_such_device(by: str) -> None:
+    image = Image()
+    image.finish({1: image.tree({1: 1})})
+    metadata = ThinMetadata(image, metadata_snapshot=False)
+    for read in (metadata.difference(1, 9), metadata.difference(9, 1), metadata.mappings(9)):
+        with pytest.raises(NotFoundError, match="9"):
+            list(read)
