@@ -86,7 +86,9 @@ for step in range(40):
             alive.remove(volume)
             run("lvremove", "-qqfy", f"{name.vg}/{volume}")
         case "resize":
-            run("lvresize", "-qqfy", "-L", f"{dice.choice([16, 32, 64, 96])}M", f"{name.vg}/{volume}")
+            wanted = dice.choice([16, 32, 64, 96]) << 20
+            if lvm.volume(VolumeName(name.vg, volume)).size != wanted:
+                run("lvresize", "-qqfy", "-L", f"{wanted}b", f"{name.vg}/{volume}")
         case "new" if len(alive) < 8:
             serial += 1
             run("lvcreate", "-qy", "-V", f"{SIZE}b", "-T", str(name), "-n", f"life{serial}")
