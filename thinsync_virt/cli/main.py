@@ -23,6 +23,7 @@ DAILY = {
     "points": "Recovery points at one or both ends.",
     "verify": "Prove that both ends hold the same data.",
     "check": "Look at everything the job needs, and say what to do.",
+    "delta": "What makes one thin volume of another.",
 }
 PLUMBING = {
     "server": "What runs at the far end of ssh.",

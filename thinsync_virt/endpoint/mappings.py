@@ -65,7 +65,7 @@ class OwnOpener:
         self._leases = leases or MetadataLeases()
 
     @contextlib.contextmanager
-    def open(self, pool: Pool, *, lock_wait: float = LOCK_WAIT) -> Iterator[Mappings]:
+    def open(self, pool: Pool, *, lock_wait: float = LOCK_WAIT) -> Iterator[ThinMetadata]:
         """See :meth:`MappingsOpener.open`."""
         with (
             self._leases.hold(pool, lock_wait=lock_wait),

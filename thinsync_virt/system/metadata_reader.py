@@ -20,12 +20,11 @@ _Piece = tuple[int, int, int]
 
 
 class MetadataReader:
-    """Implements ``thinsync_virt.thin``'s BlockReader. Counts what it reads: ``read_blocks``, of 4 KiB each."""
+    """Implements ``thinsync_virt.thin``'s BlockReader."""
 
     def __init__(self, path: str) -> None:
         """Open it. Raises NotFoundError, ThinsyncError."""
         self.name = path
-        self.read_blocks = 0
         self._fd = -1
         self._pool: ThreadPoolExecutor | None = None
         self._buffer = mmap.mmap(-1, 64 * _BLOCK)
@@ -54,7 +53,6 @@ class MetadataReader:
             self._buffer = mmap.mmap(-1, size)
         view = memoryview(self._buffer)[:size]
         pieces = _pieces(numbers)
-        self.read_blocks += len(numbers)
 
         def read_piece(piece: _Piece) -> None:
             number, at, count = piece

@@ -50,13 +50,14 @@ class BlockReader(Protocol):
 
 
 class CheckedReader:
-    """Reads blocks whose number is possible and whose checksum is right."""
+    """Reads blocks whose number is possible and whose checksum is right. Counts them: ``read_blocks``."""
 
     def __init__(self, reader: BlockReader) -> None:
         self._reader = reader
         self._checksums: Checksums | None = None
         self.name = reader.name
         self.blocks = reader.blocks
+        self.read_blocks = 0
 
     def read(self, numbers: Sequence[int], salt: int = NODE_SALT) -> memoryview:
         """These blocks, one behind the other. Raises PoolError naming the block."""
@@ -64,6 +65,7 @@ class CheckedReader:
             worst = next(number for number in numbers if not 0 <= number < self.blocks)
             raise self.damaged(worst, f"lies beyond the end of the metadata ({self.blocks} blocks)")
         content = self._reader.read(numbers)
+        self.read_blocks += len(numbers)
         checksums = self._checksums = self._checksums or checksums_function()
         stored = content.cast("I")[:: BLOCK // 4].tolist() if len(content) else []
         for number, found, want in zip(numbers, checksums(content), stored, strict=True):

@@ -34,6 +34,11 @@ class ThinMetadata:
             self._trees = read_trees(self._reader, metadata_snapshot=self._snapshot)
         return self._trees
 
+    @property
+    def blocks_read(self) -> int:
+        """How many blocks of 4 KiB have been read."""
+        return self._reader.read_blocks
+
     def runs(self, base: int | None, head: int) -> Iterator[list[Run]]:
         """What makes head of base (all of head without one), in chunks and batches. Raises NotFoundError, PoolError."""
         return device_runs(self._reader, self.trees, base, head)

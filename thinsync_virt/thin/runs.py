@@ -26,3 +26,19 @@ def joined(batches: Iterable[list[Run]]) -> Iterator[list[Run]]:
             yield batch
     if pending is not None:
         yield [pending]
+
+
+def clipped(batches: Iterable[list[Run]], chunk: int, size: int | None) -> Iterator[list[Run]]:
+    """The same in bytes; what lies past ``size`` bytes is left out."""
+    for batch in batches:
+        if size is None or (batch[-1][0] + batch[-1][1]) * chunk <= size:
+            yield [(start * chunk, length * chunk, kind) for start, length, kind in batch]
+            continue
+        within = [
+            (start * chunk, min(length * chunk, size - start * chunk), kind)
+            for start, length, kind in batch
+            if start * chunk < size
+        ]
+        if within:
+            yield within
+        return

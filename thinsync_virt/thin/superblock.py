@@ -40,7 +40,10 @@ class Trees(NamedTuple):
 def read_trees(reader: CheckedReader, *, metadata_snapshot: bool) -> Trees:
     """The live state, or that of the metadata snapshot. Raises PoolError."""
     if reader.blocks == 0:
-        raise PoolError(f"{reader.name} is empty: no thin pool's metadata")
+        raise PoolError(
+            f"{reader.name} holds no thin pool's metadata: it is shorter than a block of 4096 bytes",
+            hint="name the pool's metadata device, or a whole copy of it",
+        )
     live, held = _parse(reader, 0)
     if not metadata_snapshot:
         return live
