@@ -73,7 +73,8 @@ soak: $(VENV) deb ## the lab tests with the whole crash matrix: hours (root)
 	@$(PYTEST) tests/lab --matrix=whole
 
 .PHONY: bench
-bench: $(VENV) deb ## measurements in the lab (root)
+bench: $(VENV) deb ## measurements: the delta against thin_delta, and in the lab (root)
+	@$(BIN)/python -m tests.bench.delta
 	@$(BIN)/python tests/bench/run.py
 
 .PHONY: format

@@ -6,10 +6,8 @@ are two: data is ``different`` (``right_only`` where there is no base), unmapped
 
 from __future__ import annotations
 
-import heapq
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import click
 
@@ -23,8 +21,7 @@ _SHADES = " ░▒▓█"
 _LARGEST = 10
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """Runs of bytes, in batches. ``size`` of the newer volume in bytes, where it is known."""
 
     batches: Iterable[list[Run]]
@@ -43,7 +40,7 @@ class Difference:
 
     def held(self) -> Difference:
         """With all runs in memory."""
-        return replace(self, batches=list(self.batches))
+        return self._replace(batches=list(self.batches))
 
 
 def print_as_json(found: Difference) -> None:
@@ -101,9 +98,13 @@ def print_for_people(found: Difference) -> None:
     )
     if not runs:
         return
+    import heapq
+    import shutil
+
+    width = max(shutil.get_terminal_size().columns, 22)
     end = max(found.size or 0, runs[-1][0] + runs[-1][1])
-    click.echo(f"|{_map(runs, end, max(shutil.get_terminal_size().columns - 2, 20))}|")
-    click.echo(f"0{format_size(end):>{max(shutil.get_terminal_size().columns - 1, 21)}}\n")
+    click.echo(f"|{_map(runs, end, width - 2)}|")
+    click.echo(f"0{format_size(end):>{width - 1}}\n")
     click.echo(f"{'start':>16} {'length':>12}  kind")
     largest = heapq.nlargest(_LARGEST, runs, key=lambda run: run[1])
     for start, length, kind in sorted(largest):

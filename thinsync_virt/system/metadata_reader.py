@@ -6,11 +6,13 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 from thinsync_virt.errors import NotFoundError, PoolError, ThinsyncError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _BLOCK = 4096
 _THREADS = 16
@@ -53,23 +55,25 @@ class MetadataReader:
             self._buffer = mmap.mmap(-1, size)
         view = memoryview(self._buffer)[:size]
         pieces = _pieces(numbers)
+        if self._device and len(pieces) >= _FEW_READS:
+            self._read_side_by_side(pieces, view)
+        else:
+            for number, at, count in pieces:
+                self._read_at(number, view[at * _BLOCK : (at + count) * _BLOCK])
+        return view
 
-        def read_piece(piece: _Piece) -> None:
+    def _read_side_by_side(self, pieces: list[_Piece], view: memoryview) -> None:
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(_THREADS, "metadata")
+
+        def read(piece: _Piece) -> None:
             number, at, count = piece
             self._read_at(number, view[at * _BLOCK : (at + count) * _BLOCK])
 
-        self._each(read_piece, pieces)
-        return view
-
-    def _each(self, read: Callable[[_Piece], None], pieces: list[_Piece]) -> None:
-        if self._device and len(pieces) >= _FEW_READS:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(_THREADS, "metadata")
-            for _ in self._pool.map(read, pieces):
-                pass
-            return
-        for piece in pieces:
-            read(piece)
+        for _ in self._pool.map(read, pieces):
+            pass
 
     def _read_at(self, number: int, part: memoryview) -> None:
         done = 0

@@ -27,6 +27,7 @@ BATCH = 256
 """Nodes per read."""
 
 _NODE = struct.Struct("<4xIQIII")
+_TWICE = "or one beside it refers to a block that another refers to: a loop"
 # 2^64 keys in nodes at least a third full: nine levels.
 _MOST_LEVELS = 16
 
@@ -176,11 +177,11 @@ def _expand(reader: CheckedReader, level: Level) -> Level:
             below.uppers.frombytes(node.keys[1:].cast("B"))
             below.uppers.append(upper)
             below.blocks.frombytes(block[node.values_at : node.values_at + VALUE * len(node.keys)])
-        # Within one tree nothing refers to a block twice.
-        if len(below) > reader.blocks or len(set(below.blocks)) != len(below):
-            raise reader.damaged(
-                numbers[-1], "or one beside it refers to a block that another refers to: a loop"
-            )
+        # Nothing in a tree refers to a block twice; this bounds what a loop can make of it.
+        if len(below) > reader.blocks:
+            raise reader.damaged(numbers[-1], _TWICE)
+    if len(set(below.blocks)) != len(below):
+        raise reader.damaged(level.blocks[-1], _TWICE)
     return below
 
 

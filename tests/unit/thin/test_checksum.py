@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+from thinsync_virt.thin import checksum
 from thinsync_virt.thin.checksum import by_table, checksums_function
 
 
@@ -14,6 +15,10 @@ def test_the_fastest_agrees_with_the_table() -> None:
         content = memoryview(bytearray(dice.randbytes(count * 4096)))
         expected = [by_table(content[at + 4 : at + 4096]) for at in range(0, len(content), 4096)]
         assert chosen(content) == expected
+
+
+def test_the_answer_by_which_they_are_chosen() -> None:
+    assert by_table(memoryview(checksum._SAMPLE)[4:]) == checksum._ANSWER
 
 
 def test_a_known_answer() -> None:
