@@ -57,6 +57,18 @@ def _windows(
         numbers_theirs = theirs.blocks[at_theirs:end_theirs]
         numbers_ours = ours.blocks[at_ours:end_ours]
         content = reader.read(numbers_theirs + numbers_ours)
+        count = len(numbers_ours)
+        if (
+            not len(left_theirs[0])
+            and not len(left_ours[0])
+            and theirs.keys[at_theirs:end_theirs] == ours.keys[at_ours:end_ours]
+            and theirs.uppers[at_theirs:end_theirs] == ours.uppers[at_ours:end_ours]
+        ):
+            runs = by.compare_pairs(reader, content, theirs, ours, (at_theirs, at_ours), count, data_blocks)
+            if runs is not None:
+                at_theirs, at_ours = end_theirs, end_ours
+                yield runs
+                continue
         middle = len(numbers_theirs) * BLOCK
         found = by.read_leaves(reader, content[:middle], theirs, at_theirs, numbers_theirs, data_blocks)
         base, left_theirs = by.split(by.join(left_theirs, found), bound)

@@ -45,6 +45,19 @@ def read_leaves(
     return keys, values
 
 
+def compare_pairs(
+    reader: CheckedReader,
+    content: memoryview,
+    theirs: Level,
+    ours: Level,
+    at: tuple[int, int],
+    count: int,
+    most: int,
+) -> list[Run] | None:
+    """As in ``vectors``; in Python that is no shorter way."""
+    return None
+
+
 def join(first: Mapped, second: Mapped) -> Mapped:
     """Mappings behind others."""
     return (first[0] + second[0], first[1] + second[1]) if first[0] else second

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from thinsync_virt.thin.blocks import BLOCK, HEADER, LEAF, MOST_ENTRIES, VALUE, CheckedReader
 from thinsync_virt.thin.runs import DATA, UNMAPPED, Run
-from thinsync_virt.thin.tree import Level
+from thinsync_virt.thin.tree import KEYS_END, Level
 
 Keys = npt.NDArray[np.uint64]
 Mapped = tuple[Keys, Keys]
@@ -74,6 +74,61 @@ def _one_by_one(
     if any(after <= before for before, after in itertools.pairwise(keys)):
         raise reader.damaged(numbers[0], "or one beside it has keys that another has too")
     return np.array(keys, dtype=np.uint64), np.array(values, dtype=np.uint64)
+
+
+def compare_pairs(
+    reader: CheckedReader,
+    content: memoryview,
+    theirs: Level,
+    ours: Level,
+    at: tuple[int, int],
+    count: int,
+    most: int,
+) -> list[Run] | None:
+    """Leaves that stand at the same place in both trees, with the same keys: compared as they lie there.
+
+    ``at``: where the ``count`` leaves of each side begin. None when they are not such: nothing is said of them then.
+    """
+    words = np.frombuffer(content, dtype="<u8").reshape(2, count, _WORDS)
+    halves = np.frombuffer(content, dtype="<u4").reshape(2, count, 2 * _WORDS)
+    numbers = np.stack(
+        [
+            np.frombuffer(side.blocks, dtype=np.uint64)[start : start + count]
+            for side, start in zip((theirs, ours), at, strict=True)
+        ]
+    )
+    entries = halves[:, :, 4]
+    usual = (
+        (halves[:, :, 1] == LEAF)
+        & (words[:, :, 1] == numbers)
+        & (entries <= MOST_ENTRIES)
+        & (entries > 0)
+        & (halves[:, :, 5] == MOST_ENTRIES)
+        & (halves[:, :, 6] == VALUE)
+    )
+    if not usual.all() or not np.array_equal(entries[0], entries[1]):
+        return None
+    lengths = entries[0].astype(np.intp)
+    width = int(lengths.max())
+    keys = words[1, :, _KEYS_AT : _KEYS_AT + width]
+    if not np.array_equal(words[0, :, _KEYS_AT : _KEYS_AT + width], keys):
+        return None
+    old, new = words[:, :, _KEYS_AT + MOST_ENTRIES : _KEYS_AT + MOST_ENTRIES + width]
+    unused = _COLUMNS[:width] >= lengths[:, None] if int(lengths.min()) < width else None
+    differs = (old ^ new) >= _TIME
+    ordered = keys[:, 1:] > keys[:, :-1]
+    beyond = np.uint64(min(most << 24, KEYS_END))
+    bad = (old >= beyond) | (new >= beyond)
+    if unused is not None:
+        differs &= ~unused
+        ordered |= unused[:, 1:]
+        bad &= ~unused
+    lows = np.frombuffer(ours.keys, dtype=np.uint64)[at[1] : at[1] + count]
+    highs = np.frombuffer(ours.uppers, dtype=np.uint64)[at[1] : at[1] + count]
+    within = (keys[:, 0] >= lows).all() and (keys[np.arange(count), lengths - 1] < highs).all()
+    if bad.any() or not ordered.all() or not within:
+        return None
+    return _runs(keys[differs], None)
 
 
 def join(first: Mapped, second: Mapped) -> Mapped:
