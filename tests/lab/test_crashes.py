@@ -183,6 +183,28 @@ def test_power_cut_of_the_target_between_two_steps(crash: tuple[Hosts, str], ste
 
 
 @pytest.mark.matrix(sample=1)
+@pytest.mark.parametrize("step", TARGET_STEPS)
+def test_a_start_after_a_power_cut_of_the_target(crash: tuple[Hosts, str], step: str) -> None:
+    """The copy is really started from what the cut left, and afterwards given up as the README tells."""
+    hosts, name = crash
+    change(hosts, name, 1)
+    stop_at(hosts, "beta", step)
+    replicate_beside(hosts, name)
+    wait_stopped(hosts, "beta")
+    hosts.lab.cut("beta")
+    hosts.restore()
+    boot = hosts.boot_replica(name)
+    assert (boot.torn, boot.missing) == (0, 0)
+    assert max(boot.per_disk) - min(boot.per_disk) <= 1
+    wait_ended(hosts)
+    assert "running at the target" in hosts.refused(name, code="conflict")["message"]
+    hosts.sh("beta", f"virsh -q destroy {name}")
+    assert "written to" in hosts.refused(name, code="conflict")["message"]
+    hosts.sh("beta", f"virsh -q undefine {name} --keep-nvram")
+    goes_on(hosts, name)
+
+
+@pytest.mark.matrix(sample=1)
 @pytest.mark.parametrize("step", ["unsealed", "point removed", "old volumes removed"])
 def test_power_cut_of_the_target_while_it_deletes(crash: tuple[Hosts, str], step: str) -> None:
     hosts, name = crash

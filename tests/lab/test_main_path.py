@@ -117,3 +117,23 @@ def test_verify_finds_a_byte_that_differs(hosts: Hosts) -> None:
     assert done.returncode == 12
     report = json.loads(done.stdout)
     assert report["proof"]["disks"][0]["differing"] == [{"start": 4096, "length": 4096}]
+
+
+SUDOERS = "/etc/sudoers.d/op"
+README_LINE = "op ALL=(root) NOPASSWD: /usr/bin/thinsync-vm server"
+
+
+def test_a_login_with_nothing_but_the_sudo_rule_of_the_readme(hosts: Hosts) -> None:
+    name = hosts.guest(disks=1, size="64M", start=False)
+    before = hosts.sh("beta", f"cat {SUDOERS}")
+    hosts.node("beta").put(SUDOERS, README_LINE + "\n", 0o440)
+    try:
+        words = ("replicate", name, "--to", "op@beta", "--pool", "vg0/pool", "--json")
+        assert json.loads(hosts.thinsync(*words).stdout)["outcome"] == "replicated"
+        hosts.thinsync("verify", name, "--to", "op@beta")
+        hosts.sh("beta", f"rm {SUDOERS}")
+        done = hosts.thinsync("replicate", name, "--to", "op@beta", "--json", check=False)
+        error = json.loads(done.stdout)["error"]
+        assert done.returncode == 6 and "sudo" in f"{error['message']} {error['hint']}", error
+    finally:
+        hosts.node("beta").put(SUDOERS, before + "\n", 0o440)
