@@ -185,6 +185,8 @@ def test_choices_are_remembered(site: Hosts, off: str) -> None:
     remembering(site, off, "--pool", "vg0/pool", "--map", f"vdb={COARSE}", "--exclude", "vdc")
     assert pools_of(site, *check_copy(site, off, "vda", "vdb")) == ["pool", "coarse"]
     assert remembering(site, off)["outcome"] == "up-to-date"
+    ready = json.loads(site.thinsync("check", off, "--to", "beta", "--json").stdout)
+    assert ready["ready"], ready
     write(site, off, "vdb", 9)
     assert modes(remembering(site, off)) == {"vda": "incremental", "vdb": "incremental"}
     assert pools_of(site, *check_copy(site, off, "vda", "vdb")) == ["pool", "coarse"]

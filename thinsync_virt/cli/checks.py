@@ -8,7 +8,7 @@ from thinsync_virt.model.domains import Domain, DomainState
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import ReplicaKey
-from thinsync_virt.planning.choices import Wishes, choose, travelling_disks
+from thinsync_virt.planning.choices import Wishes, choose, remembered_state, travelling_disks
 from thinsync_virt.planning.replication import find_conflict
 
 
@@ -20,7 +20,7 @@ def look(domain: str | None, to: str | None, pool: VolumeName | None = None) -> 
     if domain is not None:
         try:
             found = host.hypervisor.inspect(domain, host.finder)
-            findings += _domain(found)
+            findings += _domain(found, asks_target=to is not None)
             findings += _guard(host.name)
         except ThinsyncError as error:
             findings.append(_failed(host.name, error))
@@ -52,7 +52,9 @@ def _guard(where: str) -> list[Finding]:
     return [Finding(Severity.REFUSAL, f"{where}: guard", text, hint, Code.UNREACHABLE)]
 
 
-def _domain(domain: Domain) -> list[Finding]:
+def _domain(domain: Domain, *, asks_target: bool) -> list[Finding]:
+    # Whether a disk was left out once is remembered at the target: with one, it is that end which refuses.
+    refused = Severity.WARNING if asks_target else Severity.REFUSAL
     subject = f"domain {domain.name}"
     findings = [
         Finding(Severity.REFUSAL, subject, problem, "", Code.NOT_REPLICABLE) for problem in domain.problems
@@ -63,7 +65,7 @@ def _domain(domain: Domain) -> list[Finding]:
             findings.append(Finding(Severity.OK, name, f"{disk.volume.name} in pool {disk.volume.pool}"))
         elif not disk.removable:
             hint = disk.hint or f"leave it out with --exclude {disk.target}"
-            findings.append(Finding(Severity.REFUSAL, name, disk.problem, hint, Code.NOT_REPLICABLE))
+            findings.append(Finding(refused, name, disk.problem, hint, Code.NOT_REPLICABLE))
     findings.append(_agent(domain))
     return findings
 
@@ -108,9 +110,10 @@ def _placed(session: Session, domain: Domain, pool: VolumeName | None) -> tuple[
     """The domain as it would be at the target."""
     states = session.target.states(domain.uuid, domain.name)
     pools = session.target.pools()
-    remembered = next((state for state in states if state.points), None)
+    wishes = Wishes(pool)
+    remembered = remembered_state(states, wishes)
     host = session.target.host
-    choices = choose(domain, Wishes(pool), remembered.choices if remembered else None, pools, host)
+    choices = choose(domain, wishes, remembered.choices if remembered else None, pools, host)
     disks = travelling_disks(domain, choices)
     group = next(report.group.uuid for report in pools if report.pool.name == choices.pool)
     key = ReplicaKey(domain.uuid, group)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from thinsync_virt.errors import NotFoundError, NotReplicableError, UsageError
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.names import VolumeName, check_disk_target
 from thinsync_virt.model.replicas import Choices
-from thinsync_virt.model.states import PoolReport
+from thinsync_virt.model.states import PoolReport, TargetState
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,14 @@ def choose(
     excluded = (set(remembered.excluded if remembered else ()) | set(wishes.exclude)) - set(wishes.include)
     networks = {**(remembered.networks if remembered else {}), **wishes.networks}
     return Choices(pool, disk_pools, networks, tuple(sorted(excluded)))
+
+
+def remembered_state(states: Sequence[TargetState], wishes: Wishes) -> TargetState | None:
+    """The replica whose choices hold on: that of the group asked for, else the one with the newest point."""
+    with_points = [state for state in states if state.points]
+    if wishes.pool is not None:
+        return next((s for s in with_points if s.choices and s.choices.pool.vg == wishes.pool.vg), None)
+    return max(with_points, key=lambda state: state.points[-1].order, default=None)
 
 
 def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:

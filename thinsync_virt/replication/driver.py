@@ -26,7 +26,7 @@ from thinsync_virt.model.reports import (
     SnapshotReport,
 )
 from thinsync_virt.model.states import PoolReport, SourceState, TargetState
-from thinsync_virt.planning.choices import Wishes, choose, travelling_disks
+from thinsync_virt.planning.choices import Wishes, choose, remembered_state, travelling_disks
 from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
 
@@ -113,7 +113,7 @@ def _look(source: Source, target: Target, request: Request, observer: Observer) 
         target.begin(domain.uuid)
     states = target.states(domain.uuid, domain.name)
     pools = target.pools()
-    remembered = _remembered(states, request.wishes)
+    remembered = remembered_state(states, request.wishes)
     choices = choose(domain, request.wishes, remembered.choices if remembered else None, pools, target.host)
     disks = travelling_disks(domain, choices)
     key = ReplicaKey(domain.uuid, _group_uuid(pools, choices))
@@ -128,13 +128,6 @@ def _look(source: Source, target: Target, request: Request, observer: Observer) 
     findings = (*source.check(disks), *target.check(key, definition, choices, sizes))
     _refuse(findings)
     return _Situation(domain, disks, choices, definition, source_state, target_state, findings)
-
-
-def _remembered(states: tuple[TargetState, ...], wishes: Wishes) -> TargetState | None:
-    with_points = [state for state in states if state.points]
-    if wishes.pool is not None:
-        return next((s for s in with_points if s.choices and s.choices.pool.vg == wishes.pool.vg), None)
-    return max(with_points, key=lambda state: state.points[-1].order, default=None)
 
 
 def _group_uuid(pools: tuple[PoolReport, ...], choices: Choices) -> str:
