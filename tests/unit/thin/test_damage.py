@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.contract.mappings.metadata import Device, expected_difference, write_metadata
+from tests.contract.mappings.metadata import expected_difference, write_metadata
 from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.model.extents import Extent, coalesce
 from thinsync_virt.system.metadata_reader import MetadataReader
