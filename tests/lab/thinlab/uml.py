@@ -13,6 +13,8 @@ from thinlab.errors import LabError
 from thinlab.process import run
 from thinlab.state import NODES, State
 
+_APPEARS_SECONDS = 10
+
 
 def umid(state: State, name: str) -> str:
     return f"{state.tag}-{name}"
@@ -53,7 +55,12 @@ def start(state: State, name: str, root: Path, disks: Sequence[Path], console: P
         f"thinlab.ip={network.ADDRESSES[name]}/24",
     ]
     script = 'log=$1; shift; TMPDIR=/dev/shm setsid "$@" >>"$log" 2>&1 </dev/null & echo $!'
-    return int(run(["sh", "-c", script, "sh", str(console), *argv]).stdout)
+    pid = int(run(["sh", "-c", script, "sh", str(console), *argv]).stdout)
+    # On a busy machine the shell's child takes a while to become a session of its own, by which the node is found.
+    deadline = time.monotonic() + _APPEARS_SECONDS
+    while not running(state, name) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return pid
 
 
 def processes(state: State, name: str) -> list[int]:
