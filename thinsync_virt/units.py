@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from thinsync_virt.errors import UsageError
 
 KIB = 1 << 10
@@ -11,13 +9,15 @@ MIB = 1 << 20
 GIB = 1 << 30
 SECTOR = 512
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?\s*", re.IGNORECASE)
+_SIZE = r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?\s*"
 _FACTORS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40, "p": 1 << 50}
 
 
 def parse_size(text: str) -> int:
     """Bytes for ``4096``, ``64K``, ``1.5GiB`` (powers of 1024). Raises UsageError."""
-    match = _SIZE.fullmatch(text)
+    import re
+
+    match = re.fullmatch(_SIZE, text, re.IGNORECASE)
     if match is None:
         raise UsageError(f"{text!r} is not a size", hint="write a number with K, M, G or T, such as 64K")
     return int(float(match[1]) * _FACTORS[match[2].lower()])

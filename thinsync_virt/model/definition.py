@@ -33,6 +33,10 @@ MAX_PART = 64 * MIB
 MAX_PARTS = 64
 MAX_HEADER = 64 * 1024
 _PREFIX = struct.Struct("<8sII")
+MAX_CONTENT = 4 * MAX_PART
+"""All parts together: who receives a definition keeps it in memory."""
+MAX_PACKED = _PREFIX.size + MAX_HEADER + MAX_CONTENT
+"""The packed form of the largest definition, wherever it comes from: a stream, a call, a volume."""
 _PART_NAME = re.compile(r"[a-z][a-z0-9._-]{0,30}(/[A-Za-z0-9._-]{1,60})?")
 
 DOMAIN_XML = "domain.xml"
@@ -60,6 +64,13 @@ class Definition:
                 raise StreamError(
                     f"definition part {name} has {len(data)} bytes, at most {MAX_PART}", retry=False
                 )
+        content = sum(len(data) for data in self.parts.values())
+        if content > MAX_CONTENT:
+            raise StreamError(
+                f"the definition has {content} bytes, at most {MAX_CONTENT} are allowed",
+                hint="media travel with it: eject those that the guest does not need (virsh change-media --eject)",
+                retry=False,
+            )
 
     @property
     def id(self) -> str:
@@ -123,4 +134,6 @@ def packed_size(prefix: bytes) -> int:
         raise StreamError("definition header is damaged", retry=False) from None
     if len(sizes) > MAX_PARTS or any(type(size) is not int or not 0 <= size <= MAX_PART for size in sizes):
         raise StreamError("definition header is damaged", retry=False)
+    if sum(sizes) > MAX_CONTENT:
+        raise StreamError(f"definition of {sum(sizes)} bytes, at most {MAX_CONTENT} are allowed", retry=False)
     return int(_PREFIX.size + length + sum(sizes))

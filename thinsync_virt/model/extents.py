@@ -6,6 +6,8 @@ import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from thinsync_virt.errors import UsageError
+
 
 class ExtentKind(enum.StrEnum):
     """What a range holds: ``data`` is to be copied, ``unmapped`` reads as zeroes."""
@@ -26,6 +28,37 @@ class Extent:
     def end(self) -> int:
         """The first byte after the extent."""
         return self.start + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a stream will bring of one disk: bytes of data and unmapped, in so many extents of both kinds.
+
+    Raises UsageError for numbers that contradict each other.
+    """
+
+    data: int
+    unmapped: int
+    extents: int
+
+    def __post_init__(self) -> None:
+        if min(self.data, self.unmapped) < 0 or not bool(self.changed) <= self.extents <= self.changed:
+            raise UsageError(
+                f"{self.data} bytes of data and {self.unmapped} unmapped in {self.extents} extents",
+                hint="no bytes have no extent, others at least one and at most as many as they are",
+            )
+
+    @property
+    def changed(self) -> int:
+        """Bytes in which something differs."""
+        return self.data + self.unmapped
+
+    @classmethod
+    def of(cls, extents: Iterable[Extent]) -> Announcement:
+        """Of a delta, clipped."""
+        listed = tuple(extents)
+        data = data_bytes(listed)
+        return cls(data, sum(extent.length for extent in listed) - data, len(listed))
 
 
 def clip(extents: Iterable[Extent], size: int) -> Iterator[Extent]:

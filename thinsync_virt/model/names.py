@@ -10,6 +10,8 @@ from thinsync_virt.errors import UsageError
 
 _LVM_NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")
 _DISK_TARGET = re.compile(r"[a-z]{1,6}[a-z0-9]{0,10}")
+MAX_DISK_TARGET = 16
+"""Characters of the longest disk target."""
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 _LVM_UUID = re.compile(r"[A-Za-z0-9]{6}(?:-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}")
 
@@ -40,7 +42,7 @@ def check_id(text: str) -> str:
 def check_lvm_uuid(text: str) -> str:
     """The text if it is an LVM UUID with its dashes, else UsageError."""
     if _LVM_UUID.fullmatch(text) is None:
-        raise UsageError(f"{text!r} is not an LVM UUID")
+        raise UsageError(f"{text!r} is not an LVM UUID", hint="LVM shows them: vgs -o vg_name,vg_uuid")
     return text
 
 

@@ -17,11 +17,15 @@ class Mode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DiskPlan:
-    """One disk: its libvirt target, and whether all of it or only the difference to the base travels."""
+    """One disk: its libvirt target, and whether all of it or only the difference to the base travels.
+
+    ``expected`` is how many bytes of it will be read, at most; None where nobody has looked.
+    """
 
     target: str
     mode: Mode
     reason: str = ""
+    expected: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

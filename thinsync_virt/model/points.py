@@ -5,8 +5,34 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from thinsync_virt.model.names import check_disk_target, check_id
+from thinsync_virt.errors import UsageError
+from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_uuid
 from thinsync_virt.model.volumes import ThinVolume
+
+MAX_SEQUENCE = 10**15
+"""A mark reads 18 digits, and after the greatest one more must still be possible."""
+MAX_TIME = 253_402_300_799
+"""Seconds from 1970 to the end of year 9999."""
+
+
+def check_sequence(number: int) -> int:
+    """The number if a set may have it as its sequence, else UsageError."""
+    if not 0 <= number <= MAX_SEQUENCE:
+        raise UsageError(
+            f"sequence {number} is none of 0 to {MAX_SEQUENCE}",
+            hint="points are counted from 1, one more for each replication",
+        )
+    return number
+
+
+def check_time(seconds: int) -> int:
+    """The number if a set may have been made at that time, else UsageError."""
+    if not 0 <= seconds <= MAX_TIME:
+        raise UsageError(
+            f"time {seconds} is not between 1970 and the year 9999",
+            hint="times are seconds from 1970; is the clock of the host right that made the point? see: timedatectl",
+        )
+    return seconds
 
 
 class Consistency(enum.StrEnum):
@@ -26,6 +52,7 @@ class ReplicaKey:
 
     def __post_init__(self) -> None:
         check_id(self.domain)
+        check_lvm_uuid(self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +76,10 @@ class UnfinishedSet:
     count: int
     disks: tuple[PointDisk, ...]
 
+    def __post_init__(self) -> None:
+        check_id(self.id)
+        check_sequence(self.sequence)
+
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPoint:
@@ -65,6 +96,11 @@ class RecoveryPoint:
     definition: str
     disks: tuple[PointDisk, ...]
     confirmed_by: str = ""
+
+    def __post_init__(self) -> None:
+        check_id(self.id)
+        check_sequence(self.sequence)
+        check_time(self.time)
 
     @property
     def order(self) -> tuple[int, str]:

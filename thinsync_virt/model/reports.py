@@ -69,7 +69,11 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicationReport:
-    """The end of one run. ``behind`` is how old the target's newest point is at this moment."""
+    """The end of one run.
+
+    ``behind`` is how old the target's newest point is at this moment, in seconds: what changed here since is not there
+    (nothing, when up to date). ``registered`` is the point that ``virsh start`` would start there, "" for none.
+    """
 
     outcome: Outcome
     domain: str
@@ -82,3 +86,4 @@ class ReplicationReport:
     seconds: float
     behind: float
     findings: tuple[Finding, ...] = ()
+    registered: str = ""

@@ -12,7 +12,7 @@ LVM allows ``A-Za-z0-9_+.-/=!:&#`` in tags, up to 1024 characters. Ours are ``ts
 
 A tag that starts with ``ts1:`` and cannot be parsed is an error (never taken for absent), and so is one that this
 module would have written in another way: there is one spelling for each value. ``ts2:`` and later belong to a newer
-version.
+version, if the volume is ours at all: that is for the catalogue to say, which knows its name.
 """
 
 from __future__ import annotations
@@ -22,13 +22,22 @@ import re
 from dataclasses import dataclass
 
 from thinsync_virt.errors import PoolError, UsageError
-from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_uuid
-from thinsync_virt.model.points import Consistency, ReplicaKey
+from thinsync_virt.model.names import MAX_DISK_TARGET, check_disk_target, check_id, check_lvm_uuid
+from thinsync_virt.model.points import (
+    MAX_SEQUENCE,
+    MAX_TIME,
+    Consistency,
+    ReplicaKey,
+    check_sequence,
+    check_time,
+)
 
 PREFIX = "ts1:"
 _ANY_VERSION = re.compile(r"ts(\d+):")
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]")
 _MAX_TAG = 1024
+_MAX_COUNT = 1000
+_USUAL_HOST = 64
 
 
 class Role(enum.StrEnum):
@@ -131,8 +140,35 @@ def format_tag(tag: Tag) -> str:
             }
     text = PREFIX + "&".join(f"{name}={value}" for name, value in fields.items())
     if len(text) > _MAX_TAG:
-        raise PoolError(f"a name is too long to be kept in an LVM tag: {text[:80]}...")
+        raise PoolError(
+            f"a name is too long to be kept in an LVM tag: {text[:80]}...",
+            hint="give the domain a shorter name (virsh domrename): other characters than A-Z a-z 0-9 _ . - count"
+            " three times or more",
+        )
     return text
+
+
+def longest_tags(domain_name: str) -> int:
+    """How many characters the tags of one volume of this domain have at most: member, seal and confirmation.
+
+    Raises PoolError when its name is too long for a tag: better before anything is made than when it is registered.
+    """
+    key, any_id = ReplicaKey("0" * 32, "000000-0000-0000-0000-0000-0000-000000"), "0" * 32
+    member = Member(
+        Role.REGISTERED,
+        key,
+        any_id,
+        MAX_SEQUENCE,
+        _MAX_COUNT,
+        _MAX_COUNT,
+        "a" * MAX_DISK_TARGET,
+        MAX_TIME,
+        domain_name,
+        any_id,
+    )
+    seal = Seal(any_id, Consistency.FILESYSTEM, any_id)
+    confirmation = Confirmation(any_id, "x" * _USUAL_HOST)
+    return sum(len(format_tag(tag)) for tag in (member, seal, confirmation))
 
 
 def parse_tag(text: str) -> Tag | None:
@@ -158,17 +194,17 @@ def _parse_fields(text: str) -> Tag:
         match fields["k"]:
             case "s" | "t" | "r" as role:
                 index, count = (int(number) for number in fields["i"].split("/"))
-                if not 1 <= index <= count <= 1000:
+                if not 1 <= index <= count <= _MAX_COUNT:
                     raise ValueError(fields["i"])
                 return Member(
                     Role(role),
                     _key(fields),
                     check_id(fields["s"]),
-                    _natural(fields["n"]),
+                    check_sequence(_natural(fields["n"])),
                     index,
                     count,
                     check_disk_target(fields["v"]),
-                    _natural(fields["e"]),
+                    check_time(_natural(fields["e"])),
                     unescape(fields["w"]),
                     check_id(fields["p"]) if role == "r" else "",
                 )

@@ -10,11 +10,12 @@ Every block begins with a checksum and, but for the superblock's flags, tells it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 from thinsync_virt.errors import PoolError
-from thinsync_virt.thin.checksum import Checksums, checksums_function
+from thinsync_virt.lean import TYPE_CHECKING, Protocol
+from thinsync_virt.thin.checksum import Checksums
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BLOCK = 4096
 SUPERBLOCK_SALT = 160774
@@ -34,19 +35,16 @@ class BlockReader(Protocol):
     @property
     def name(self) -> str:
         """For messages."""
-        ...
 
     @property
     def blocks(self) -> int:
         """How many blocks of 4 KiB there are."""
-        ...
 
     def read(self, numbers: Sequence[int]) -> memoryview:
         """These blocks, one behind the other, in writable memory; good until the next call. Numbers are within bounds.
 
         Raises PoolError, ThinsyncError.
         """
-        ...
 
 
 class CheckedReader:
@@ -54,26 +52,32 @@ class CheckedReader:
 
     def __init__(self, reader: BlockReader) -> None:
         self._reader = reader
-        self._checksums: Checksums | None = None
+        self._checksums = Checksums()
         self.name = reader.name
         self.blocks = reader.blocks
         self.read_blocks = 0
 
     def read(self, numbers: Sequence[int], salt: int = NODE_SALT) -> memoryview:
-        """These blocks, one behind the other. Raises PoolError naming the block."""
-        if len(numbers) and (max(numbers) >= self.blocks or min(numbers) < 0):
+        """These blocks, one behind the other; good until the next call. Raises PoolError naming the block."""
+        if not len(numbers):
+            return memoryview(b"")
+        if max(numbers) >= self.blocks or min(numbers) < 0:
             worst = next(number for number in numbers if not 0 <= number < self.blocks)
             raise self.damaged(worst, f"lies beyond the end of the metadata ({self.blocks} blocks)")
         content = self._reader.read(numbers)
         self.read_blocks += len(numbers)
-        checksums = self._checksums = self._checksums or checksums_function()
-        stored = content.cast("I")[:: BLOCK // 4].tolist() if len(content) else []
-        for number, found, want in zip(numbers, checksums(content), stored, strict=True):
-            if found ^ salt != want:
-                raise self.damaged(
-                    number, "has a wrong checksum, or is of another kind than its place asks for"
-                )
+        found = self._checksums.of(content, salt)
+        stored = content.cast("I")[:: BLOCK // 4].tolist()
+        if found != stored:
+            wrong = next(index for index, value in enumerate(found) if value != stored[index])
+            raise self.damaged(
+                numbers[wrong], "has a wrong checksum, or is of another kind than its place asks for"
+            )
         return content
+
+    def expect(self, blocks: int) -> None:
+        """So many blocks will be read, perhaps by forked processes: get ready for that once."""
+        self._checksums.expect(blocks)
 
     def damaged(self, number: int, what: str) -> PoolError:
         """The error for a block that is not what it must be."""

@@ -1,18 +1,23 @@
-"""crc32c as dm-thin has it: begun with ~0, no final inversion. The fastest that this machine has.
+"""crc32c as dm-thin has it: begun with ~0, no final inversion. By what this machine has, in the cheapest order.
 
-Debian 12's python3-crc32c does without the processor's instruction and is four times slower than libisal, which stands
-in Debian as well; PyPI's package and Debian 13's use it. What answers a known question wrongly is not used.
+PyPI's crc32c and Debian 13's use the processor's instruction. Debian 12's does without: a fifth of libisal's speed, but
+libisal costs the import of ctypes first, so it is taken when there is much to read. Where neither stands, a table in
+Python, some thousand times slower. What answers a known question wrongly is not used.
 """
 
 from __future__ import annotations
 
-import ctypes
-import time
-from collections.abc import Callable
-from functools import cache
+from itertools import islice, repeat
+from operator import xor
 
-Checksums = Callable[[memoryview], list[int]]
-"""Of writable metadata blocks, one behind the other: of each all but its first four bytes."""
+from thinsync_virt.lean import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Of = Callable[[memoryview, int], list[int]]
+    """Checksums of writable metadata blocks, one behind the other, of each all but its first four bytes; xor a
+    number."""
 
 _BLOCK = 4096
 _SKIPPED = 4
@@ -20,65 +25,126 @@ _ONES = 0xFFFFFFFF
 _SAMPLE = bytes(range(256)) * (_BLOCK // 256)
 # What by_table gives for it; the table itself takes longer to make than a small delta.
 _ANSWER = 0x80E84921
+_MANY = 1500
+"""Blocks from which on importing ctypes is worth while."""
 
 
-def checksums_function() -> Checksums:
-    """The fastest of what is installed; in the worst case a table in Python, some thousand times slower."""
-    sample = memoryview(bytearray(_SAMPLE))
-    found = [
-        function for make in (_from_package, _from_isal) if (function := _tried(make, sample)) is not None
-    ]
-    if len(found) > 1:
-        found.sort(key=lambda function: _cost(function, sample))
-    return found[0] if found else _by_table
+class Checksums:
+    """Chooses as it goes along."""
+
+    def __init__(self) -> None:
+        self._expected = 0
+        self._final = False
+        self._of: Of | None = None
+
+    def expect(self, blocks: int) -> None:
+        """So many are about to come: choose for them now."""
+        self._expected += blocks
+        while not self._final and self._expected >= _MANY:
+            self._choose()
+
+    def of(self, content: memoryview, salt: int) -> list[int]:
+        """Of each block, xor ``salt``."""
+        if not self._final and (self._of is None or self._expected >= _MANY):
+            self._choose()
+        self._expected += len(content) // _BLOCK
+        assert self._of is not None
+        return self._of(content, salt)
+
+    def _choose(self) -> None:
+        """First what is at hand at no cost; the second time, or when that is the best, for good."""
+        if self._of is None:
+            self._of = tried(from_package)
+            self._final = self._of is not None and in_hardware(package())
+            if self._of is not None:
+                return
+        self._of = tried(from_isal) or self._of or _by_table
+        self._final = True
 
 
-def _tried(make: Callable[[], Checksums], sample: memoryview) -> Checksums | None:
+def checksums_function() -> Callable[[memoryview], list[int]]:
+    """For much to read: the fastest that there is, right away."""
+    chosen = Checksums()
+    chosen.expect(_MANY)
+    return lambda content: chosen.of(content, 0) if len(content) else []
+
+
+def tried(make: Callable[[], Of]) -> Of | None:
+    """A way to do it, when it is there and answers rightly."""
     try:
         function = make()
     except (ImportError, OSError, AttributeError):
         return None
-    return function if function(sample) == [_ANSWER] else None
+    return function if function(memoryview(bytearray(_SAMPLE)), 0) == [_ANSWER] else None
 
 
-def _cost(function: Checksums, sample: memoryview) -> float:
-    best = 1.0
-    for _ in range(3):
-        begun = time.perf_counter()
-        function(sample)
-        best = min(best, time.perf_counter() - begun)
-    return best
+def package() -> Any:
+    """Python's crc32c, its extension module alone: the package's __init__ imports importlib.metadata, for 32 ms.
+
+    Raises ImportError.
+    """
+    from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder, PathFinder
+
+    package = PathFinder.find_spec("crc32c")
+    if package is None:
+        raise ImportError("no module named crc32c")
+    for place in package.submodule_search_locations or ():
+        spec = FileFinder(place, (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec("_crc32c")
+        if spec is not None and spec.loader is not None:
+            module = spec.loader.create_module(spec)
+            if module is not None:
+                spec.loader.exec_module(module)
+                return module
+    import crc32c
+
+    return crc32c
 
 
-def _from_package() -> Checksums:
-    from crc32c import crc32c
+def in_hardware(module: Any) -> bool:
+    """Whether the package uses the processor's instruction."""
+    return bool(getattr(module, "hardware_based", False))
 
-    def checksums(content: memoryview) -> list[int]:
-        starts = range(_SKIPPED, len(content), _BLOCK)
-        return [crc32c(content[at : at + _BLOCK - _SKIPPED]) ^ _ONES for at in starts]
+
+def from_package() -> Of:
+    """Python's crc32c. Raises ImportError, AttributeError."""
+    crc32c: Callable[[memoryview], int] = package().crc32c
+    slices: list[slice] = []
+
+    def checksums(content: memoryview, salt: int) -> list[int]:
+        count = len(content) // _BLOCK
+        slices.extend(slice(at * _BLOCK + _SKIPPED, (at + 1) * _BLOCK) for at in range(len(slices), count))
+        parts = map(content.__getitem__, islice(slices, count))
+        return list(map(xor, map(crc32c, parts), repeat(_ONES ^ salt)))
 
     return checksums
 
 
-def _from_isal() -> Checksums:
-    function = ctypes.CDLL("libisal.so.2").crc32_iscsi
-    # (data, length, crc): begun with what is given, and not inverted at the end.
-    function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32]
-    function.restype = ctypes.c_uint32
+def from_isal() -> Of:
+    """Intel's library. Raises OSError, AttributeError, ImportError."""
+    import ctypes
 
-    def checksums(content: memoryview) -> list[int]:
-        if not content:
+    function = ctypes.CDLL("libisal.so.2").crc32_iscsi
+    # (data, length, crc): begun with what is given, and not inverted at the end. Arguments that are made once are
+    # passed on faster than those that argtypes would make of integers each time.
+    function.restype = ctypes.c_uint32
+    pointers: list[ctypes.c_void_p] = []
+
+    def checksums(content: memoryview, salt: int) -> list[int]:
+        count = len(content) // _BLOCK
+        if not count:
             return []
         first = ctypes.addressof(ctypes.c_char.from_buffer(content)) + _SKIPPED
-        length = _BLOCK - _SKIPPED
-        return [function(at, length, _ONES) for at in range(first, first + len(content), _BLOCK)]
+        if len(pointers) < count or pointers[0].value != first:
+            pointers[:] = map(ctypes.c_void_p, range(first, first + len(content), _BLOCK))
+        called = map(function, islice(pointers, count), repeat(_BLOCK - _SKIPPED), repeat(-1))
+        return list(map(xor, called, repeat(salt)))
 
     return checksums
 
 
-def _by_table(content: memoryview) -> list[int]:
+def _by_table(content: memoryview, salt: int) -> list[int]:
     starts = range(_SKIPPED, len(content), _BLOCK)
-    return [by_table(content[at : at + _BLOCK - _SKIPPED]) for at in starts]
+    return [by_table(content[at : at + _BLOCK - _SKIPPED]) ^ salt for at in starts]
 
 
 def by_table(view: memoryview) -> int:
@@ -90,12 +156,14 @@ def by_table(view: memoryview) -> int:
     return crc
 
 
-@cache
-def _table() -> tuple[int, ...]:
-    entries = []
-    for byte in range(256):
-        crc = byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-        entries.append(crc)
-    return tuple(entries)
+def _table() -> list[int]:
+    if not _TABLE:
+        for byte in range(256):
+            crc = byte
+            for _ in range(8):
+                crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+            _TABLE.append(crc)
+    return _TABLE
+
+
+_TABLE: list[int] = []

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from thinsync_virt.errors import PoolError
-from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.lean import TYPE_CHECKING
 from thinsync_virt.thin.blocks import BlockReader, CheckedReader
-from thinsync_virt.thin.delta import device_runs, equal
-from thinsync_virt.thin.runs import Run
+from thinsync_virt.thin.delta import Part, device_parts, device_runs, equal, part_runs
+from thinsync_virt.thin.runs import Runs
 from thinsync_virt.thin.superblock import Trees, read_trees
 from thinsync_virt.thin.tree import look_up
 
-_KINDS = (ExtentKind.DATA, ExtentKind.UNMAPPED)
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from thinsync_virt.model.extents import Extent
+
 _DETAILS = 24
 
 
@@ -39,26 +41,43 @@ class ThinMetadata:
         """How many blocks of 4 KiB have been read."""
         return self._reader.read_blocks
 
-    def runs(self, base: int | None, head: int) -> Iterator[list[Run]]:
+    def runs(self, base: int | None, head: int) -> Iterator[Runs]:
         """What makes head of base (all of head without one), in chunks and batches. Raises NotFoundError, PoolError."""
         return device_runs(self._reader, self.trees, base, head)
 
+    def parts(self, base: int | None, head: int) -> list[Part]:
+        """The same work in parts, in the order of their keys, for forked processes; one when there is little to do.
+
+        Raises NotFoundError, PoolError.
+        """
+        return device_parts(self._reader, self.trees, base, head)
+
+    def part_runs(self, part: Part) -> Iterator[Runs]:
+        """As :meth:`runs`, of one part. Runs that go on in the next part: ``thin.runs.joined``. Raises PoolError."""
+        return part_runs(self._reader, self.trees, part)
+
     def mappings(self, thin_id: int) -> Iterator[Extent]:
         """All mapped ranges of a device, as data. Raises NotFoundError, PoolError."""
+        # Runs are got at without this import, which is a good part of a small delta's time.
+        from thinsync_virt.model.extents import Extent, ExtentKind
+
         mapped = 0
         chunk = self.trees.chunk_size
         for batch in self.runs(None, thin_id):
-            for start, length, _ in batch:
+            for start, length, _ in batch.rows():
                 mapped += length
                 yield Extent(start * chunk, length * chunk, ExtentKind.DATA)
         self._check_mapped(thin_id, mapped)
 
     def difference(self, base_id: int, head_id: int) -> Iterator[Extent]:
         """What makes head of base: data, and what only base has, as unmapped. Raises NotFoundError, PoolError."""
+        from thinsync_virt.model.extents import Extent, ExtentKind
+
+        kinds = (ExtentKind.DATA, ExtentKind.UNMAPPED)
         chunk = self.trees.chunk_size
         for batch in self.runs(base_id, head_id):
-            for start, length, kind in batch:
-                yield Extent(start * chunk, length * chunk, _KINDS[kind])
+            for start, length, kind in batch.rows():
+                yield Extent(start * chunk, length * chunk, kinds[kind])
 
     def unchanged(self, base_id: int, head_id: int) -> bool:
         """Whether no mapping differs. Raises as :meth:`difference`."""

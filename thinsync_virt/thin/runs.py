@@ -1,44 +1,109 @@
-"""Runs of chunks: (first virtual chunk, how many, kind). What the comparison yields, before it is bytes."""
+"""Runs of chunks in columns: what the comparison yields, before it is bytes.
+
+Lists where plain Python compared, numpy's arrays where numpy did; nothing here needs to know which.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from itertools import repeat
 
-Run = tuple[int, int, int]
+from thinsync_virt.lean import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+    Column = list[int] | npt.NDArray[np.integer[Any]]
+else:
+    Column = Any
 
 DATA, UNMAPPED = 0, 1
 
 
-def joined(batches: Iterable[list[Run]]) -> Iterator[list[Run]]:
-    """The batches, with a run that goes on in the next one made whole."""
-    pending: Run | None = None
+class Runs(NamedTuple):
+    """One batch, ascending, neighbours of one kind joined. The columns belong to whoever holds the batch."""
+
+    starts: Column
+    """First virtual chunks (int64 in an array)."""
+    lengths: Column
+    """How many chunks (int64 in an array)."""
+    kinds: Column | None
+    """DATA or UNMAPPED (int8 in an array); None where all are DATA."""
+
+    def kind(self, index: int) -> int:
+        """Of one run."""
+        return DATA if self.kinds is None else int(self.kinds[index])
+
+    def rows(self) -> Iterator[tuple[int, int, int]]:
+        """(start, length, kind), run by run, in Python's own integers."""
+        kinds = repeat(DATA, len(self.starts)) if self.kinds is None else listed(self.kinds)
+        return zip(listed(self.starts), listed(self.lengths), kinds, strict=True)
+
+    def part(self, first: int, end: int) -> Runs:
+        """Some of them."""
+        kinds = None if self.kinds is None else self.kinds[first:end]
+        return Runs(self.starts[first:end], self.lengths[first:end], kinds)
+
+
+def listed(column: Column) -> list[int]:
+    """A column as a list of Python's integers."""
+    if isinstance(column, list):
+        return column
+    found: list[int] = column.tolist()
+    return found
+
+
+def continues(last: tuple[int, int, int], following: Runs) -> bool:
+    """Whether the first of some runs goes on where a run (start, length, kind) ends."""
+    start, length, kind = last
+    return int(following.starts[0]) == start + length and following.kind(0) == kind
+
+
+def joined(batches: Iterable[Runs]) -> Iterator[Runs]:
+    """The batches (those of several parts as well), with a run that goes on in the next one made whole.
+
+    The columns are changed in place, at the seams only.
+    """
+    pending: Runs | None = None
     for batch in batches:
-        if not batch:
+        if not len(batch.starts):
             continue
         if pending is not None:
-            start, length, kind = pending
-            if batch[0][0] == start + length and batch[0][2] == kind:
-                batch[0] = (start, length + batch[0][1], kind)
-            else:
-                batch.insert(0, pending)
-        pending = batch.pop()
-        if batch:
-            yield batch
+            last = (int(pending.starts[-1]), int(pending.lengths[-1]), pending.kind(-1))
+            if continues(last, batch):
+                batch.starts[0] = last[0]
+                batch.lengths[0] += last[1]
+                pending = pending.part(0, len(pending.starts) - 1)
+            if len(pending.starts):
+                yield pending
+        pending = batch
     if pending is not None:
-        yield [pending]
+        yield pending
 
 
-def clipped(batches: Iterable[list[Run]], chunk: int, size: int | None) -> Iterator[list[Run]]:
+def clipped(batches: Iterable[Runs], chunk: int, size: int | None) -> Iterator[Runs]:
     """The same in bytes; what lies past ``size`` bytes is left out."""
     for batch in batches:
-        if size is None or (batch[-1][0] + batch[-1][1]) * chunk <= size:
-            yield [(start * chunk, length * chunk, kind) for start, length, kind in batch]
+        end = int(batch.starts[-1]) + int(batch.lengths[-1])
+        if size is None or end * chunk <= size:
+            yield _scaled(batch, chunk)
             continue
-        within = [
-            (start * chunk, min(length * chunk, size - start * chunk), kind)
-            for start, length, kind in batch
-            if start * chunk < size
-        ]
+        # Of the last batch only, hence run by run.
+        within = sum(start * chunk < size for start in listed(batch.starts))
         if within:
-            yield within
+            last = _scaled(batch.part(0, within), chunk)
+            last.lengths[-1] = min(int(last.lengths[-1]), size - int(last.starts[-1]))
+            yield last
         return
+
+
+def _scaled(batch: Runs, factor: int) -> Runs:
+    if isinstance(batch.starts, list) or isinstance(batch.lengths, list):
+        return Runs(
+            [start * factor for start in batch.starts],
+            [length * factor for length in batch.lengths],
+            batch.kinds,
+        )
+    return Runs(batch.starts * factor, batch.lengths * factor, batch.kinds)

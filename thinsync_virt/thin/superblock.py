@@ -11,9 +11,9 @@ The held root is the number of a block that holds a copy of the superblock, with
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
 from thinsync_virt.errors import PoolError
+from thinsync_virt.lean import NamedTuple
 from thinsync_virt.thin.blocks import SUPERBLOCK_SALT, CheckedReader
 from thinsync_virt.units import SECTOR
 

@@ -1,12 +1,10 @@
-"""B-trees from the root down: one device's root, and the leaves in which two devices differ.
+"""B-trees from the root down: single nodes, one key, and columns of subtrees.
 
 ::
 
     level 2        [ 0 . . . . . ]                    one entry per child: its lowest key may be, its block
     level 1     [ 0 . . ]   [ 9000 . . ]
-    leaves   [0..] [126..] ...        [9126..]        never read where both trees refer to the same block
-
-Level by level, so that the children of many nodes are read at once. Memory: 24 bytes for each leaf that differs.
+    leaves   [0..] [126..] ...        [9126..]
 """
 
 from __future__ import annotations
@@ -14,22 +12,21 @@ from __future__ import annotations
 import struct
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
-from itertools import compress
-from operator import lt, ne
-from typing import NamedTuple
+from itertools import pairwise
 
 from thinsync_virt.errors import NotFoundError
+from thinsync_virt.lean import NamedTuple
 from thinsync_virt.thin.blocks import BLOCK, HEADER, INTERNAL, LEAF, VALUE, CheckedReader
 
-KEYS_END = (1 << 64) - 1
-BATCH = 256
-"""Nodes per read."""
+MOST_BYTES = 1 << 63
+"""No volume is larger: what a tree maps beyond is damage."""
 
 _NODE = struct.Struct("<4xIQIII")
-_TWICE = "or one beside it refers to a block that another refers to: a loop"
+_KEY = 8
+_FULL = (1 << 64) - 1
 # 2^64 keys in nodes at least a third full: nine levels.
 _MOST_LEVELS = 16
+_NO_END = "is the root of a tree that has no end: a loop"
 
 
 class Node(NamedTuple):
@@ -45,34 +42,43 @@ class Level:
 
     __slots__ = ("blocks", "keys", "uppers")
 
-    def __init__(self) -> None:
-        self.keys = array("Q")
-        self.uppers = array("Q")
-        self.blocks = array("Q")
+    def __init__(
+        self,
+        keys: array[int] | None = None,
+        uppers: array[int] | None = None,
+        blocks: array[int] | None = None,
+    ) -> None:
+        self.keys = array("Q") if keys is None else keys
+        self.uppers = array("Q") if uppers is None else uppers
+        self.blocks = array("Q") if blocks is None else blocks
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def append(self, key: int, upper: int, block: int) -> None:
-        """One subtree more."""
-        self.keys.append(key)
-        self.uppers.append(upper)
-        self.blocks.append(block)
+    def __add__(self, other: Level) -> Level:
+        if not len(self):
+            return other
+        return Level(self.keys + other.keys, self.uppers + other.uppers, self.blocks + other.blocks)
 
-    def where(self, selected: Sequence[bool]) -> Level:
-        """Those that are selected."""
-        chosen = Level()
-        chosen.keys = array("Q", compress(self.keys, selected))
-        chosen.uppers = array("Q", compress(self.uppers, selected))
-        chosen.blocks = array("Q", compress(self.blocks, selected))
-        return chosen
+    def part(self, first: int, end: int | None = None) -> Level:
+        """Those from ``first`` on, before ``end``."""
+        if not first and (end is None or end >= len(self)):
+            return self
+        return Level(self.keys[first:end], self.uppers[first:end], self.blocks[first:end])
+
+    def chosen(self, indices: list[int]) -> Level:
+        """Some of them."""
+        return Level(
+            *(
+                array("Q", map(column.__getitem__, indices))
+                for column in (self.keys, self.uppers, self.blocks)
+            )
+        )
 
 
-def whole(root: int) -> Level:
-    """A tree as one subtree."""
-    level = Level()
-    level.append(0, KEYS_END, root)
-    return level
+def whole(root: int, end: int) -> Level:
+    """A tree as one subtree, of keys below ``end``."""
+    return Level(array("Q", [0]), array("Q", [end]), array("Q", [root]))
 
 
 def parse_node(reader: CheckedReader, number: int, content: memoryview, value_size: int = VALUE) -> Node:
@@ -85,12 +91,70 @@ def parse_node(reader: CheckedReader, number: int, content: memoryview, value_si
         raise reader.damaged(number, f"is neither an internal node nor a leaf (flags {flags})")
     if size != (value_size if leaf else VALUE):
         raise reader.damaged(number, f"has values of {size} bytes")
-    if entries > most or HEADER + most * (8 + size) > BLOCK or (not leaf and entries == 0):
+    if entries > most or HEADER + most * (_KEY + size) > BLOCK or (not leaf and entries == 0):
         raise reader.damaged(number, f"has {entries} of {most} entries")
-    keys = content[HEADER : HEADER + 8 * entries].cast("Q")
-    if not all(map(lt, keys, keys[1:])):
+    keys = content[HEADER : HEADER + _KEY * entries]
+    if not ascending(keys):
         raise reader.damaged(number, "has keys out of order")
-    return Node(leaf, keys, HEADER + 8 * most)
+    return Node(leaf, keys.cast("Q"), HEADER + _KEY * most)
+
+
+def ascending(keys: bytes | memoryview) -> bool:
+    """Whether each of some keys (little-endian, 8 bytes) is above the one before."""
+    count = len(keys) // _KEY
+    if count < 2:
+        return True
+    every = int.from_bytes(keys, "little")
+    words = _words(count)
+    if every == words.ramp + (every & _FULL) * words.ones:
+        # One behind the other, as nearly all are.
+        return True
+    if every & words.tops:
+        return all(before < after for before, after in pairwise(memoryview(keys).cast("Q")))
+    # One subtraction for all: a word's top bit, set before, is still set where the later key is above the earlier.
+    return ((every >> 64) + words.above - (every & words.earlier)) & words.later_tops == words.later_tops
+
+
+class _Words(NamedTuple):
+    """Constants for ``count`` words of 64 bits in one integer."""
+
+    ones: int
+    """1 in each."""
+    ramp: int
+    """0, 1, 2 ..."""
+    tops: int
+    """The highest bit of each."""
+    later_tops: int
+    """The same of one word less."""
+    above: int
+    """In each of one word less all bits but the highest: with 1 more, the highest."""
+    earlier: int
+    """All bits of all words but the last."""
+
+
+def _words(count: int) -> _Words:
+    known = _WORDS.get(count)
+    if known is not None:
+        return known
+    ones, tops = repeated(1, count), repeated(1 << 63, count)
+    ramp = int.from_bytes(b"".join(index.to_bytes(8, "little") for index in range(count)), "little")
+    later = tops >> 64
+    made = _Words(ones, ramp, tops, later, later - (ones >> 64), (1 << 64 * (count - 1)) - 1)
+    return _WORDS.setdefault(count, made)
+
+
+def repeated(value: int, count: int) -> int:
+    """The same word of 64 bits ``count`` times, as one integer."""
+    known = _REPEATED.get((value, count))
+    if known is None:
+        known = int.from_bytes(value.to_bytes(8, "little") * count, "little")
+        _REPEATED[value, count] = known
+    return known
+
+
+# Constants are made once; functools would take longer to import than they to make.
+_WORDS: dict[int, _Words] = {}
+_REPEATED: dict[tuple[int, int], int] = {}
 
 
 def look_up(reader: CheckedReader, root: int, key: int, value_size: int = VALUE) -> bytes | None:
@@ -99,7 +163,7 @@ def look_up(reader: CheckedReader, root: int, key: int, value_size: int = VALUE)
     for _ in range(_MOST_LEVELS):
         content = reader.read((number,))
         node = parse_node(reader, number, content, value_size)
-        at = _last_not_above(node.keys, key)
+        at = bisect_right(node.keys, key) - 1
         if node.leaf:
             if at < 0 or node.keys[at] != key:
                 return None
@@ -107,9 +171,8 @@ def look_up(reader: CheckedReader, root: int, key: int, value_size: int = VALUE)
             return bytes(content[start : start + value_size])
         if at < 0:
             return None
-        start = node.values_at + at * VALUE
-        number = int.from_bytes(content[start : start + VALUE], "little")
-    raise reader.damaged(root, "is the root of a tree that has no end: a loop")
+        number = _child(content, node, at)
+    raise reader.damaged(root, _NO_END)
 
 
 def device_root(reader: CheckedReader, mapping_root: int, device: int) -> int:
@@ -122,88 +185,24 @@ def device_root(reader: CheckedReader, mapping_root: int, device: int) -> int:
     return int.from_bytes(found, "little")
 
 
-def differing_leaves(reader: CheckedReader, base: int | None, head: int) -> tuple[Level, Level]:
-    """The leaves of two trees (or of one, where base is None) that the other does not share. Raises PoolError."""
-    if base == head:
-        return Level(), Level()
-    ours = whole(head)
-    head_height = _height(reader, head)
-    if base is None:
-        return Level(), _descend(reader, ours, head_height)
-    theirs = whole(base)
-    base_height = _height(reader, base)
-    while base_height > head_height:
-        theirs, base_height = _expand(reader, theirs), base_height - 1
-    while head_height > base_height:
-        ours, head_height = _expand(reader, ours), head_height - 1
-    theirs, ours = _prune(theirs, ours)
-    for _ in range(head_height):
-        theirs, ours = _prune(_expand(reader, theirs), _expand(reader, ours))
-    return theirs, ours
-
-
-def _descend(reader: CheckedReader, level: Level, height: int) -> Level:
-    for _ in range(height):
-        level = _expand(reader, level)
-    return level
-
-
-def _height(reader: CheckedReader, root: int) -> int:
-    """Levels above the leaves."""
+def height_of(reader: CheckedReader, root: int) -> int:
+    """Levels above the leaves. Raises PoolError."""
     number = root
     for height in range(_MOST_LEVELS):
         content = reader.read((number,))
         node = parse_node(reader, number, content)
         if node.leaf:
             return height
-        number = int.from_bytes(content[node.values_at : node.values_at + VALUE], "little")
-    raise reader.damaged(root, "is the root of a tree that has no end: a loop")
+        number = _child(content, node, 0)
+    raise reader.damaged(root, _NO_END)
 
 
-def _expand(reader: CheckedReader, level: Level) -> Level:
-    """The children of all, in order."""
-    below = Level()
-    for first in range(0, len(level), BATCH):
-        numbers = level.blocks[first : first + BATCH]
-        content = reader.read(numbers)
-        for index, number in enumerate(numbers):
-            block = content[index * BLOCK : (index + 1) * BLOCK]
-            node = parse_node(reader, number, block)
-            key, upper = level.keys[first + index], level.uppers[first + index]
-            if node.leaf:
-                raise reader.damaged(number, "is a leaf where an internal node must be")
-            check_bounds(reader, number, node.keys[0], node.keys[-1], key, upper)
-            below.keys.frombytes(node.keys.cast("B"))
-            below.uppers.frombytes(node.keys[1:].cast("B"))
-            below.uppers.append(upper)
-            below.blocks.frombytes(block[node.values_at : node.values_at + VALUE * len(node.keys)])
-        # Nothing in a tree refers to a block twice; this bounds what a loop can make of it.
-        if len(below) > reader.blocks:
-            raise reader.damaged(numbers[-1], _TWICE)
-    if len(set(below.blocks)) != len(below):
-        raise reader.damaged(level.blocks[-1], _TWICE)
-    return below
+def _child(content: memoryview, node: Node, index: int) -> int:
+    start = node.values_at + index * VALUE
+    return int.from_bytes(content[start : start + VALUE], "little")
 
 
 def check_bounds(reader: CheckedReader, number: int, first: int, last: int, key: int, upper: int) -> None:
     """What the parent says of a node's keys must be so. Raises PoolError."""
     if first < key or last >= upper:
         raise reader.damaged(number, f"has keys {first} to {last} where {key} to {upper} must be")
-
-
-def _prune(theirs: Level, ours: Level) -> tuple[Level, Level]:
-    """Without what both share: equal blocks hold equal subtrees."""
-    if theirs.keys == ours.keys:
-        differs = list(map(ne, theirs.blocks, ours.blocks))
-        return theirs.where(differs), ours.where(differs)
-    shared = set(theirs.blocks) & set(ours.blocks)
-    if not shared:
-        return theirs, ours
-    return (
-        theirs.where([block not in shared for block in theirs.blocks]),
-        ours.where([block not in shared for block in ours.blocks]),
-    )
-
-
-def _last_not_above(keys: memoryview, key: int) -> int:
-    return bisect_right(keys, key) - 1

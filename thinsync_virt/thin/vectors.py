@@ -1,134 +1,197 @@
-"""Leaves compared by numpy: many at once, no loop over mappings."""
+"""Nodes taken apart and compared by numpy: many at once, no loop over mappings."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from array import array
 
 import numpy as np
-import numpy.typing as npt
 
-from thinsync_virt.thin.blocks import BLOCK, HEADER, LEAF, MOST_ENTRIES, VALUE, CheckedReader
-from thinsync_virt.thin.runs import DATA, UNMAPPED, Run
-from thinsync_virt.thin.tree import KEYS_END, Level
+from thinsync_virt.lean import TYPE_CHECKING, NamedTuple
+from thinsync_virt.thin import plain
+from thinsync_virt.thin.blocks import BLOCK, HEADER, INTERNAL, LEAF, MOST_ENTRIES, VALUE, CheckedReader
+from thinsync_virt.thin.runs import UNMAPPED, Runs
+from thinsync_virt.thin.tree import Level
 
-Keys = npt.NDArray[np.uint64]
-Mapped = tuple[Keys, Keys]
-"""Keys, ascending, and their values."""
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Words = npt.NDArray[np.uint64]
+    Mapped = tuple[Words, Words]
+    """Keys, ascending, and their values."""
 
 _NONE = np.empty(0, dtype=np.uint64)
 NOTHING: Mapped = (_NONE, _NONE)
 _TIME = np.uint64(1 << 24)
-_ONE = np.uint64(1)
 _WORDS = BLOCK // 8
 _KEYS_AT = HEADER // 8
+_VALUES_AT = _KEYS_AT + MOST_ENTRIES
 _COLUMNS = np.arange(MOST_ENTRIES)
 
 
-def read_leaves(
-    reader: CheckedReader, content: memoryview, level: Level, first: int, numbers: Sequence[int], most: int
-) -> Mapped:
-    """All mappings of consecutive leaves; data blocks are below ``most``. Raises PoolError."""
-    count = len(numbers)
-    if not count:
-        return NOTHING
+class _Nodes(NamedTuple):
+    """Nodes as rows of words. ``entries``: how many each has; ``width``: the most; ``even``: all have as many."""
+
+    words: Words
+    entries: npt.NDArray[np.uint32]
+    width: int
+    even: bool
+
+    @property
+    def keys(self) -> Words:
+        return self.words[:, _KEYS_AT : _KEYS_AT + self.width]
+
+    @property
+    def values(self) -> Words:
+        return self.words[:, _VALUES_AT : _VALUES_AT + self.width]
+
+    def rows(self, first: int, end: int) -> _Nodes:
+        """Some of them."""
+        return self._replace(words=self.words[first:end], entries=self.entries[first:end])
+
+    def within(self, level: Level) -> bool:
+        """Whether all keys ascend, and lie where the parents say."""
+        keys = self.keys
+        ascend = keys[:, 1:] > keys[:, :-1]
+        if self.even:
+            last = keys[:, -1]
+        else:
+            # What lies behind the last entry is left over from other times.
+            ascend |= _COLUMNS[1 : self.width] >= self.entries[:, None]
+            last = keys[np.arange(len(keys)), self.entries - 1]
+        lowest, uppers = _column(level.keys), _column(level.uppers)
+        return bool(ascend.all()) and bool(((keys[:, 0] >= lowest) & (last < uppers)).all())
+
+    def filled(self, matrix: Words) -> Words:
+        """Of keys or values those that are in use, one behind the other."""
+        if self.even:
+            return matrix.ravel()
+        return matrix[_COLUMNS[: self.width] < self.entries[:, None]]
+
+
+def _usual(content: memoryview, numbers: bytes, kind: int) -> _Nodes | None:
+    """Nodes whose headers are as usual; None when one is not. Of their keys and values nothing is said.
+
+    ``numbers``: their blocks, as u64. Columns of headers are compared as bytes: there are few of them.
+    """
+    count = len(numbers) // 8
+    halves, step = content.cast("I"), BLOCK // 4
+    # (checksum, flags, block's two halves, entries, most entries, value size, nothing)
+    entries = halves[4::step].tobytes()
+    even = entries == entries[:4] * count
+    found = np.frombuffer(entries, dtype="<u4")
+    width = int(found[0] if even else found.max())
+    if (
+        not 0 < width <= MOST_ENTRIES
+        or not (even or found.all())
+        or halves[1::step].tobytes() != _repeated(kind, count)
+        or content.cast("Q")[1::_WORDS].tobytes() != numbers
+        or halves[5::step].tobytes() != _repeated(MOST_ENTRIES, count)
+        or halves[6::step].tobytes() != _repeated(VALUE, count)
+    ):
+        return None
     words = np.frombuffer(content, dtype="<u8").reshape(count, _WORDS)
-    halves = np.frombuffer(content, dtype="<u4").reshape(count, 2 * _WORDS)
-    entries = halves[:, 4]
-    expected = np.frombuffer(level.blocks, dtype=np.uint64)[first : first + count]
-    usual = (
-        (halves[:, 1] == LEAF)
-        & (words[:, 1] == expected)
-        & (entries <= MOST_ENTRIES)
-        & (entries > 0)
-        & (halves[:, 5] == MOST_ENTRIES)
-        & (halves[:, 6] == VALUE)
+    return _Nodes(words, found, width, even)
+
+
+def _repeated(value: int, count: int) -> bytes:
+    return value.to_bytes(4, "little") * count
+
+
+def _column(column: array[int]) -> Words:
+    return np.frombuffer(column, dtype=np.uint64)
+
+
+def _array(column: Words) -> array[int]:
+    found = array("Q")
+    found.frombytes(np.ascontiguousarray(column).view(np.uint8).data)
+    return found
+
+
+def children(reader: CheckedReader, content: memoryview, level: Level) -> Level:
+    """What internal nodes refer to. Raises PoolError."""
+    if not len(level):
+        return Level()
+    nodes = _usual(content, level.blocks.tobytes(), INTERNAL)
+    if nodes is None or not nodes.within(level):
+        # Finds out which, and says so; or what is unusual is no damage.
+        return plain.children(reader, content, level)
+    keys = nodes.filled(nodes.keys)
+    above = np.empty(len(keys), dtype=np.uint64)
+    above[:-1] = keys[1:]
+    above[np.cumsum(nodes.entries, dtype=np.intp) - 1] = _column(level.uppers)
+    return Level(_array(keys), _array(above), _array(nodes.filled(nodes.values)))
+
+
+def differing(theirs: Level, ours: Level) -> tuple[Level, Level]:
+    """Of two levels with the same keys: without those whose blocks are equal."""
+    if not len(ours):
+        return theirs, ours
+    differs = _column(theirs.blocks) != _column(ours.blocks)
+    if differs.all():
+        return theirs, ours
+    old, new = (
+        Level(*(_array(_column(column)[differs]) for column in (side.keys, side.uppers, side.blocks)))
+        for side in (theirs, ours)
     )
-    if not usual.all():
-        return _one_by_one(reader, content, level, first, numbers, most)
-    lengths = entries.astype(np.intp)
-    filled = lengths[:, None] > _COLUMNS
-    every_key = words[:, _KEYS_AT : _KEYS_AT + MOST_ENTRIES]
-    keys = every_key[filled]
-    values = words[:, _KEYS_AT + MOST_ENTRIES : _KEYS_AT + 2 * MOST_ENTRIES][filled]
-    lows = np.frombuffer(level.keys, dtype=np.uint64)[first : first + count]
-    highs = np.frombuffer(level.uppers, dtype=np.uint64)[first : first + count]
-    lasts = every_key[np.arange(count), lengths - 1]
-    ordered = (
-        bool((keys[1:] > keys[:-1]).all())
-        and bool((every_key[:, 0] >= lows).all())
-        and bool((lasts < highs).all())
-    )
-    if not ordered or int(values.max()) >> 24 >= most:
-        return _one_by_one(reader, content, level, first, numbers, most)
+    return old, new
+
+
+def mappings(reader: CheckedReader, content: memoryview, level: Level, most: int) -> Mapped:
+    """All mappings of leaves; data blocks are below ``most``. Raises PoolError."""
+    if not len(level):
+        return NOTHING
+    nodes = _usual(content, level.blocks.tobytes(), LEAF)
+    if nodes is None or not nodes.within(level):
+        return _one_by_one(reader, content, level, most)
+    # The content is good until the next read only.
+    keys, values = nodes.filled(nodes.keys), nodes.filled(nodes.values)
+    if int(values.max()) >> 24 >= most:
+        return _one_by_one(reader, content, level, most)
     return keys, values
 
 
-def _one_by_one(
-    reader: CheckedReader, content: memoryview, level: Level, first: int, numbers: Sequence[int], most: int
-) -> Mapped:
+def _one_by_one(reader: CheckedReader, content: memoryview, level: Level, most: int) -> Mapped:
     """For leaves that are unusual, or damaged: finds out which, and says so."""
-    from thinsync_virt.thin import plain
-
-    keys, values = plain.read_leaves(reader, content, level, first, numbers, most)
+    keys, values = plain.mappings(reader, content, level, most)
     if any(after <= before for before, after in itertools.pairwise(keys)):
-        raise reader.damaged(numbers[0], "or one beside it has keys that another has too")
+        raise reader.damaged(level.blocks[0], "or one beside it has keys that another has too")
     return np.array(keys, dtype=np.uint64), np.array(values, dtype=np.uint64)
 
 
 def compare_pairs(
-    reader: CheckedReader,
-    content: memoryview,
-    theirs: Level,
-    ours: Level,
-    at: tuple[int, int],
-    count: int,
-    most: int,
-) -> list[Run] | None:
-    """Leaves that stand at the same place in both trees, with the same keys: compared as they lie there.
-
-    ``at``: where the ``count`` leaves of each side begin. None when they are not such: nothing is said of them then.
-    """
-    words = np.frombuffer(content, dtype="<u8").reshape(2, count, _WORDS)
-    halves = np.frombuffer(content, dtype="<u4").reshape(2, count, 2 * _WORDS)
-    numbers = np.stack(
-        [
-            np.frombuffer(side.blocks, dtype=np.uint64)[start : start + count]
-            for side, start in zip((theirs, ours), at, strict=True)
-        ]
-    )
-    entries = halves[:, :, 4]
-    usual = (
-        (halves[:, :, 1] == LEAF)
-        & (words[:, :, 1] == numbers)
-        & (entries <= MOST_ENTRIES)
-        & (entries > 0)
-        & (halves[:, :, 5] == MOST_ENTRIES)
-        & (halves[:, :, 6] == VALUE)
-    )
-    if not usual.all() or not np.array_equal(entries[0], entries[1]):
+    reader: CheckedReader, content: memoryview, theirs: Level, ours: Level, most: int
+) -> Runs | None:
+    """Leaves at the same places in both trees, as they lie there; None when their keys differ, or one is unusual."""
+    count = len(ours)
+    both = _usual(content, (theirs.blocks + ours.blocks).tobytes(), LEAF)
+    if both is None:
         return None
-    lengths = entries[0].astype(np.intp)
-    width = int(lengths.max())
-    keys = words[1, :, _KEYS_AT : _KEYS_AT + width]
-    if not np.array_equal(words[0, :, _KEYS_AT : _KEYS_AT + width], keys):
+    base, head = both.rows(0, count), both.rows(count, 2 * count)
+    if not both.even and (base.entries != head.entries).any():
         return None
-    old, new = words[:, :, _KEYS_AT + MOST_ENTRIES : _KEYS_AT + MOST_ENTRIES + width]
-    unused = _COLUMNS[:width] >= lengths[:, None] if int(lengths.min()) < width else None
-    differs = (old ^ new) >= _TIME
-    ordered = keys[:, 1:] > keys[:, :-1]
-    beyond = np.uint64(min(most << 24, KEYS_END))
-    bad = (old >= beyond) | (new >= beyond)
+    keys, old, new = head.keys, base.values, head.values
+    unused = None if head.even else _COLUMNS[: head.width] >= head.entries[:, None]
+    same = base.keys == keys
+    if unused is not None:
+        same |= unused
+    if not same.all() or not head.within(ours):
+        return None
+    differs = old != new
     if unused is not None:
         differs &= ~unused
-        ordered |= unused[:, 1:]
-        bad &= ~unused
-    lows = np.frombuffer(ours.keys, dtype=np.uint64)[at[1] : at[1] + count]
-    highs = np.frombuffer(ours.uppers, dtype=np.uint64)[at[1] : at[1] + count]
-    within = (keys[:, 0] >= lows).all() and (keys[np.arange(count), lengths - 1] < highs).all()
-    if bad.any() or not ordered.all() or not within:
+    places = differs.ravel().nonzero()[0]
+    # As places in all words of the leaves: rows are longer than what was compared of them.
+    places += places // head.width * (_WORDS - head.width) + _VALUES_AT
+    olds, news = base.words.ravel()[places], head.words.ravel()[places]
+    # Values that are the same need to be looked at in one of the trees only.
+    if len(olds) and int(olds.max()) >> 24 >= most:
         return None
-    return _runs(keys[differs], None)
+    if int(new.max()) >> 24 >= most and (unused is None or int(head.filled(new).max()) >> 24 >= most):
+        return None
+    # A value that differs in its time only is no difference.
+    changed = places[(olds ^ news) >= _TIME]
+    return _runs(head.words.ravel()[changed - MOST_ENTRIES], None)
 
 
 def join(first: Mapped, second: Mapped) -> Mapped:
@@ -147,8 +210,8 @@ def split(mapped: Mapped, bound: int) -> tuple[Mapped, Mapped]:
     return (keys[:at], values[:at]), (keys[at:].copy(), values[at:].copy())
 
 
-def compare(base: Mapped, head: Mapped) -> list[Run]:
-    """What makes head of base, in runs."""
+def compare(base: Mapped, head: Mapped) -> Runs:
+    """What makes head of base."""
     old_keys, old = base
     new_keys, new = head
     if not len(old_keys):
@@ -171,13 +234,18 @@ def compare(base: Mapped, head: Mapped) -> list[Run]:
     return _runs(keys[order], kinds[order])
 
 
-def _runs(keys: Keys, kinds: npt.NDArray[np.int8] | None) -> list[Run]:
+def _runs(keys: Words, kinds: npt.NDArray[np.int8] | None) -> Runs:
     if not len(keys):
-        return []
-    breaks = keys[1:] != keys[:-1] + _ONE
+        return Runs([], [], None)
+    numbers = keys.astype(np.int64)
+    breaks = numbers[1:] - numbers[:-1] != 1
     if kinds is not None:
         breaks |= kinds[1:] != kinds[:-1]
-    ends = np.append(np.flatnonzero(breaks) + 1, len(keys))
-    starts = np.concatenate((np.zeros(1, dtype=ends.dtype), ends[:-1]))
-    chosen = [DATA] * len(starts) if kinds is None else kinds[starts].tolist()
-    return list(zip(keys[starts].tolist(), (ends - starts).tolist(), chosen, strict=True))
+    ends = np.empty(len(breaks) + 1, dtype=np.bool_)
+    ends[:-1] = breaks
+    ends[-1] = True
+    after = ends.nonzero()[0] + 1
+    starts = np.empty(len(after), dtype=np.int64)
+    starts[0] = 0
+    starts[1:] = after[:-1]
+    return Runs(numbers[starts], after - starts, None if kinds is None else kinds[starts])

@@ -15,6 +15,7 @@ from thinsync_virt.errors import StreamError
 from thinsync_virt.model.definition import (
     MAGIC,
     MAX_HEADER,
+    MAX_PACKED,
     MAX_PART,
     MAX_PARTS,
     VERSION,
@@ -171,3 +172,20 @@ def test_limits() -> None:
 
 def test_secrets_do_not_show() -> None:
     assert "passwd" not in repr(Definition({"domain.xml": b"<graphics passwd='secret'/>"}))
+
+
+def test_what_may_travel_may_also_be_stored_and_asked_about() -> None:
+    """One bound for all ways in: else what one of them takes is refused by the next."""
+    half = bytes(MAX_PART // 2)
+    parts = {f"media/sd{letter}": half for letter in "abcdefgh"}
+    packed_length = 16 + len(json.dumps(dict.fromkeys(parts))) + 8 * len(half)
+    assert packed_length <= MAX_PACKED
+    assert Definition(parts).parts == parts
+    with pytest.raises(StreamError, match="at most 268435456") as refusal:
+        Definition({**parts, "nvram": b"x"})
+    assert "eject" in refusal.value.hint
+    header = {"parts": [entry(name, half) for name in parts]}
+    assert packed_size(packed(header)) <= MAX_PACKED
+    header["parts"].append(entry("nvram", b"x"))
+    with pytest.raises(StreamError, match="at most"):
+        packed_size(packed(header))

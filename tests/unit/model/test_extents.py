@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinsync_virt.model.extents import Extent, ExtentKind, clip, coalesce, data_bytes
+from thinsync_virt.errors import UsageError
+from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, clip, coalesce, data_bytes
 
 
 @st.composite
@@ -46,3 +48,20 @@ def test_coalesce_joins_all_it_can_and_keeps_every_byte(extents: list[Extent]) -
 @given(ascending())
 def test_data_bytes(extents: list[Extent]) -> None:
     assert data_bytes(extents) == sum(kind is ExtentKind.DATA for kind in bytes_of(extents).values())
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(-1, 0, 1), (0, -1, 1), (-(1 << 50), 1 << 50, 1), (1, 0, 0), (0, 0, 1), (5, 5, 11), (1, 1, -1)],
+)
+def test_an_announcement_that_contradicts_itself(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError):
+        Announcement(*numbers)
+
+
+def test_what_a_delta_announces() -> None:
+    data, hole = ExtentKind.DATA, ExtentKind.UNMAPPED
+    delta = (Extent(0, 4, data), Extent(4, 8, hole), Extent(64, 2, data))
+    assert Announcement.of(delta) == Announcement(6, 8, 3)
+    assert Announcement.of(delta).changed == 14
+    assert Announcement.of(()) == Announcement(0, 0, 0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.values import KEY, point
+from tests.unit.values import DOMAIN, GROUP, KEY, point
 from thinsync_virt.errors import UsageError
 from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey, newest_common
 
@@ -49,3 +49,10 @@ def test_ids_and_targets_are_checked() -> None:
         ReplicaKey("not-an-id", KEY.target)
     with pytest.raises(UsageError):
         PointDisk("/dev/sda", point(1).disks[0].volume)
+
+
+@pytest.mark.parametrize("group", ["", "vg0", "x&k=s", f"{GROUP}&k=s", f"{GROUP}\n"])
+def test_a_group_that_is_called_oddly_is_no_target(group: str) -> None:
+    """It comes from the other end, and becomes a part of a tag: every job of this host would stop at that."""
+    with pytest.raises(UsageError, match="not an LVM UUID"):
+        ReplicaKey(DOMAIN, group)

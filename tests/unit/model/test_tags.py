@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.unit.values import DEFINITION, DOMAIN, GROUP, KEY, disk_targets, hex_ids
 from thinsync_virt.errors import PoolError
-from thinsync_virt.model.points import Consistency, ReplicaKey
+from thinsync_virt.model.points import MAX_SEQUENCE, MAX_TIME, Consistency, ReplicaKey
 from thinsync_virt.model.tags import (
     Confirmation,
     DefinitionMember,
@@ -20,6 +20,7 @@ from thinsync_virt.model.tags import (
     Tag,
     escape,
     format_tag,
+    longest_tags,
     parse_tag,
     unescape,
 )
@@ -36,7 +37,8 @@ ALL = (MEMBER, REGISTERED, SEAL, OK, DEFINITION_TAG)
 
 # Any name that libvirt lets a domain have, as far as it fits a tag.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-numbers = st.integers(0, 1 << 62)
+numbers = st.integers(0, MAX_SEQUENCE)
+times = st.integers(0, MAX_TIME)
 keys = st.builds(ReplicaKey, hex_ids, st.sampled_from([GROUP, "AbCdEf-0123-4567-89ab-cdef-GHIJ-KLMNOP"]))
 
 
@@ -52,7 +54,7 @@ def members(draw: st.DrawFn) -> Member:
         draw(st.integers(1, count)),
         count,
         draw(disk_targets),
-        draw(numbers),
+        draw(times),
         draw(names),
         draw(hex_ids) if role is Role.REGISTERED else "",
     )
@@ -137,6 +139,8 @@ def test_a_damaged_tag_never_reads_as_something_odd(text: str, data: st.DataObje
         MEMBER + "&",
         MEMBER + f"&p={POINT}",
         MEMBER.replace("n=3", "n=03"),
+        MEMBER.replace("n=3", f"n={10**15 + 1}"),
+        MEMBER.replace("n=3", f"n={'9' * 300}"),
         MEMBER.replace("n=3", "n=-3"),
         MEMBER.replace("n=3", "n=+3"),
         MEMBER.replace("n=3", "n=3_0"),
@@ -180,6 +184,22 @@ def test_other_versions_are_refused_with_the_way_out(version: str) -> None:
     with pytest.raises(PoolError, match="newer version") as refusal:
         parse_tag(MEMBER.replace("ts1:", f"ts{version}:"))
     assert "upgrade" in refusal.value.hint
+
+
+@given(st.text(min_size=1, max_size=60), st.sampled_from(list(Role)), st.integers(1, 1000), disk_targets)
+def test_no_tags_of_a_domain_are_longer_than_was_said(name: str, role: Role, count: int, target: str) -> None:
+    point = POINT if role is Role.REGISTERED else ""
+    member = Member(role, KEY, SET, 10**15, count, count, target, 253_402_300_799, name, point)
+    tags = (member, Seal(SET, Consistency.OFFLINE, POINT), Confirmation(SET, "backup1.example.net"))
+    assert sum(len(format_tag(tag)) for tag in tags) <= longest_tags(name)
+
+
+def test_a_name_that_only_the_registered_volumes_could_not_carry_is_refused_at_once() -> None:
+    name = "ü" * 145
+    format_tag(Member(Role.SOURCE, KEY, SET, 1, 1, 1, "vda", 0, name))
+    with pytest.raises(PoolError, match="too long") as refusal:
+        longest_tags(name)
+    assert "virsh domrename" in refusal.value.hint
 
 
 def test_a_name_that_does_not_fit_is_refused_when_written() -> None:

@@ -82,10 +82,19 @@ class Image:
             ]
         return level[0][1]
 
-    def finish(self, roots: dict[int, int], *, chunk_sectors: int = 128, data_blocks: int = 1 << 30) -> Image:
-        """Write the top tree and the superblock."""
+    def finish(
+        self,
+        roots: dict[int, int],
+        *,
+        chunk_sectors: int = 128,
+        data_blocks: int = 1 << 30,
+        mapped: dict[int, int] | None = None,
+    ) -> Image:
+        """Write the top tree, the details (``mapped`` chunks of each device) and the superblock."""
         top = self.node(list(roots), list(roots.values()), leaf=True)
-        details = self.node([], [], leaf=True, most=126, value_size=24)
+        counts = sorted((mapped or {}).items())
+        values = [value for _, count in counts for value in (count, 0, 0)]
+        details = self.node([key for key, _ in counts], values, leaf=True, most=126, value_size=24)
         body = bytearray(BLOCK)
         struct.pack_into("<QII", body, 32, 27022010, 2, 1)
         struct.pack_into("<Q", body, 64, data_blocks)

@@ -27,6 +27,7 @@ quiet = settings(
 def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Both ways to compare leaves."""
     monkeypatch.setattr(delta, "_FEW_LEAVES", request.param)
+    monkeypatch.setattr(delta, "_FEW_PAIRS", request.param)
     return int(request.param)
 
 

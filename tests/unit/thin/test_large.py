@@ -21,6 +21,7 @@ def test_against_thin_delta(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, clustered: bool, few: int
 ) -> None:
     monkeypatch.setattr(delta_module, "_FEW_LEAVES", few)
+    monkeypatch.setattr(delta_module, "_FEW_PAIRS", few)
     path = tmp_path / "m"
     changed = make(path, SIZES["254 k"], 0.01, clustered=clustered, seed=few % 1000)
     peer = subprocess.run(
@@ -34,7 +35,7 @@ def test_against_thin_delta(
     assert sum(length for _, length in expected) == len(changed)
     with MetadataReader(str(path)) as reader:
         metadata = ThinMetadata(reader, metadata_snapshot=False)
-        found = [(start, length) for batch in metadata.runs(1, 2) for start, length, _ in batch]
+        found = [(start, length) for batch in metadata.runs(1, 2) for start, length, _ in batch.rows()]
         assert found == expected
         differing, level = 0, np.unique(changed // ENTRIES)
         while len(level) > 1 or level[0] > 0:
@@ -42,5 +43,5 @@ def test_against_thin_delta(
             level = np.unique(level // ENTRIES)
         assert metadata.blocks_read <= 1.1 * (differing + 2) + 12
         assert not metadata.unchanged(1, 2)
-        mapped = [(start, length) for batch in metadata.runs(None, 2) for start, length, _ in batch]
+        mapped = [(start, length) for batch in metadata.runs(None, 2) for start, length, _ in batch.rows()]
         assert mapped == [(0, SIZES["254 k"])]

@@ -22,6 +22,7 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to compare leaves, whatever there is to compare."""
     if request.param == "vectors":
         monkeypatch.setattr(delta_module, "_FEW_LEAVES", -1)
+        monkeypatch.setattr(delta_module, "_FEW_PAIRS", -1)
     return str(request.param)
 
 
