@@ -5,11 +5,14 @@ A set is a recovery point only when it is sealed and every one of its N volumes 
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from thinsync_virt.endpoint.naming import has_our_name
 from thinsync_virt.errors import PoolError
+from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.tags import Confirmation, DefinitionMember, Member, Role, Seal, Tag, parse_tag
 from thinsync_virt.model.volumes import ThinVolume
@@ -38,6 +41,11 @@ class DefinitionVolume:
     key: ReplicaKey
     definition: str
     volume: ThinVolume
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """What is made later sorts later: by time, and within a second by LVM's ids, which it counts up."""
+        return (self.volume.created, self.volume.thin_id)
 
 
 @dataclass(frozen=True)
@@ -76,15 +84,57 @@ class Catalogue:
         return tuple(sorted(keys, key=lambda key: (key.domain, key.target)))
 
     def definition(self, key: ReplicaKey, definition: str) -> DefinitionVolume | None:
-        """The volume that holds this definition, if it is here."""
-        return next((d for d in self.definitions if d.key == key and d.definition == definition), None)
+        """The volume that holds this definition, if it is here; of several, the newest: it replaced a damaged one."""
+        found = [d for d in self.definitions if d.key == key and d.definition == definition]
+        return max(found, key=lambda entry: entry.age, default=None)
 
 
-def _tags_of(volume: ThinVolume) -> tuple[Tag, ...]:
-    try:
-        return tuple(tag for tag in map(parse_tag, volume.tags) if tag is not None)
-    except PoolError as error:
-        raise PoolError(f"{volume.name}: {error.message}", hint=error.hint) from error
+def tags_of(volume: ThinVolume) -> tuple[Tag, ...]:
+    """The volume's tags that are ours.
+
+    All our volumes have names of ours. So a tag that looks like ours and cannot be understood stops everything on
+    such a volume (it may be the seal of a point, written by a newer version), and is somebody else's on any other:
+    ``foreign_tags`` tells of those. Raises PoolError that names the volume, the tag and the way out.
+    """
+    found: list[Tag] = []
+    for text in volume.tags:
+        try:
+            tag = parse_tag(text)
+        except PoolError as error:
+            if not has_our_name(volume.name):
+                continue
+            raise PoolError(
+                f"{volume.name}: {error.message}",
+                hint=f"{error.hint}; if the tag is not thinsync-virt's: {_deltag(volume, text)}",
+            ) from error
+        if tag is not None:
+            found.append(tag)
+    return tuple(found)
+
+
+def foreign_tags(volumes: Iterable[ThinVolume], where: str) -> tuple[Finding, ...]:
+    """Warnings of tags that look like ours on volumes that are not: nothing here heeds them."""
+    found: list[Finding] = []
+    for volume in volumes:
+        if has_our_name(volume.name):
+            continue
+        for text in volume.tags:
+            try:
+                parse_tag(text)
+            except PoolError as error:
+                found.append(
+                    Finding(
+                        Severity.WARNING,
+                        f"{where}: {volume.name}",
+                        f"{error.message}; the volume's name is not one of ours, so it is left alone",
+                        f"if nobody needs the tag: {_deltag(volume, text)}",
+                    )
+                )
+    return tuple(found)
+
+
+def _deltag(volume: ThinVolume, tag: str) -> str:
+    return shlex.join(("lvchange", "--deltag", tag, str(volume.name)))
 
 
 def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
@@ -92,7 +142,7 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
 
     ``role`` is SOURCE or TARGET; registered volumes belong to TARGET. A sealed set that lacks a volume is
     ``broken``: it can neither be a base nor be started. Raises PoolError, naming the volume, for a tag of ours that
-    cannot be read.
+    cannot be read (:func:`tags_of`).
     """
     members: dict[tuple[ReplicaKey, str], list[tuple[Member, ThinVolume, tuple[Tag, ...]]]] = defaultdict(
         list
@@ -101,7 +151,7 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
     definitions: list[DefinitionVolume] = []
     newest: dict[ReplicaKey, Member] = {}
     for volume in volumes:
-        tags = _tags_of(volume)
+        tags = tags_of(volume)
         for tag in tags:
             match tag:
                 case Member(role=tag_role) if tag_role is role:
@@ -125,9 +175,10 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
         bare = UnfinishedSet(key, set_id, first.sequence, first.count, disks)
         whole = [member.index for member, _, _ in found] == list(range(1, first.count + 1))
         whole = whole and len({(member.count, member.sequence) for member, _, _ in found}) == 1
-        if first.index != 1 or seal is None:
+        if first.index == 1 and seal is None:
             unfinished.append(bare)
-        elif not whole or len({disk.target for disk in disks}) != first.count:
+        elif seal is None or not whole or len({disk.target for disk in disks}) != first.count:
+            # Without LV 1 nobody can tell whether it was sealed: it may lie in a volume group that is not here now.
             broken.append(bare)
         else:
             confirmation = next(

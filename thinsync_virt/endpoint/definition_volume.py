@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 from thinsync_virt.endpoint.catalogue import DefinitionVolume
 from thinsync_virt.endpoint.naming import free_name
-from thinsync_virt.errors import BusyError, PoolError, ThinsyncError
+from thinsync_virt.errors import BusyError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.model.definition import MAX_HEADER, Definition, packed_size, unpack
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.points import ReplicaKey
@@ -17,6 +17,7 @@ from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.units import align_up
 
 _BLOCK = 4096
+_ATTEMPTS = 3
 _PREFIX = align_up(MAX_HEADER + 16, _BLOCK)
 
 
@@ -67,6 +68,17 @@ def write_definition(
 
 def read_definition(lvm: Lvm, entry: DefinitionVolume) -> Definition:
     """The definition on that volume. Raises PoolError when its content is not what its tag says."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            return _read(lvm, entry)
+        except NotFoundError:
+            # Somebody who read it as well has deactivated it between our activation and our open.
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _read(lvm: Lvm, entry: DefinitionVolume) -> Definition:
     name = entry.volume.name
     with activated(lvm, (name,)), BlockDevice(name.path) as device:
         prefix = bytes(device.read(0, min(_PREFIX, entry.volume.size)))

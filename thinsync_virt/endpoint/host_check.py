@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from thinsync_virt.endpoint.pool_check import look_at_metadata_snapshot
+from dataclasses import replace
+
+from thinsync_virt import __version__
+from thinsync_virt.endpoint.catalogue import foreign_tags, read_catalogue
+from thinsync_virt.endpoint.pool_check import look_at_pool
 from thinsync_virt.endpoint.pools import report_pools
-from thinsync_virt.errors import Code
-from thinsync_virt.model.findings import Finding, Severity
-from thinsync_virt.planning.space import judge_pool
+from thinsync_virt.errors import Code, ThinsyncError
+from thinsync_virt.model.findings import Finding, Severity, refusals
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.tags import Role
 from thinsync_virt.system import host, scanners
 from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.lvm_config import mends_leaks
 
-_NEEDED = ("lvm", "dmsetup", "thin_delta", "thin_dump")
+_NEEDED = ("lvm", "dmsetup", "thin_delta", "thin_dump", "thin_ls")
 
 
 def look_at_host(lvm: Lvm, where: str) -> tuple[Finding, ...]:
@@ -19,7 +24,12 @@ def look_at_host(lvm: Lvm, where: str) -> tuple[Finding, ...]:
     findings = [*_tools(where)]
     if any(finding.severity is Severity.REFUSAL for finding in findings):
         return tuple(findings)
-    findings += _pools(lvm, where)
+    try:
+        findings += _pools(lvm, where)
+        findings += foreign_tags(lvm.volumes(), where)
+        findings += _broken_sets(lvm, where)
+    except ThinsyncError as error:
+        findings.append(Finding(Severity.REFUSAL, f"{where}: LVM", error.message, error.hint, error.code))
     if not mends_leaks():
         findings.append(
             Finding(
@@ -39,15 +49,14 @@ def look_at_host(lvm: Lvm, where: str) -> tuple[Finding, ...]:
 
 def _tools(where: str) -> list[Finding]:
     found: list[Finding] = []
-    present: list[str] = []
+    present = [f"thinsync-virt {__version__}"]
     for tool in host.tools():
         if not tool.missing:
             present.append(f"{tool.name} {tool.version}")
         elif tool.name in _NEEDED:
             hint = f"apt install {tool.package}"
             found.append(Finding(Severity.REFUSAL, where, f"{tool.name} is missing", hint, Code.TOOL))
-    if present:
-        found.append(Finding(Severity.OK, where, ", ".join(present)))
+    found.append(Finding(Severity.OK, where, ", ".join(present)))
     return found
 
 
@@ -64,7 +73,37 @@ def _pools(lvm: Lvm, where: str) -> list[Finding]:
                 Code.POOL,
             )
         ]
-    for report in reports:
-        found += judge_pool(report, where=where)
-        found += look_at_metadata_snapshot(report, where)
+    of_pools = [look_at_pool(report, where) for report in reports]
+    # Which pools a job uses is its own check's affair: it is stopped there, and here only when no pool is left.
+    some_left = any(not refusals(of_pool) for of_pool in of_pools)
+    for of_pool in of_pools:
+        found += [_of_some_pool(finding) if some_left else finding for finding in of_pool]
     return found
+
+
+def _broken_sets(lvm: Lvm, where: str) -> list[Finding]:
+    """Sets of which volumes are missing: nobody but the administrator knows whether those come back."""
+    found: list[Finding] = []
+    volumes = lvm.volumes()
+    for role in (Role.SOURCE, Role.TARGET):
+        catalogue = read_catalogue(volumes, role)
+        for broken in catalogue.broken:
+            name = catalogue.names.get(broken.key.domain, broken.key.domain)
+            here = " ".join(str(disk.volume.name) for disk in broken.disks)
+            found.append(
+                Finding(
+                    Severity.WARNING,
+                    f"{where}: point #{broken.sequence} {short_id(broken.id)} of {name}",
+                    f"only {len(broken.disks)} of its {broken.count} volumes are here: it cannot be used",
+                    "is a volume group or disk missing? see: vgs, pvs. If the others are gone for good:"
+                    f" lvremove {here}",
+                )
+            )
+    return found
+
+
+def _of_some_pool(finding: Finding) -> Finding:
+    if finding.severity is not Severity.REFUSAL:
+        return finding
+    text = f"{finding.message} (stops only what uses this pool)"
+    return replace(finding, severity=Severity.WARNING, message=text)

@@ -9,6 +9,9 @@ from thinsync_virt.model.tags import Role
 from thinsync_virt.system.locks import hold, lock_path
 
 
-def replica_lock(role: Role, domain: str, *, what: str = "") -> AbstractContextManager[None]:
-    """Held by one job at a time, without waiting. ``domain`` is a UUID. Raises BusyError: already running, pid N."""
-    return hold(lock_path(role.name.lower(), check_id(domain)), 0, what=what)
+def replica_lock(role: Role, domain: str, *, what: str = "", host: str = "") -> AbstractContextManager[None]:
+    """Held by one job at a time, without waiting. ``domain`` is a UUID, ``what`` and ``host`` as for ``hold``.
+
+    Raises BusyError: already running, pid N.
+    """
+    return hold(lock_path(role.name.lower(), check_id(domain)), 0, what=what, host=host)

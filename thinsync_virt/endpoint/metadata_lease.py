@@ -24,10 +24,11 @@ from typing import Protocol
 
 from thinsync_virt.errors import BusyError, PoolError, ThinsyncError
 from thinsync_virt.model.names import VolumeName, check_lvm_uuid
+from thinsync_virt.model.pools import Holder, HolderKind
 from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.files import read_if_there, remove_durably, write_durably
-from thinsync_virt.system.locks import LOCKS, hold
+from thinsync_virt.system.locks import LOCKS, hold, holder
 
 RECORDS = Path("/var/lib/thinsync/metadata-snapshots")
 
@@ -143,6 +144,18 @@ class MetadataLeases:
         held = self._kernel.pool_status(pool.name).held_root
         record = self._read(pool)
         return None if held is None else record is not None and record.owns(held)
+
+    def holder(self, pool: Pool) -> Holder:
+        """Who holds the pool's metadata snapshot now. Raises as pool_status."""
+        # The lock before the rest: a run that ends in between has given back what it held.
+        pid = holder(lock_file(pool, self._locks))
+        held = self._kernel.pool_status(pool.name).held_root
+        if held is None:
+            return Holder(HolderKind.NOBODY)
+        record = self._read(pool)
+        if record is None or not record.owns(held):
+            return Holder(HolderKind.FOREIGN, held)
+        return Holder(HolderKind.RUNNING if pid else HolderKind.CRASHED, held, pid)
 
     def _reserve(self, pool: Pool, deadline: float) -> Lease:
         while True:

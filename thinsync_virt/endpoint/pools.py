@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from thinsync_virt.errors import NotFoundError
+from thinsync_virt.errors import NotFoundError, ThinsyncError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.states import GroupReport, PoolReport
-from thinsync_virt.model.volumes import ThinVolume
+from thinsync_virt.model.volumes import PoolStatus, ThinVolume
 from thinsync_virt.system.dm_names import metadata_path, resolve
-from thinsync_virt.system.dmsetup import DmSetup
+from thinsync_virt.system.dmsetup import FAILED, DmSetup
 from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.lvm_config import autoextend_threshold
 from thinsync_virt.system.superblock import read_superblock
@@ -15,24 +15,38 @@ from thinsync_virt.system.superblock import read_superblock
 _dmsetup = DmSetup()
 
 
-def report_pools(lvm: Lvm, only: frozenset[VolumeName] | None = None) -> tuple[PoolReport, ...]:
-    """Every thin pool of this host that is active (or those in ``only``)."""
+def report_pools(lvm: Lvm) -> tuple[PoolReport, ...]:
+    """Every thin pool of this host that is active.
+
+    One that cannot be read is reported as failed: jobs on other pools are none the worse for it. Raises PoolError,
+    CommandError where LVM itself fails.
+    """
     groups = {group.name: group for group in lvm.volume_groups()}
     reports: list[PoolReport] = []
     for pool in lvm.pools():
-        if only is not None and pool.name not in only:
+        group = groups.get(pool.name.vg)
+        if group is None:  # gone since
             continue
         try:
-            status = _dmsetup.pool_status(pool.name)
-            superblock = read_superblock(metadata_path(pool.name))
+            status, time = read_kernel(pool.name)
         except NotFoundError:
             continue
-        group = groups[pool.name.vg]
-        report = GroupReport(
+        except ThinsyncError:
+            status, time = FAILED, 0
+        room = GroupReport(
             group.name, group.uuid, group.extent_size, group.free, group.metadata_size, group.metadata_free
         )
-        reports.append(PoolReport(pool, status, report, superblock.time, autoextend_threshold()))
+        reports.append(PoolReport(pool, status, room, time, autoextend_threshold()))
     return tuple(reports)
+
+
+def read_kernel(pool: VolumeName) -> tuple[PoolStatus, int]:
+    """The kernel's status of a pool, and its superblock's time.
+
+    Raises NotFoundError (it is not active), PoolError, CommandError, ThinsyncError (it cannot be read).
+    """
+    status = _dmsetup.pool_status(pool)
+    return status, read_superblock(metadata_path(pool)).time
 
 
 class VolumeFinder:

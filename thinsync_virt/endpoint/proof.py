@@ -69,7 +69,10 @@ class Prover:
         found = self._point(key, point)
         entry = self._catalogue().definition(key, found.definition)
         if entry is None:
-            raise NotFoundError(f"the definition of point {short_id(point)} is not here")
+            raise NotFoundError(
+                f"the definition of point {short_id(point)} is not here",
+                hint="that point proves nothing any more; make a new one: thinsync-vm replicate DOMAIN --to HOST",
+            )
         return read_definition(self._lvm, entry).id
 
     def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
@@ -107,7 +110,10 @@ class Prover:
     def _disk(self, key: ReplicaKey, point: str, disk: str) -> PointDisk:
         found = self._point(key, point).disk(disk)
         if found is None:
-            raise NotFoundError(f"point {short_id(point)} has no disk {disk}")
+            raise NotFoundError(
+                f"point {short_id(point)} has no disk {disk}",
+                hint="choose another point: thinsync-vm points DOMAIN",
+            )
         return found
 
     def _point(self, key: ReplicaKey, point: str) -> RecoveryPoint:

@@ -14,12 +14,21 @@ from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.removal import remove_unfinished, remove_unused_definitions
+from thinsync_virt.endpoint.transactions import finish_transaction
 from thinsync_virt.errors import BusyError, ThinsyncError
-from thinsync_virt.model.names import short_id
+from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.points import ReplicaKey
-from thinsync_virt.model.tags import Role, parse_tag
+from thinsync_virt.model.tags import PREFIX, Role
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.system.lvm import Lvm
+
+
+@dataclass(frozen=True)
+class NotDone:
+    """What could not be cleaned up, and the way out ("" when there is none to name)."""
+
+    message: str
+    hint: str
 
 
 @dataclass
@@ -27,14 +36,14 @@ class Recovery:
     """What was done, and what could not be, in words. A failure keeps nothing else from being tried."""
 
     done: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
+    failed: list[NotDone] = field(default_factory=list)
 
     def attempt(self, step: Callable[[], list[str]], what: str = "") -> None:
         """Note what ``step`` says it did, or why it could not."""
         try:
             self.done += step()
         except ThinsyncError as error:
-            self.failed.append(f"{what}: {error.message}" if what else error.message)
+            self.failed.append(NotDone(f"{what}: {error.message}" if what else error.message, error.hint))
 
 
 def recover_metadata_snapshots(lvm: Lvm, leases: MetadataLeases, recovery: Recovery) -> list[str]:
@@ -52,14 +61,30 @@ def recover_metadata_snapshots(lvm: Lvm, leases: MetadataLeases, recovery: Recov
     return []
 
 
-def recover_activation(lvm: Lvm) -> list[str]:
-    """Activate groups whose boot left a pool of ours out, as LVM does after a power cut that leaked blocks."""
-    ours = {volume.pool for volume in lvm.volumes() if any(parse_tag(tag) for tag in volume.tags)}
+def recover_transactions(lvm: Lvm, leases: MetadataLeases, recovery: Recovery) -> list[str]:
+    """Finish what killed LVM commands left between two transactions; each pool is a step of its own."""
+    for pool in lvm.pools():
+        if pool.active:
+            recovery.attempt(partial(finish_transaction, lvm, pool, leases), str(pool.name))
+    return []
+
+
+def recover_activation(lvm: Lvm, recovery: Recovery) -> list[str]:
+    """Activate groups whose boot left a pool of ours out, as LVM does after a power cut that leaked blocks.
+
+    Each group is a step of its own.
+    """
+
+    def activate(vg: str, out: list[VolumeName]) -> list[str]:
+        lvm.activate_group(vg)
+        active = {pool.name for pool in lvm.pools() if pool.active}
+        return [f"{pool}: activated; its metadata was checked" for pool in out if pool in active]
+
+    ours = {volume.pool for volume in lvm.volumes() if any(tag.startswith(PREFIX) for tag in volume.tags)}
     out = [pool.name for pool in lvm.pools() if not pool.active and pool.name in ours]
     for vg in sorted({pool.vg for pool in out}):
-        lvm.activate_group(vg)
-    active = {pool.name for pool in lvm.pools() if pool.active} if out else set()
-    return [f"{pool}: activated; its metadata was checked" for pool in out if pool in active]
+        recovery.attempt(partial(activate, vg, [pool for pool in out if pool.vg == vg]), vg)
+    return []
 
 
 def recover_sets(lvm: Lvm, role: Role, recovery: Recovery) -> list[str]:
@@ -85,14 +110,14 @@ def _recover_replica(lvm: Lvm, role: Role, key: ReplicaKey) -> list[str]:
     for unfinished in catalogue.of(key).unfinished:
         remove_unfinished(lvm, unfinished)
         done.append(f"{name}: removed the unfinished set {short_id(unfinished.id)}")
-    done += _deactivate_idle(lvm, name, catalogue.of(key))
+    done += deactivate_idle(lvm, name, catalogue.of(key))
     removed = remove_unused_definitions(lvm, read_catalogue(lvm.volumes(), role).of(key))
     if removed:
         done.append(f"{name}: removed {removed} definitions that no point refers to")
     return done
 
 
-def _deactivate_idle(lvm: Lvm, name: str, ours: Catalogue) -> list[str]:
+def deactivate_idle(lvm: Lvm, name: str, ours: Catalogue) -> list[str]:
     """Points are inactive when idle: a killed sender or verifier leaves them active."""
     volumes = [disk.volume for point in ours.points for disk in point.disks]
     volumes += [entry.volume for entry in ours.definitions]

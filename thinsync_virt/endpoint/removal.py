@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
-from thinsync_virt.endpoint.catalogue import Catalogue
-from thinsync_virt.errors import BusyError
+from thinsync_virt.endpoint.catalogue import Catalogue, DefinitionVolume, tags_of
+from thinsync_virt.endpoint.definition_volume import holds_definition
+from thinsync_virt.errors import BusyError, ThinsyncError
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, UnfinishedSet
-from thinsync_virt.model.tags import Seal, parse_tag
+from thinsync_virt.model.tags import Seal, format_tag
 from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.steps import reached
 
@@ -16,16 +18,16 @@ from thinsync_virt.system.steps import reached
 def remove_point(lvm: Lvm, point: RecoveryPoint) -> None:
     """Unseal, then remove its volumes."""
     first = point.disks[0].volume
-    seals = tuple(tag for tag in first.tags if isinstance(parse_tag(tag), Seal))
+    seals = tuple(format_tag(tag) for tag in tags_of(first) if isinstance(tag, Seal))
     lvm.change_tags(first.name, remove=seals)
     reached("unsealed")
-    lvm.remove(tuple(disk.volume.name for disk in point.disks))
+    lvm.remove(tuple(disk.volume.name for disk in reversed(point.disks)))
     reached("point removed")
 
 
 def remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet) -> None:
     """Remove the volumes of a set that has no seal."""
-    lvm.remove(tuple(disk.volume.name for disk in unfinished.disks))
+    lvm.remove(tuple(disk.volume.name for disk in reversed(unfinished.disks)))
 
 
 def retire_points(lvm: Lvm, expired: Iterable[RecoveryPoint]) -> None:
@@ -49,16 +51,27 @@ def clear_unfinished(lvm: Lvm, sets: Iterable[UnfinishedSet]) -> tuple[Unfinishe
 def remove_unused_definitions(lvm: Lvm, ours: Catalogue, kept: Collection[str] = ()) -> int:
     """Remove definition volumes that no point refers to; how many. ``kept`` are definition ids to spare.
 
-    Of several volumes with one id, the first stays.
+    Of several volumes with one id (one was damaged, and could not be removed when it was made anew), the newest that
+    proves itself stays; when none does, all stay.
     """
+    if ours.broken:
+        # What they refer to stands on a volume that is not here.
+        return 0
     wanted = {point.definition for point in ours.points} | set(kept)
-    seen: set[str] = set()
-    useless = []
-    for entry in ours.definitions:
-        if entry.definition not in wanted or entry.definition in seen:
-            useless.append(entry.volume.name)
-        seen.add(entry.definition)
+    useless = [entry.volume.name for entry in ours.definitions if entry.definition not in wanted]
+    for definition in sorted(wanted):
+        useless += _useless_twins(lvm, [one for one in ours.definitions if one.definition == definition])
     if useless:
         with suppress(BusyError):
             lvm.remove(tuple(useless))
     return len(useless)
+
+
+def _useless_twins(lvm: Lvm, twins: list[DefinitionVolume]) -> list[VolumeName]:
+    if len(twins) < 2:
+        return []
+    for entry in sorted(twins, key=lambda one: one.age, reverse=True):
+        with suppress(ThinsyncError):  # what cannot be read just now proves nothing
+            if holds_definition(lvm, entry):
+                return [other.volume.name for other in twins if other is not entry]
+    return []

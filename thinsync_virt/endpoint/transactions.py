@@ -24,19 +24,17 @@ from thinsync_virt.system.thin_tools import device_ids
 _GROUP_WAIT = 10.0
 
 
-def finish_transactions(
-    lvm: Lvm, leases: MetadataLeases | None = None, kernel: DmSetup | None = None
+def finish_transaction(
+    lvm: Lvm, pool: Pool, leases: MetadataLeases | None = None, kernel: DmSetup | None = None
 ) -> list[str]:
-    """Raise the id of every active pool that has obeyed LVM's message already; what was done.
+    """Raise the id of an active pool that has obeyed LVM's message already; what was done.
 
     Raises BusyError (LVM or somebody's metadata snapshot is in the way), PoolError, CommandError.
     """
     kernel = kernel or DmSetup()
-    done = []
-    for pool in lvm.pools():
-        if pool.active and _is_between(pool, kernel):
-            done += _finish(lvm, pool, leases or MetadataLeases(), kernel)
-    return done
+    if pool.active and _is_between(pool, kernel):
+        return _finish(lvm, pool, leases or MetadataLeases(), kernel)
+    return []
 
 
 def _is_between(pool: Pool, kernel: DmSetup) -> bool:

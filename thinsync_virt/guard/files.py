@@ -29,14 +29,20 @@ def _read(path: str, limit: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ThinsyncError(f"cannot read {path}: {error.strerror}") from error
+        raise ThinsyncError(
+            f"cannot read {path}: {error.strerror}", hint=f"look at it: ls -l {path}"
+        ) from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise NotReplicableError(f"{path} is not a regular file")
+            raise NotReplicableError(
+                f"{path} is not a regular file",
+                hint="let the domain have a file there: virsh edit, element nvram",
+            )
         content = file.read(limit + 1)
     if len(content) > limit:
         raise NotReplicableError(
-            f"{path} is too large ({format_size(status.st_size)}) to travel with a recovery point"
+            f"{path} is too large ({format_size(status.st_size)}) to travel with a recovery point",
+            hint="only UEFI variables belong there; is it the right file? virsh edit, element nvram",
         )
     return content

@@ -95,7 +95,10 @@ def _encode(lease: Lease) -> bytes:
 def _decode(content: bytes) -> Lease:
     fields = Fields.of_line(content, "lease")
     if fields.number("version") != VERSION:
-        raise UsageError("the lease is of another version of this program")
+        raise UsageError(
+            "the lease is of another version of this program",
+            hint="see that the guest runs and is not frozen, then remove the file",
+        )
     return Lease(
         domain=fields.text("domain"),
         uuid=check_id(fields.text("uuid")),

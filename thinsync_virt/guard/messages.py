@@ -17,6 +17,12 @@ MAX_SNAPSHOTS = 256
 MAX_LIMIT = 600.0
 
 
+class UnfitMessageError(UsageError):
+    """What client and guard said to each other is not what this version of them says."""
+
+    default_hint = "client and guard may be of two versions: systemctl restart thinsync-guard.service"
+
+
 class Step(enum.StrEnum):
     """What a window has reached, in this order; a step that does not apply is left out."""
 
@@ -72,6 +78,18 @@ class WindowRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Ping:
+    """Only asks whether the guard is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The guard is there; ``package`` is the version of thinsync-virt that it was started from."""
+
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
 class FileContent:
     """A file as it was in the window; ``content`` is None when it does not exist."""
 
@@ -118,4 +136,4 @@ class WindowReport:
 
 def _require(holds: bool, what: str) -> None:
     if not holds:
-        raise UsageError(f"the guard does not accept {what} of this request")
+        raise UnfitMessageError(f"the guard does not accept {what} of this request")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.errors import GuestError, ThinsyncError
 from thinsync_virt.guard.leases import OpenLease
 from thinsync_virt.guard.messages import Step
 from thinsync_virt.guard.origins import Origins
@@ -106,6 +106,11 @@ class Undoing:
             except ThinsyncError as error:
                 self.failure = error
                 log.info("domain %s: %s: %s", self._open.lease.domain, type(way).__name__, error)
+            except Exception as error:  # whatever it is, the guest must not stay as it is
+                self.failure = GuestError(
+                    f"unforeseen {type(error).__name__}", hint="see the log: journalctl -u thinsync-guard"
+                )
+                log.exception("domain %s: %s", self._open.lease.domain, type(way).__name__)
         return self.done
 
     def _gone(self) -> bool:
@@ -178,8 +183,8 @@ class Unsuspending:
                 self._open.update(origins=(), lvm=None)
                 self._done.set()
                 return
-            except ThinsyncError as error:
-                log.warning("domain %s: %s", self._open.lease.domain, error)
+            except Exception as error:  # noqa: BLE001 - as in _pass
+                log.warning("domain %s: %r", self._open.lease.domain, error)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 

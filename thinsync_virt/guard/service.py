@@ -22,14 +22,29 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinsync_virt import __version__
 from thinsync_virt.errors import BusyError, ConflictError, ThinsyncError, UsageError
 from thinsync_virt.guard.batch import LvmProcess
 from thinsync_virt.guard.leases import LEASES, Lease, OpenLease, read_leases
-from thinsync_virt.guard.messages import WindowEvent, WindowReport, WindowRequest
+from thinsync_virt.guard.messages import (
+    Ping,
+    Pong,
+    UnfitMessageError,
+    WindowEvent,
+    WindowReport,
+    WindowRequest,
+)
 from thinsync_virt.guard.origins import LvmOrigins
 from thinsync_virt.guard.recovery import Undoable, settle
 from thinsync_virt.guard.window import Guest, Surroundings, Window
-from thinsync_virt.guard.wire import MAX_REQUEST, encode_error, encode_event, encode_report, parse_request
+from thinsync_virt.guard.wire import (
+    MAX_REQUEST,
+    encode_error,
+    encode_event,
+    encode_pong,
+    encode_report,
+    parse_request,
+)
 from thinsync_virt.hypervisor.connection import DEFAULT_URI
 from thinsync_virt.hypervisor.freeze import GuestView, LibvirtGuest, SocketGuest
 from thinsync_virt.system.locks import hold, lock_path
@@ -175,6 +190,9 @@ class Guard:
         except ThinsyncError as error:
             connection.sendall(encode_error(error))
             return
+        if isinstance(request, Ping):
+            connection.sendall(encode_pong(Pong(__version__)))
+            return
         aborted = threading.Event()
         pause = _pause_of_tests()
 
@@ -230,7 +248,7 @@ def _check_peer(connection: socket.socket) -> None:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _pid, uid, _gid = struct.unpack("3i", credentials)
     if uid not in (0, os.geteuid()):
-        raise ConflictError("only root may ask the guard")
+        raise ConflictError("only root may ask the guard", hint="run it as root: sudo thinsync-vm ...")
 
 
 def _read_line(connection: socket.socket) -> bytes:
@@ -239,7 +257,7 @@ def _read_line(connection: socket.socket) -> bytes:
         part = connection.recv(65536)
         line += part
         if not part or len(line) > MAX_REQUEST:
-            raise UsageError("the request is cut off or too long")
+            raise UnfitMessageError("the request is cut off or too long")
     return line
 
 

@@ -80,6 +80,8 @@ class Surroundings:
 class AbortedError(GuestError):
     """The client went away; everything is undone."""
 
+    default_hint = "run it again"
+
 
 class Window:
     """One window for one request. ``told`` hears of each step and may raise or wait; ``aborted`` ends it early."""
@@ -254,7 +256,10 @@ class Window:
         course = self._course
         now = self._guest.state(_STATE_SECONDS)
         if now is DomainState.OFF:
-            raise GuestError(f"domain {self._request.domain} stopped while it was being looked at")
+            raise GuestError(
+                f"domain {self._request.domain} stopped while it was being looked at",
+                hint="run it again: a guest that is off is replicated as it is",
+            )
         course.state = now
 
     def _pause(self, lease: OpenLease) -> None:

@@ -2,9 +2,11 @@
 
 ::
 
-    client -> guard   {"version": 1, "window": {...WindowRequest...}}          once
+    client -> guard   {"version": 1, "window": {...WindowRequest...}}  or
+                      {"version": 1, "ping": true}                     once
     guard  -> client  {"event": {"step": "frozen", "seconds": 0.151, "note": "2 file systems"}}   any number
                       {"report": {...WindowReport...}}  or
+                      {"pong": {"package": "0.1.0"}}  or
                       {"error": {"code": "busy", "message": "...", "hint": "...", "retry": true}}  once, the last
 
 End of file from the client before the last line is its wish to abort: everything is undone at once.
@@ -18,12 +20,15 @@ import json
 import math
 from typing import Any, TypeVar
 
-from thinsync_virt.errors import Code, ThinsyncError, UsageError
+from thinsync_virt.errors import Code, ThinsyncError
 from thinsync_virt.guard.messages import (
     MAX_FILES,
     FileContent,
+    Ping,
+    Pong,
     Quiesce,
     Step,
+    UnfitMessageError,
     WindowEvent,
     WindowReport,
     WindowRequest,
@@ -52,7 +57,7 @@ class Fields:
     def of(cls, value: Any, where: str) -> Fields:
         """From a parsed JSON value that should be an object."""
         if not isinstance(value, dict):
-            raise UsageError(f"the {where} is not an object")
+            raise UnfitMessageError(f"the {where} is not an object")
         return cls(value, where)
 
     @classmethod
@@ -61,7 +66,7 @@ class Fields:
         try:
             return cls.of(json.loads(line), where)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"the {where} is not JSON") from error
+            raise UnfitMessageError(f"the {where} is not JSON") from error
 
     def has(self, name: str) -> bool:
         """Whether there is such a member."""
@@ -79,14 +84,14 @@ class Fields:
         """A finite number."""
         value = self.values.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise UsageError(f"{name} in the {self._where} is not a number")
+            raise UnfitMessageError(f"{name} in the {self._where} is not a number")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings."""
         values = self._typed(name, list)
         if not all(isinstance(value, str) for value in values):
-            raise UsageError(f"{name} in the {self._where} holds other things than strings")
+            raise UnfitMessageError(f"{name} in the {self._where} holds other things than strings")
         return tuple(values)
 
     def nested(self, name: str) -> Fields:
@@ -100,7 +105,7 @@ class Fields:
     def _typed(self, name: str, kind: type[T]) -> T:
         value = self.values.get(name)
         if not isinstance(value, kind):
-            raise UsageError(f"{name} in the {self._where} is missing or of the wrong kind")
+            raise UnfitMessageError(f"{name} in the {self._where} is missing or of the wrong kind")
         return value
 
 
@@ -126,6 +131,16 @@ def encode_request(request: WindowRequest) -> bytes:
         ],
     }
     return _line({"version": VERSION, "window": window})
+
+
+def encode_ping() -> bytes:
+    """The question whether anybody is there, as one line."""
+    return _line({"version": VERSION, "ping": True})
+
+
+def encode_pong(pong: Pong) -> bytes:
+    """Its answer as one line."""
+    return _line({"pong": {"package": pong.package}})
 
 
 def encode_event(event: WindowEvent) -> bytes:
@@ -177,13 +192,15 @@ def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-def parse_request(line: bytes) -> WindowRequest:
+def parse_request(line: bytes) -> WindowRequest | Ping:
     """The request in a line. Raises UsageError for whatever is not one."""
     message = Fields.of_line(line, "request")
     if message.number("version") != VERSION:
-        raise UsageError(
+        raise UnfitMessageError(
             "client and guard speak different versions", hint="systemctl restart thinsync-guard.service"
         )
+    if message.has("ping") and message.flag("ping"):
+        return Ping()
     window = message.nested("window")
     return WindowRequest(
         domain=window.text("domain"),
@@ -207,9 +224,11 @@ def _snapshot(fields: Fields) -> SnapshotRequest:
     )
 
 
-def parse_reply(line: bytes) -> WindowEvent | WindowReport | ThinsyncError:
-    """What the guard says in a line. Raises UsageError for whatever is none of the three."""
+def parse_reply(line: bytes) -> WindowEvent | WindowReport | Pong | ThinsyncError:
+    """What the guard says in a line. Raises UsageError for whatever is none of the four."""
     message = Fields.of_line(line, "reply")
+    if message.has("pong"):
+        return Pong(message.nested("pong").text("package"))
     if message.has("event"):
         event = message.nested("event")
         return WindowEvent(_member(Step, event.text("step")), event.number("seconds"), event.text("note"))
@@ -251,11 +270,11 @@ def _file(fields: Fields) -> FileContent:
     try:
         return FileContent(fields.text("path"), base64.b64decode(fields.text("content"), validate=True))
     except ValueError as error:
-        raise UsageError("the guard's reply holds a file that is not base64") from error
+        raise UnfitMessageError("the guard's reply holds a file that is not base64") from error
 
 
 def _member(kind: type[E], text: str) -> E:
     try:
         return kind(text)
     except ValueError as error:
-        raise UsageError(f"{text!r} is not a {kind.__name__.lower()}") from error
+        raise UnfitMessageError(f"{text!r} is not a {kind.__name__.lower()}") from error

@@ -38,13 +38,19 @@ class FreezeStatus(enum.StrEnum):
 class AgentSilentError(GuestError):
     """No answer from the agent; what was asked may still happen later."""
 
+    default_hint = "see to it in the guest: systemctl status qemu-guest-agent"
+
 
 class AgentRefusedError(GuestError):
     """The agent answered with an error: what was asked will not happen later."""
 
+    default_hint = "see what it says in the guest: journalctl -u qemu-guest-agent"
+
 
 class AlreadyFrozenError(AgentRefusedError):
     """A freeze was refused because one is in force: it is somebody else's."""
+
+    default_hint = "whoever froze the guest thaws it; if nobody does: virsh domfsthaw DOMAIN"
 
 
 class Agent(Protocol):
@@ -139,7 +145,7 @@ def _synchronise(connection: socket.socket, lines: _Lines) -> None:
         line = lines.read()
         try:
             answer = json.loads(line.rpartition(_DELIMITER)[2])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(answer, dict) and answer.get("return") == token:
             return
@@ -148,7 +154,7 @@ def _synchronise(connection: socket.socket, lines: _Lines) -> None:
 def _parse(name: str, answer: str | bytes) -> Any:
     try:
         parsed = json.loads(answer)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AgentSilentError(f"the guest agent's answer to {name} is not JSON") from error
     if not isinstance(parsed, dict):
         raise AgentSilentError(f"the guest agent's answer to {name} is not an object")

@@ -35,6 +35,7 @@ _AWAY = frozenset(
     {VIR_ERR_NO_CONNECT, VIR_ERR_SYSTEM_ERROR, VIR_ERR_RPC, VIR_ERR_AUTH_FAILED, VIR_ERR_AUTH_CANCELLED}
 )
 _AWAY_HINT = "look at: systemctl status libvirtd virtqemud"
+_REFUSED_HINT = "that is libvirt's reason; its log may say more: journalctl -u libvirtd -u virtqemud"
 
 
 @functools.cache
@@ -92,7 +93,7 @@ def _translate(action: str, error: Any) -> ThinsyncError:
         return NotFoundError(message, hint="virsh list --all shows the domains")
     if number in _AWAY:
         return UnreachableError(message, hint=_AWAY_HINT)
-    return GuestError(message)
+    return GuestError(message, hint=_REFUSED_HINT)
 
 
 class Connection:

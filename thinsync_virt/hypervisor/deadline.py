@@ -18,6 +18,8 @@ T = TypeVar("T")
 class OverdueError(GuestError):
     """The call did not return in time. It may still take effect later."""
 
+    default_hint = "run it again when the host is less busy; does libvirt answer? virsh list"
+
 
 def within(seconds: float, action: str, call: Callable[[], T]) -> T:
     """The result of ``call``, or its exception; OverdueError when it has not returned after ``seconds``.

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from thinsync_virt.errors import NotFoundError, StreamError
+from thinsync_virt.errors import NotFoundError, NotReplicableError, StreamError
 from thinsync_virt.hypervisor.files import digest_file, read_stable
 from thinsync_virt.hypervisor.inspect import FindPath
 from thinsync_virt.hypervisor.mark import strip_mark
@@ -21,6 +21,8 @@ from thinsync_virt.model.replicas import Choices
 ReadFile = Callable[[str, int], bytes | None]
 """Content of a small regular file; None when it is longer than the limit. Raises NotFoundError."""
 
+MAX_BOOT_FILES = 64
+"""Files of the host that one domain may boot from; each is read whole at both ends."""
 _NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
 
 
@@ -44,7 +46,10 @@ def collect(
     find_path: FindPath,
     read_file: ReadFile = read_stable,
 ) -> Definition:
-    """The definition of a domain from its persistent XML (with secrets); changes ``root``."""
+    """The definition of a domain from its persistent XML (with secrets); changes ``root``.
+
+    Raises NotReplicableError when it boots from more files than can be compared.
+    """
     strip_mark(root)
     parts = {DOMAIN_XML: serialize(root).encode(), CHOICES: choices.to_json()}
     if nvram is not None:
@@ -58,6 +63,10 @@ def collect(
             continue  # reported at the target as a missing medium
         if image is not None:
             parts[MEDIA + target] = image
+    if len(boot_paths(root)) > MAX_BOOT_FILES:
+        raise NotReplicableError(
+            _too_many(len(boot_paths(root))), hint="see <sysinfo type='fwcfg'> and <acpi> in: virsh dumpxml"
+        )
     if files := tuple(_boot_files(root)):
         parts[BOOT] = _format_boot(files)
     return Definition(parts)
@@ -92,17 +101,24 @@ def uses_nvram(root: Element) -> bool:
 
 
 def boot_files(definition: Definition) -> tuple[BootFile, ...]:
-    """What ``boot.json`` says. Raises StreamError when it is damaged."""
+    """What ``boot.json`` says. Raises StreamError when it is damaged, or names more files than are read here."""
     data = definition.parts.get(BOOT)
     if data is None:
         return ()
     try:
-        return tuple(
+        files = tuple(
             BootFile(str(entry["role"]), str(entry["path"]), int(entry["size"]), str(entry["sha256"]))
             for entry in json.loads(data)
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise StreamError("the digests of boot files in the definition are damaged", retry=False) from None
+    if len(files) > MAX_BOOT_FILES:
+        raise StreamError(_too_many(len(files)), retry=False)
+    return files
+
+
+def _too_many(count: int) -> str:
+    return f"the domain boots from {count} files of the host, at most {MAX_BOOT_FILES} are compared"
 
 
 def domain_root(definition: Definition) -> Element:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
 from thinsync_virt.errors import NotReplicableError
 from thinsync_virt.hypervisor import register
+from thinsync_virt.hypervisor.agent import FreezeStatus
 from thinsync_virt.hypervisor.connection import DEFAULT_URI, Connection, connect, libvirt_module, translated
 from thinsync_virt.hypervisor.definition import collect, nvram_file
 from thinsync_virt.hypervisor.facts import HostFacts
 from thinsync_virt.hypervisor.files import read_stable
+from thinsync_virt.hypervisor.freeze import LibvirtGuest
 from thinsync_virt.hypervisor.gather import gather
 from thinsync_virt.hypervisor.inspect import FindVolume, Observation, describe
 from thinsync_virt.hypervisor.markup import Element, parse, value_at
@@ -40,8 +42,10 @@ _DOMAIN_JOBS |= {8: "dump", 9: "backup"}
 class LibvirtHypervisor:
     """This host's libvirt. A context manager: closing ends the connection."""
 
-    def __init__(self, uri: str = DEFAULT_URI) -> None:
+    def __init__(self, uri: str = DEFAULT_URI, reached: Callable[[str], None] = lambda step: None) -> None:
+        """``reached`` hears of each step of a definition."""
         self._uri = uri
+        self._reached = reached
 
     @cached_property
     def _connection(self) -> Connection:
@@ -60,6 +64,21 @@ class LibvirtHypervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def version(self) -> str:
+        """``libvirt 9.0.0, QEMU 7.2.19``."""
+        with translated("ask libvirt for its version"):
+            library, emulator = self._connection.raw.getLibVersion(), self._connection.raw.getVersion()
+        return f"libvirt {_version(library)}, QEMU {_version(emulator)}"
+
+    def agent_status(self, domain: Domain, timeout: float) -> FreezeStatus:
+        """What the domain's guest agent says of its file systems, within ``timeout`` seconds for each answer."""
+        guest = LibvirtGuest(domain.name, domain.uuid, self._uri)
+        try:
+            guest.ping(timeout)
+            return guest.status(timeout)
+        finally:
+            guest.close()
 
     def domain_names(self) -> tuple[str, ...]:
         """All domains, sorted."""
@@ -94,7 +113,10 @@ class LibvirtHypervisor:
         if nvram is None and path is not None and os.path.exists(path):
             nvram = read_stable(path, MAX_PART)
             if nvram is None:
-                raise NotReplicableError(f"{path} is too large for UEFI variables (over 64 MiB)")
+                raise NotReplicableError(
+                    f"{path} is too large for UEFI variables (over 64 MiB)",
+                    hint=f"is it the right file? see the element nvram: virsh edit {name}",
+                )
         return collect(root, choices, nvram, self._find_path)
 
     def host_facts(self, definition: Definition) -> HostFacts:
@@ -121,7 +143,7 @@ class LibvirtHypervisor:
 
     def define_replica(self, plan: ReplicaPlan) -> bool:
         """Make the plan true, on stable storage; whether anything had to be changed. Raises ConflictError."""
-        return register.define(self._connection, plan)
+        return register.define(self._connection, plan, self._reached)
 
     def differences(self, plan: ReplicaPlan) -> tuple[str, ...]:
         """What of the registered domain is not as planned: empty when it equals. Raises ConflictError if it runs."""
@@ -130,6 +152,10 @@ class LibvirtHypervisor:
     def restore_active(self, name: str) -> bool:
         """Define a running replica as what it was started from, if a switch overtook its start."""
         return register.restore_active(self._connection, name)
+
+    def settle(self) -> None:
+        """Bring all definitions to stable storage as they are now. Raises ThinsyncError."""
+        register.settle_all()
 
     def remove_files(self, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Remove our files of a domain (UUID) that no definition names; their paths."""
@@ -143,6 +169,11 @@ class LibvirtHypervisor:
             )
         except libvirt_module().libvirtError:
             return ""
+
+
+def _version(number: int) -> str:
+    """libvirt packs versions as major * 1,000,000 + minor * 1,000 + release."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
 def _observe(handle: Any) -> Observation:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 class FileFact:
     """Something at a path: ``kind`` is file, directory, block, char, socket or other. ``size`` in bytes.
 
-    ``sha256`` is "" for files whose content nobody asked about.
+    ``sha256`` is "" for files whose content nobody asked about, and for those that were not read (``digest_file``).
     """
 
     kind: str

@@ -16,6 +16,9 @@ from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
+MAX_DIGESTED = 1 << 30
+"""Bytes of the largest file that is digested: kernels and initial RAM disks are far smaller."""
+_NO_FILES = ("/proc/", "/sys/", "/dev/")
 
 
 def read_stable(path: str, limit: int) -> bytes | None:
@@ -27,9 +30,11 @@ def read_stable(path: str, limit: int) -> bytes | None:
         try:
             descriptor = _open_regular(path)
         except OSError as error:
-            raise NotFoundError(f"cannot read {path}: {error.strerror}") from error
+            raise NotFoundError(
+                f"cannot read {path}: {error.strerror}", hint=f"look at it: ls -l {path}"
+            ) from error
         if descriptor is None:
-            raise NotFoundError(f"{path} is not a regular file")
+            raise NotFoundError(f"{path} is not a regular file", hint=f"what stands there? ls -l {path}")
         with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(descriptor)
             if before.st_size > limit:
@@ -51,19 +56,29 @@ def _open_regular(path: str) -> int | None:
     return None
 
 
-def digest_file(path: str) -> tuple[int, str] | None:
-    """Size in bytes and SHA-256 of a regular file, or None when there is none that can be read."""
+def digest_file(path: str, limit: int = MAX_DIGESTED) -> tuple[int, str] | None:
+    """Size in bytes and SHA-256 of a regular file, or None when there is none that can be read.
+
+    None too for files of the kernel's own (``/proc/kcore`` is a regular file of 128 TiB), and for those of more than
+    ``limit`` bytes: the other end chooses the path.
+    """
     digest = hashlib.sha256()
     size = 0
     try:
+        if os.path.realpath(path).startswith(_NO_FILES):
+            return None
         descriptor = _open_regular(path)
         if descriptor is None:
             return None
         with os.fdopen(descriptor, "rb") as file:
+            if os.fstat(descriptor).st_size > limit:
+                return None
             while block := file.read(_BLOCK):
                 digest.update(block)
                 size += len(block)
-    except OSError:
+                if size > limit:  # it grows
+                    return None
+    except (OSError, ValueError):
         return None
     return size, digest.hexdigest()
 

@@ -161,7 +161,8 @@ class LibvirtGuest:
                 name = domain.name()
             if name != self._name:
                 raise ConflictError(
-                    f"the domain with UUID {self._uuid} is called {name!r}, not {self._name!r}"
+                    f"the domain with UUID {self._uuid} is called {name!r}, not {self._name!r}",
+                    hint="it was renamed meanwhile: run it again with its new name",
                 )
         except BaseException:
             connection.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from thinsync_virt.hypervisor.agent import FreezeStatus
 from thinsync_virt.hypervisor.facts import HostFacts
 from thinsync_virt.hypervisor.inspect import FindVolume
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
@@ -16,6 +17,14 @@ from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 
 class Hypervisor(Protocol):
     """One hypervisor of this host. All methods may raise UnreachableError; names and UUIDs are as people type them."""
+
+    def version(self) -> str:
+        """The hypervisor and its version, for people."""
+        ...
+
+    def agent_status(self, domain: Domain, timeout: float) -> FreezeStatus:
+        """What the domain's guest agent says of its file systems, within ``timeout`` seconds. Raises GuestError."""
+        ...
 
     def domain_names(self) -> tuple[str, ...]:
         """All domains, sorted."""
@@ -68,6 +77,10 @@ class Hypervisor(Protocol):
 
     def restore_active(self, name: str) -> bool:
         """After a crash beside a start: define the running replica as what it was started from; whether it was."""
+        ...
+
+    def settle(self) -> None:
+        """Bring all definitions to stable storage as they are now: after that, what only older ones name may go."""
         ...
 
     def remove_files(self, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 from thinsync_virt.errors import GuestError, UnreachableError
 
 _MAX_ANSWER = 1 << 20
+_HINT = "is the guest alive? virsh list; systemctl status libvirtd virtqemud; its own log is in /var/log/libvirt/qemu"
 
 
 class Monitor:
@@ -35,7 +36,9 @@ class Monitor:
             if "return" in answer:
                 return answer["return"]
             if "error" in answer:
-                raise GuestError(f"QEMU refuses {command}: {answer['error'].get('desc', answer['error'])}")
+                raise GuestError(
+                    f"QEMU refuses {command}: {answer['error'].get('desc', answer['error'])}", hint=_HINT
+                )
 
     def read(self) -> dict[str, Any]:
         """The next message. Raises TimeoutError after the deadline, ConnectionError at the end."""
@@ -52,9 +55,9 @@ class Monitor:
         try:
             message = json.loads(line)
         except ValueError as error:
-            raise UnreachableError(f"{self._path} does not speak QMP") from error
+            raise UnreachableError(f"{self._path} does not speak QMP", hint=_HINT) from error
         if not isinstance(message, dict):
-            raise UnreachableError(f"{self._path} does not speak QMP")
+            raise UnreachableError(f"{self._path} does not speak QMP", hint=_HINT)
         return message
 
 
@@ -71,7 +74,7 @@ def open_monitor(path: str, timeout: float) -> Iterator[Monitor]:
             connection.connect(path)
             monitor = Monitor(connection, path, deadline)
             if "QMP" not in monitor.read():
-                raise UnreachableError(f"{path} does not greet as QEMU's monitor does")
+                raise UnreachableError(f"{path} does not greet as QEMU's monitor does", hint=_HINT)
             monitor.execute("qmp_capabilities")
             yield monitor
     except OSError as error:
@@ -80,7 +83,7 @@ def open_monitor(path: str, timeout: float) -> Iterator[Monitor]:
             if isinstance(error, TimeoutError)
             else error.strerror or error
         )
-        raise UnreachableError(f"QEMU's monitor at {path}: {reason}") from error
+        raise UnreachableError(f"QEMU's monitor at {path}: {reason}", hint=_HINT) from error
 
 
 def vcpus_run(path: str, timeout: float) -> bool:

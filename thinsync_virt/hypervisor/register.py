@@ -8,13 +8,13 @@ either the old definition or the new one; when it got the old one, the old one i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from thinsync_virt.errors import ConflictError, GuestError, NotFoundError
+from thinsync_virt.errors import ConflictError, GuestError, NotFoundError, ThinsyncError
 from thinsync_virt.hypervisor.connection import (
     VIR_ERR_NO_DOMAIN,
     Connection,
@@ -70,8 +70,10 @@ def marked(connection: Connection) -> tuple[RegisteredDomain, ...]:
     )
 
 
-def define(connection: Connection, plan: ReplicaPlan) -> bool:
-    """Make the plan true; whether anything had to be changed.
+def define(
+    connection: Connection, plan: ReplicaPlan, reached: Callable[[str], None] = lambda step: None
+) -> bool:
+    """Make the plan true; whether anything had to be changed. ``reached`` hears of each step.
 
     Raises ConflictError when a domain there is somebody else's, active, has a managed-save image, or was started
     from the older definition meanwhile (which is then in force again).
@@ -83,8 +85,10 @@ def define(connection: Connection, plan: ReplicaPlan) -> bool:
     for path, data in plan.files:
         if not has_content(path, data):
             write_durable(path, data)
+    reached("files written")
     with translated(f"define domain {plan.name}"):
         handle = connection.raw.defineXML(plan.xml)
+    reached("defined, not synced")
     known = _known(handle)
     _settle(known)
     if known is not None and known.live is not None and not _same_disks(known.live, known.current):
@@ -120,6 +124,22 @@ def restore_active(connection: Connection, name: str) -> bool:
         return False
     _restore(connection, known, None)
     return True
+
+
+def settle_all() -> None:
+    """Bring libvirt's definitions to stable storage: whoever defined last may have been killed before the sync.
+
+    Raises ThinsyncError when that cannot be done.
+    """
+    try:
+        for path in sorted(Path(_DEFINITIONS).glob("*.xml")):
+            sync_path(str(path))
+        sync_path(_DEFINITIONS)
+    except OSError as error:
+        raise ThinsyncError(
+            f"cannot bring {_DEFINITIONS} to stable storage: {error.strerror}",
+            hint="look at: dmesg, df, mount",
+        ) from error
 
 
 def remove_files(connection: Connection, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -60,12 +60,21 @@ def choose(
             raise UsageError(f"{host} has several thin pools: {names}", hint="choose one with --pool VG/POOL")
         pool = next(iter(there))
     disk_pools = {**(remembered.disk_pools if remembered else {}), **wishes.disk_pools}
+    check_targets(domain, wishes)
     known = {disk.target for disk in domain.disks}
     # What is remembered of a disk that is gone stands in nobody's way.
     for name in (pool, *(disk_pools[target] for target in sorted(disk_pools) if target in known)):
         if name not in there:
             listed = ", ".join(str(other) for other in sorted(there))
             raise NotFoundError(f"there is no thin pool {name} at {host}", hint=f"there are: {listed}")
+    excluded = (set(remembered.excluded if remembered else ()) | set(wishes.exclude)) - set(wishes.include)
+    networks = {**(remembered.networks if remembered else {}), **wishes.networks}
+    return Choices(pool, disk_pools, networks, tuple(sorted(excluded)))
+
+
+def check_targets(domain: Domain, wishes: Wishes) -> None:
+    """Whether the wishes speak of disks that there are, and do not contradict each other. Raises UsageError."""
+    known = {disk.target for disk in domain.disks}
     for target in (*wishes.include, *wishes.exclude, *wishes.disk_pools):
         if target not in known:
             raise UsageError(
@@ -73,10 +82,10 @@ def choose(
             )
     both = set(wishes.include) & set(wishes.exclude)
     if both:
-        raise UsageError(f"{', '.join(sorted(both))} is both included and excluded")
-    excluded = (set(remembered.excluded if remembered else ()) | set(wishes.exclude)) - set(wishes.include)
-    networks = {**(remembered.networks if remembered else {}), **wishes.networks}
-    return Choices(pool, disk_pools, networks, tuple(sorted(excluded)))
+        raise UsageError(
+            f"{', '.join(sorted(both))} is both included and excluded",
+            hint="give --include or --exclude, not both",
+        )
 
 
 def remembered_state(states: Sequence[TargetState], wishes: Wishes) -> TargetState | None:

@@ -2,63 +2,77 @@
 
 from __future__ import annotations
 
-from thinsync_virt.model.domains import Disk
+from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.names import new_id, short_id
 from thinsync_virt.model.plans import Conflict, DiskPlan, Mode, Plan, Replicate, UpToDate
-from thinsync_virt.model.points import RecoveryPoint, newest_common
-from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.points import MAX_SEQUENCE, RecoveryPoint, newest_common
+from thinsync_virt.model.replicas import Choices, RegisteredDomain
 from thinsync_virt.model.states import SourceState, TargetState
 
 
-def find_conflict(source: SourceState, target: TargetState) -> Conflict | None:
-    """Why the replica at the target must not be replicated over, or None.
+def find_conflict(source: SourceState, target: TargetState, *, host: str) -> Conflict | None:
+    """Why the replica at ``host`` must not be replicated over, or None.
 
     Invariant 8: nothing that is active there, was written to there, or is somebody else's, is replaced.
     """
     domain = source.domain
     for other in target.registered:
         if other.mark is None or other.mark.key != target.key:
-            whose = "is not a replica of ours" if other.mark is None else "is the replica of something else"
-            same = "name" if other.name == domain.name else "UUID"
-            return Conflict(
-                f"a domain with the {same} of {domain.name} exists at the target and {whose}: {other.name}",
-                f"rename or remove it there (virsh undefine {other.name}), or replicate to another host",
-            )
+            return _somebody_elses(domain, other, host)
         if other.uuid != domain.uuid or other.name != domain.name:
             return Conflict(
-                f"the replica at the target is {other.name} with UUID {other.uuid}, not {domain.name}",
-                "undo the renaming at one side, or undefine the replica at the target (its points stay)",
+                f"the replica at {host} is {other.name} with UUID {other.uuid}, not {domain.name}",
+                f"undo the renaming at one side, or undefine the replica at {host} (its points stay):"
+                f" virsh undefine {other.name} --keep-nvram",
             )
         if other.active:
             return Conflict(
-                f"the replica of {domain.name} is running at the target",
+                f"the replica of {domain.name} is running at {host}",
                 f"two copies must not run: shut it down there (virsh shutdown {domain.name}) and decide which is true",
             )
         if other.managed_save:
             return Conflict(
-                f"the replica of {domain.name} has a managed-save image at the target",
-                f"starting it would put old memory over new disks: virsh managedsave-remove {domain.name} there",
+                f"the replica of {domain.name} has a managed-save image at {host}",
+                f"starting it would put old memory over new disks; there: virsh managedsave-remove {domain.name}",
             )
     if target.written:
         return Conflict(
-            f"the replica of {domain.name} was used at the target since its point:"
+            f"the replica of {domain.name} was used at {host} since its point:"
             f" {', '.join(target.written)} written to",
             "what was written there would be lost. Keep it: replicate back from there; or give it up:"
-            f" virsh undefine {domain.name} --keep-nvram there, and replicate again",
+            f" virsh undefine {domain.name} --keep-nvram at {host}, and replicate again",
         )
     ahead = _target_ahead(source, target)
     if ahead is not None:
         return Conflict(
-            f"the target holds point {short_id(ahead.id)} (number {ahead.sequence}) of {domain.name},"
+            f"{host} holds point {short_id(ahead.id)} (number {ahead.sequence}) of {domain.name},"
             " newer than any point here",
-            "this host was rolled back or is an old copy; find out which side is true before going on",
+            "this host was rolled back or is an old copy; find out which side is true before going on. To begin anew"
+            " from here, remove this host's points of it (lvs -S 'lv_name=~^ts-', lvremove)",
         )
     return None
 
 
+def _somebody_elses(domain: Domain, other: RegisteredDomain, host: str) -> Conflict:
+    """A UUID stays with a domain through a renaming, and libvirt has each once: then only another host helps."""
+    whose = "is not a replica of ours" if other.mark is None else "is the replica of something else"
+    if other.uuid != domain.uuid:
+        return Conflict(
+            f"a domain with the name of {domain.name} exists at {host} and {whose}",
+            f"rename it there while it is off: virsh domrename {other.name} {other.name}-old;"
+            " or replicate to another host",
+        )
+    called = "" if other.name == domain.name else f": {other.name}"
+    return Conflict(
+        f"a domain with the UUID of {domain.name} exists at {host} and {whose}{called}",
+        f"replicate to another host; or, if nobody needs that one any more: virsh undefine {other.name}"
+        f" --keep-nvram at {host} (its disks stay)",
+    )
+
+
 def _target_ahead(source: SourceState, target: TargetState) -> RecoveryPoint | None:
-    common = newest_common(source.points, target.points)
-    if not source.points or not target.points or common is None:
+    # Also where nothing is common: a source that is far enough behind has lost all that the target still keeps.
+    if not source.points or not target.points:
         return None
     newest = max(target.points, key=lambda point: point.order)
     return newest if newest.sequence > max(point.sequence for point in source.points) else None
@@ -68,6 +82,7 @@ def plan_replication(
     source: SourceState,
     target: TargetState,
     *,
+    host: str,
     disks: tuple[Disk, ...],
     choices: Choices,
     definition: str,
@@ -75,26 +90,42 @@ def plan_replication(
 ) -> Plan:
     """What to do now.
 
-    ``disks`` are those that travel, to the pools of ``choices``, ``definition`` the id of the domain's present
-    definition, ``unchanged`` whether every disk still equals the newest common point (False when not looked at).
+    ``host`` is the target's name for people, ``disks`` are those that travel, to the pools of ``choices``,
+    ``definition`` the id of the domain's present definition, ``unchanged`` whether every disk still equals the newest
+    common point (False when not looked at).
     """
-    conflict = find_conflict(source, target)
+    conflict = find_conflict(source, target, host=host)
     if conflict is not None:
         return conflict
     base = newest_common(source.points, target.points)
-    theirs = next((point for point in target.points if base is not None and point.id == base.id), None)
     targets = tuple(disk.target for disk in disks)
     if base is not None and unchanged and definition == base.definition and _same_disks(base, targets):
         return UpToDate(base)
     known = [point.sequence for point in (*source.points, *target.points)]
     known += [unfinished.sequence for unfinished in (*source.unfinished, *target.unfinished)]
+    sequence = max(known, default=0) + 1
+    if sequence > MAX_SEQUENCE:
+        # It would fit neither a tag nor a stream. Nobody comes so far by replicating.
+        return Conflict(
+            f"the points of {source.domain.name} have come to number {sequence - 1}, after which there is none",
+            "no replication comes so far, so that point is not what it says: remove it (lvs -o+lv_tags, lvremove)",
+        )
     return Replicate(
         target.key,
         new_id(),
-        max(known, default=0) + 1,
+        sequence,
         base,
-        tuple(_plan_disk(disk, choices, base, theirs) for disk in disks),
+        plan_disks(source, target, disks, choices),
     )
+
+
+def plan_disks(
+    source: SourceState, target: TargetState, disks: tuple[Disk, ...], choices: Choices
+) -> tuple[DiskPlan, ...]:
+    """How each disk travels, if anything has to."""
+    ours = newest_common(source.points, target.points)
+    theirs = next((point for point in target.points if ours is not None and point.id == ours.id), None)
+    return tuple(_plan_disk(disk, choices, ours, theirs) for disk in disks)
 
 
 def abandoned(source: SourceState, target: TargetState) -> tuple[RecoveryPoint, ...]:

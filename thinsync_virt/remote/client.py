@@ -209,7 +209,7 @@ class Client:
     def _connection(self) -> Iterator[None]:
         """Around everything that uses the channel: one that is broken or out of step is never used again."""
         if self._lost:
-            raise UnreachableError(f"{self._name}: the connection was lost before")
+            raise UnreachableError(f"{self._name}: the connection was lost before", hint="run it again")
         try:
             yield
         except ChannelClosedError as error:

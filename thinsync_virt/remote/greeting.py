@@ -74,7 +74,7 @@ def parse_greeting(line: bytes, name: str) -> Greeting:
             hostname=_text(fields.get("hostname"), re.compile(r"[A-Za-z0-9._-]{1,255}")),
         )
     except StreamError as error:
-        raise UnreachableError(f"{name}: {error.message}", retry=False) from error
+        raise UnreachableError(f"{name}: {error.message}", hint=error.hint, retry=False) from error
 
 
 def exchange(channel: Channel, ours: Greeting, name: str, timeout: float) -> tuple[Greeting, int]:

@@ -63,6 +63,8 @@ class Message(NamedTuple):
 class ChannelClosedError(UnreachableError):
     """The other end closed the channel, or is gone."""
 
+    default_hint = "is it up, and the network between? run it again"
+
 
 class ProtocolError(StreamError):
     """The other end sent what does not belong here."""

@@ -37,6 +37,8 @@ _STREAMS = ("none", "in", "out")
 class InterruptedServerError(UnreachableError):
     """This server is to stop: clean up and return."""
 
+    default_hint = "run it again"
+
 
 class ClientGoneError(InterruptedServerError):
     """It is to stop because the client is gone."""

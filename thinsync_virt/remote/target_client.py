@@ -8,6 +8,7 @@ from typing import Protocol
 
 from thinsync_virt.errors import StreamError
 from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
@@ -28,19 +29,28 @@ class Outgoing(Protocol):
         ...
 
     @property
-    def expected(self) -> dict[str, int]:
-        """Bytes of data that each disk will bring."""
+    def expected(self) -> dict[str, Announcement]:
+        """What each disk will bring: data and holes, in how many extents."""
         ...
 
     def __iter__(self) -> Iterator[Sequence[Piece]]: ...
 
 
 class RemoteTarget:
-    """What ``thinsync-vm server`` offers at the other host. ``host`` is as the user knows it."""
+    """What ``thinsync-vm server`` offers at the other host.
 
-    def __init__(self, client: Client) -> None:
+    ``host`` is its name for messages, ``address`` what ``--to`` must say to reach it again.
+    """
+
+    def __init__(self, client: Client, address: str = "") -> None:
         self.host = client.name
+        self.address = address or client.name
         self._client = client
+
+    @property
+    def package(self) -> str:
+        """The version of thinsync-virt there, as it greeted."""
+        return self._client.peer.package
 
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas there until the connection ends. Raises BusyError."""
@@ -56,10 +66,15 @@ class RemoteTarget:
         return from_wire(tuple[TargetState, ...], answer["states"], "states")
 
     def check(
-        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: dict[str, int]
+        self,
+        key: ReplicaKey,
+        definition: Definition,
+        choices: Choices,
+        sizes: dict[str, int],
+        data: dict[str, int],
     ) -> tuple[Finding, ...]:
-        """Whether this domain could live there, as findings."""
-        params = {"key": to_wire(key), "choices": to_wire(choices), "sizes": sizes}
+        """Whether this domain could live there, and has room for ``data`` bytes of full copies, as findings."""
+        params = {"key": to_wire(key), "choices": to_wire(choices), "sizes": sizes, "data": data}
         answer = self._client.send_stream("check", params, _pieces(definition.pack()))
         return from_wire(tuple[Finding, ...], answer["findings"], "findings")
 
@@ -75,7 +90,7 @@ class RemoteTarget:
                 yield piece
                 progress(stream.read)
 
-        answer = self._client.send_stream("receive", {"expected": stream.expected}, chunks())
+        answer = self._client.send_stream("receive", {"expected": to_wire(stream.expected)}, chunks())
         return from_wire(RecoveryPoint, answer["point"], "point")
 
     def register(self, key: ReplicaKey, point: str) -> Registration:

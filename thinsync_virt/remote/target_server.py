@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from thinsync_virt.errors import StreamError
-from thinsync_virt.model.definition import MAX_HEADER, MAX_PART, Definition, unpack
+from thinsync_virt.model.definition import MAX_PACKED, Definition, unpack
+from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import check_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
@@ -23,8 +24,6 @@ from thinsync_virt.stream.events import Event
 from thinsync_virt.stream.reader import read_stream
 from thinsync_virt.units import MIB
 
-MAX_PACKED = MAX_HEADER + 4 * MAX_PART
-
 
 class ServedTarget(Protocol):
     """A target endpoint, as the server needs it."""
@@ -36,13 +35,21 @@ class ServedTarget(Protocol):
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]: ...
 
     def check(
-        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: Mapping[str, int]
+        self,
+        key: ReplicaKey,
+        definition: Definition,
+        choices: Choices,
+        sizes: Mapping[str, int],
+        data: Mapping[str, int],
     ) -> tuple[Finding, ...]: ...
 
     def host_findings(self) -> tuple[Finding, ...]: ...
 
     def receive(
-        self, events: Iterator[Event], expected: Mapping[str, int], progress: Callable[[int], None]
+        self,
+        events: Iterator[Event],
+        expected: Mapping[str, Announcement],
+        progress: Callable[[int], None],
     ) -> RecoveryPoint: ...
 
     def register(self, key: ReplicaKey, point: str) -> Registration: ...
@@ -131,10 +138,10 @@ def _state_calls(target: ServedTarget) -> dict[str, Call]:
 
     def check(params: _Params, io: CallIO) -> dict[str, Any]:
         key, choices = params.key(), params.take("choices", Choices)
-        sizes = params.take("sizes", dict[str, int])
+        sizes, data = params.take("sizes", dict[str, int]), params.take("data", dict[str, int])
         params.done()
         definition = unpack(_whole(io))
-        return {"findings": to_wire(target.check(key, definition, choices, sizes))}
+        return {"findings": to_wire(target.check(key, definition, choices, sizes, data))}
 
     def host_findings(params: _Params, io: CallIO) -> dict[str, Any]:
         params.done()
@@ -151,7 +158,7 @@ def _state_calls(target: ServedTarget) -> dict[str, Call]:
 
 def _transfer_calls(target: ServedTarget) -> dict[str, Call]:
     def receive(params: _Params, io: CallIO) -> dict[str, Any]:
-        expected = params.take("expected", dict[str, int])
+        expected = params.take("expected", dict[str, Announcement])
         params.done()
         events = read_stream(io.receive().readinto)
         point = target.receive(events, expected, lambda _: io.check())

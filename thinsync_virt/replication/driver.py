@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+import shlex
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from thinsync_virt.errors import BusyError, ConflictError, StreamError, ThinsyncError
@@ -27,7 +28,7 @@ from thinsync_virt.model.reports import (
 )
 from thinsync_virt.model.states import PoolReport, SourceState, TargetState
 from thinsync_virt.planning.choices import Wishes, choose, remembered_state, travelling_disks
-from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
+from thinsync_virt.planning.replication import abandoned, find_conflict, plan_disks, plan_replication
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
 
 SNAPSHOT_ATTEMPTS = 5
@@ -73,6 +74,9 @@ class _Situation:
     definition: Definition
     source: SourceState
     target: TargetState
+    sizes: dict[str, int]
+    full: dict[str, int]
+    """Bytes that full copies will bring, by disk."""
     findings: tuple[Finding, ...]
 
 
@@ -88,6 +92,7 @@ def replicate(source: Source, target: Target, request: Request, observer: Observ
     match plan_replication(
         situation.source,
         situation.target,
+        host=target.host,
         disks=situation.disks,
         choices=situation.choices,
         definition=situation.definition.id,
@@ -100,6 +105,7 @@ def replicate(source: Source, target: Target, request: Request, observer: Observ
                 source.discard(abandoned(situation.source, situation.target))
             return _up_to_date(source, target, situation, point, request, observer, started)
         case Replicate() as plan:
+            plan = _with_amounts(plan, source, situation, request)
             observer.planned(plan.disks, plan.base)
             if request.dry_run:
                 return _report(Outcome.DRY_RUN, situation, target, started, plan=plan.disks)
@@ -119,15 +125,23 @@ def _look(source: Source, target: Target, request: Request, observer: Observer) 
     key = ReplicaKey(domain.uuid, _group_uuid(pools, choices))
     target_state = next((state for state in states if state.key == key), None) or _fresh_state(key, states)
     source_state = source.state(domain, key)
-    conflict = find_conflict(source_state, target_state)
+    conflict = find_conflict(source_state, target_state, host=target.host)
     if conflict is not None:
         raise ConflictError(conflict.message, hint=conflict.hint)
     observer.step("checking both ends")
     definition = source.definition(domain, choices)
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
-    findings = (*source.check(disks), *target.check(key, definition, choices, sizes))
-    _refuse(findings)
-    return _Situation(domain, disks, choices, definition, source_state, target_state, findings)
+    findings = source.check(domain, disks, request.quiesce)
+    plans = plan_disks(source_state, target_state, disks, choices)
+    full = {} if refusals(findings) else source.mapped(_of_mode(Mode.FULL, plans, disks))
+    findings = (*findings, *target.check(key, definition, choices, sizes, full))
+    _refuse(findings, domain.name, target)
+    return _Situation(domain, disks, choices, definition, source_state, target_state, sizes, full, findings)
+
+
+def _of_mode(mode: Mode, plans: tuple[DiskPlan, ...], disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
+    wanted = {plan.target for plan in plans if plan.mode is mode}
+    return tuple(disk for disk in disks if disk.target in wanted)
 
 
 def _group_uuid(pools: tuple[PoolReport, ...], choices: Choices) -> str:
@@ -139,12 +153,23 @@ def _fresh_state(key: ReplicaKey, states: tuple[TargetState, ...]) -> TargetStat
     return TargetState(key, (), (), registered, "", (), None)
 
 
-def _refuse(findings: tuple[Finding, ...]) -> None:
+def _refuse(findings: tuple[Finding, ...], domain: str, target: Target) -> None:
+    """Raise for the first that refuses, with the command that shows every one."""
     refused = refusals(findings)
     if refused:
         first = refused[0]
-        more = f" (and {len(refused) - 1} more: see thinsync-vm check)" if len(refused) > 1 else ""
+        command = shlex.join(["thinsync-vm", "check", domain, "--to", target.address])
+        more = f" (and {len(refused) - 1} more: {command})" if len(refused) > 1 else ""
         raise ThinsyncError(f"{first.subject}: {first.message}{more}", code=first.code, hint=first.hint)
+
+
+def _with_amounts(plan: Replicate, source: Source, situation: _Situation, request: Request) -> Replicate:
+    """How much each disk brings; of a delta only a dry run wants to know before it is made."""
+    amounts = dict(situation.full)
+    if request.dry_run and plan.base is not None:
+        amounts |= source.differing(_of_mode(Mode.INCREMENTAL, plan.disks, situation.disks), plan.base)
+    disks = tuple(replace(disk, expected=amounts.get(disk.target)) for disk in plan.disks)
+    return replace(plan, disks=disks)
 
 
 def _is_unchanged(
@@ -167,14 +192,16 @@ def _up_to_date(
     observer: Observer,
     started: float,
 ) -> ReplicationReport:
+    registration = None
     if not request.dry_run:
         target.tidy(point.key)
         if not point.confirmed_by:
-            source.confirm(point, target.host)
-        observer.registered(target.register(point.key, point.id))
+            source.confirm(point, target.address)
+        registration = target.register(point.key, point.id)
+        observer.registered(registration)
         target.retire(point.key, point.id)
         source.retire(point.key)
-    return _report(Outcome.UP_TO_DATE, situation, target, started, point=point)
+    return _report(Outcome.UP_TO_DATE, situation, target, started, point=point, registration=registration)
 
 
 def _run(
@@ -189,9 +216,15 @@ def _run(
     target.tidy(plan.key)
     target.retire(plan.key, plan.base.id if plan.base else "")
     if plan.base is not None and not plan.base.confirmed_by:
-        source.confirm(plan.base, target.host)
+        source.confirm(plan.base, target.address)
     source.discard(abandoned(situation.source, situation.target))
     source.retire(plan.key)
+    if situation.full:
+        # What interrupted transfers had left there is gone: only now it can be said for certain.
+        again = target.check(
+            plan.key, situation.definition, situation.choices, situation.sizes, situation.full
+        )
+        _refuse(again, situation.domain.name, target)
     head = _take_snapshot(source, situation, plan, request, observer)
     observer.snapshot(head.point, head.report)
     try:
@@ -211,8 +244,9 @@ def _run(
         with suppress(ThinsyncError):
             _forget(source, target, situation, head.point)
         raise
-    source.confirm(head.point, target.host)
-    observer.registered(target.register(plan.key, head.point.id))
+    source.confirm(head.point, target.address)
+    registration = target.register(plan.key, head.point.id)
+    observer.registered(registration)
     target.retire(plan.key, head.point.id)
     source.retire(plan.key)
     return _report(
@@ -225,6 +259,7 @@ def _run(
         snapshot=head.report,
         disks=disks,
         stream_bytes=stream_bytes,
+        registration=registration,
     )
 
 
@@ -284,10 +319,15 @@ def _report(
     snapshot: SnapshotReport | None = None,
     disks: tuple[SentDisk, ...] = (),
     stream_bytes: int = 0,
+    registration: Registration | None = None,
 ) -> ReplicationReport:
-    behind = 0.0
-    if outcome is Outcome.REPLICATED and point is not None:
-        behind = max(0.0, time.time() - point.time)
+    known = situation.target.points if point is None else (point,)
+    newest = max((held.time for held in known), default=None)
+    findings = situation.findings
+    registered = situation.target.registered_point
+    if registration is not None:
+        registered = registration.point
+        findings += tuple(finding for finding in registration.findings if finding not in findings)
     return ReplicationReport(
         outcome,
         situation.domain.name,
@@ -298,8 +338,9 @@ def _report(
         disks,
         stream_bytes,
         time.monotonic() - started,
-        behind,
-        situation.findings,
+        0.0 if newest is None else max(0.0, time.time() - newest),
+        findings,
+        registered,
     )
 
 

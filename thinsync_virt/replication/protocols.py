@@ -8,6 +8,7 @@ from typing import Protocol
 
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Disk, Domain
+from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.plans import Replicate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
@@ -32,8 +33,8 @@ class Outgoing(Protocol):
         ...
 
     @property
-    def expected(self) -> dict[str, int]:
-        """The same for each disk."""
+    def expected(self) -> dict[str, Announcement]:
+        """What each disk will bring: data and holes, in how many extents."""
         ...
 
     @property
@@ -61,8 +62,16 @@ class Source(Protocol):
 
     def state(self, domain: Domain, key: ReplicaKey) -> SourceState: ...
 
-    def check(self, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
-        """Whether one more snapshot set can be made here."""
+    def check(self, domain: Domain, disks: tuple[Disk, ...], quiesce: Quiesce) -> tuple[Finding, ...]:
+        """Whether one more snapshot set can be made here, and as it is asked for. Nothing is changed."""
+        ...
+
+    def mapped(self, disks: tuple[Disk, ...]) -> dict[str, int]:
+        """Bytes that each disk has mapped: what a full copy of it reads."""
+        ...
+
+    def differing(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> dict[str, int]:
+        """Bytes of each disk, of those that ``base`` has, in chunks that are not those of ``base``."""
         ...
 
     def definition(self, domain: Domain, choices: Choices) -> Definition: ...
@@ -82,7 +91,9 @@ class Source(Protocol):
 
     def send(self, plan: Replicate, head: Head) -> AbstractContextManager[Outgoing]: ...
 
-    def confirm(self, head: RecoveryPoint, host: str) -> None: ...
+    def confirm(self, head: RecoveryPoint, address: str) -> None:
+        """Record that the target at ``address`` holds ``head``."""
+        ...
 
     def discard(self, points: tuple[RecoveryPoint, ...]) -> None: ...
 
@@ -90,9 +101,13 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """The end that holds the replica. Registering is optional: an archive registers nothing."""
+    """The end that holds the replica. Registering is optional: an archive registers nothing.
+
+    ``host`` is its name for messages, ``address`` the text by which a later command reaches it.
+    """
 
     host: str
+    address: str
 
     def pools(self) -> tuple[PoolReport, ...]: ...
 
@@ -103,8 +118,18 @@ class Target(Protocol):
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]: ...
 
     def check(
-        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: dict[str, int]
-    ) -> tuple[Finding, ...]: ...
+        self,
+        key: ReplicaKey,
+        definition: Definition,
+        choices: Choices,
+        sizes: dict[str, int],
+        data: dict[str, int],
+    ) -> tuple[Finding, ...]:
+        """Whether the domain could live there, and has room.
+
+        ``sizes`` are those of its disks in bytes, ``data`` the bytes that full copies will bring, as far as known.
+        """
+        ...
 
     def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint: ...
 

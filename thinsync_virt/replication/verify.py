@@ -63,11 +63,14 @@ class Proof:
     registered: tuple[Finding, ...] = ()
 
     @property
+    def same(self) -> bool:
+        """Whether the point is the same at both ends."""
+        return self.definition_equal and not any(disk.differing for disk in self.disks)
+
+    @property
     def equal(self) -> bool:
-        """Whether nothing differs."""
-        return (
-            self.definition_equal and not any(disk.differing for disk in self.disks) and not self.registered
-        )
+        """Whether nothing differs, what is registered included."""
+        return self.same and not self.registered
 
 
 def choose_point(
@@ -150,7 +153,11 @@ def _bytes(size: int | None) -> str:
 
 def _union(ours: bytes, theirs: bytes) -> list[int]:
     if len(ours) != len(theirs):
-        raise StreamError("the disk has different sizes at the two ends", retry=False)
+        raise StreamError(
+            "the disk has different sizes at the two ends",
+            hint="do not start it there; remove that point at the target and replicate again",
+            retry=False,
+        )
     return [
         (index << 3) + bit
         for index, (left, right) in enumerate(zip(ours, theirs, strict=True))

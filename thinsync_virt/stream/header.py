@@ -24,15 +24,15 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from thinsync_virt.errors import StreamError, UsageError
+from thinsync_virt.model.definition import MAX_PACKED
 from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_uuid
 from thinsync_virt.model.plans import Mode
-from thinsync_virt.model.points import Consistency, ReplicaKey
+from thinsync_virt.model.points import Consistency, ReplicaKey, check_sequence, check_time
 from thinsync_virt.stream.frames import MAX_HEADER, Piece
 from thinsync_virt.stream.jsontext import decode_object, encode_object
 from thinsync_virt.units import GIB, KIB, SECTOR
 
 MAX_DISKS = 256
-MAX_DEFINITION = GIB
 _MAX_NUMBER = (1 << 63) - 1
 _DOMAIN_NAME = re.compile("[^\x00-\x1f/\x7f-\x9f\ud800-\udfff]{1,255}")
 _DEFINITION = re.compile(r"[A-Za-z0-9_+.-]{0,64}")
@@ -95,13 +95,13 @@ class StreamHeader:
         )
         _as_stream_error(check_lvm_uuid, self.key.target)
         _as_stream_error(check_id, self.point)
-        _require(0 <= self.sequence <= _MAX_NUMBER, f"sequence {self.sequence}")
-        _require(0 <= self.time <= _MAX_NUMBER, f"time {self.time}")
+        _as_stream_error(check_sequence, self.sequence)
+        _as_stream_error(check_time, self.time)
         if self.base is not None:
             _as_stream_error(check_id, self.base)
             _require(self.base != self.point, "the point is its own base")
         _require(_DEFINITION.fullmatch(self.definition) is not None, f"definition {self.definition[:80]!r}")
-        _require(0 <= self.definition_size <= MAX_DEFINITION, f"definition size {self.definition_size}")
+        _require(0 <= self.definition_size <= MAX_PACKED, f"definition size {self.definition_size}")
         _require(_PACKAGE.fullmatch(self.package) is not None, f"package version {self.package[:80]!r}")
         _require(0 < len(self.disks) <= MAX_DISKS, f"{len(self.disks)} disks")
         _require(len({disk.target for disk in self.disks}) == len(self.disks), "a disk occurs twice")

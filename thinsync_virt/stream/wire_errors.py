@@ -77,6 +77,7 @@ def make_error(code: Code, message: str, *, hint: str, retry: bool) -> ThinsyncE
     # Past the class's own __init__: each has its own arguments and defaults, and these fields are all known.
     error = error_class.__new__(error_class, message)
     ThinsyncError.__init__(error, message, code=code, hint=hint, retry=retry)
+    error.hint = hint
     if isinstance(error, CommandError):
         error.argv, error.status, error.stderr = (), None, ""
     return error

@@ -29,6 +29,7 @@ _BLKDISCARD = 0x1277
 _BLKZEROOUT = 0x127F
 _ZEROES = bytes(PIECE)
 _local = threading.local()
+_DEVICE_HINT = "look at dmesg and at the pool: lvs -a; dmsetup status"
 
 
 def aligned_buffer(size: int) -> mmap.mmap:
@@ -238,7 +239,10 @@ class BlockDevice:
             raise ValueError(f"{self.path}: {length} bytes at {start} are no multiple of {self._align}")
 
     def _truncated(self, position: int) -> ThinsyncError:
-        return ThinsyncError(f"{self.path} ends at byte {position}, it should have {self.size}")
+        return ThinsyncError(
+            f"{self.path} ends at byte {position}, it should have {self.size}",
+            hint="somebody shrank it meanwhile: find out who, and run it again",
+        )
 
     def _error(self, verb: str, position: int, error: OSError) -> ThinsyncError:
         message = f"cannot {verb} {self.path} at byte {position}: {error.strerror}"
@@ -246,9 +250,7 @@ class BlockDevice:
             return SpaceError(
                 message, hint="its thin pool is full: extend the pool, or delete recovery points"
             )
-        return ThinsyncError(
-            message, code=Code.POOL, hint="look at dmesg and at the pool: lvs -a; dmsetup status"
-        )
+        return ThinsyncError(message, code=Code.POOL, hint=_DEVICE_HINT)
 
 
 def flush_host_cache(path: str) -> None:
@@ -263,7 +265,9 @@ def flush_host_cache(path: str) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise ThinsyncError(f"cannot flush {path}: {error.strerror}", code=Code.POOL) from error
+        raise ThinsyncError(
+            f"cannot flush {path}: {error.strerror}", code=Code.POOL, hint=_DEVICE_HINT
+        ) from error
 
 
 def _bounce() -> mmap.mmap:

@@ -111,7 +111,9 @@ def resolve(path: str, *, sys: Path = SYS) -> VolumeName | None:
     except (FileNotFoundError, NotADirectoryError):
         return _from_inactive_path(os.path.realpath(path))
     except (OSError, ValueError) as error:
-        raise ThinsyncError(f"cannot look at {path!r}: {error}") from error
+        raise ThinsyncError(
+            f"cannot look at {path!r}: {error}", hint="what stands there? ls -l, and virsh edit"
+        ) from error
     if not stat.S_ISBLK(status.st_mode):
         return None
     device = lvm_device(status.st_rdev, sys=sys)

@@ -21,7 +21,20 @@ from thinsync_virt.system.process import Completed, run
 from thinsync_virt.units import SECTOR
 
 _TIMEOUT = 20.0
+_STATUS_HINT = "see it by hand: dmsetup status; a kernel newer than this program needs a newer version of it"
 _MODES = {"rw": PoolMode.RW, "ro": PoolMode.READ_ONLY, "out_of_data_space": PoolMode.OUT_OF_DATA_SPACE}
+FAILED = PoolStatus(
+    transaction_id=0,
+    used_metadata=0,
+    total_metadata=0,
+    used_data=0,
+    total_data=0,
+    held_root=None,
+    mode=PoolMode.FAILED,
+    needs_check=False,
+    queue_if_no_space=False,
+)
+"""Of a pool of which the kernel says no more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +50,7 @@ def parse_pool_status(line: str, pool: str) -> PoolStatus:
     words = line.split()
     match words[2:]:
         case ["thin-pool", "Fail" | "Error"]:
-            return _FAILED
+            return FAILED
         case ["thin-pool", transaction, metadata, data, held, mode, _discards, full, check, *_] if (
             mode in _MODES
         ):
@@ -57,7 +70,7 @@ def parse_pool_status(line: str, pool: str) -> PoolStatus:
                 )
             except ValueError:
                 pass
-    raise PoolError(f"pool {pool}: the kernel's status makes no sense: {line.strip()!r}")
+    raise PoolError(f"pool {pool}: the kernel's status makes no sense: {line.strip()!r}", hint=_STATUS_HINT)
 
 
 def parse_thin_status(line: str, volume: str) -> ThinStatus:
@@ -73,7 +86,9 @@ def parse_thin_status(line: str, volume: str) -> ThinStatus:
                 return ThinStatus(_number(mapped) * SECTOR, end * SECTOR)
             except ValueError:
                 pass
-    raise PoolError(f"volume {volume}: the kernel's status makes no sense: {line.strip()!r}")
+    raise PoolError(
+        f"volume {volume}: the kernel's status makes no sense: {line.strip()!r}", hint=_STATUS_HINT
+    )
 
 
 class DmSetup:
@@ -93,7 +108,13 @@ class DmSetup:
             self._message(pool, "reserve_metadata_snap")
         except CommandError as error:
             if "busy" in error.stderr.lower():
-                raise BusyError(f"pool {pool} holds a metadata snapshot already") from error
+                raise BusyError(
+                    f"pool {pool} holds a metadata snapshot already",
+                    hint=f"wait for whoever reads it; if nobody does: thinsync-vm pool release {pool}",
+                ) from error
+            if error.status is None:
+                # The kernel may still make it: whoever recorded the intent must keep that record.
+                raise
             raise PoolError(
                 f"pool {pool} refuses a metadata snapshot: {error}",
                 hint="a pool that is read-only or failed takes none",
@@ -156,19 +177,6 @@ def _of_pool(*before: str, pool: VolumeName, after: tuple[str, ...] = ()) -> Com
 
 def _is_missing(error: CommandError) -> bool:
     return "does not exist" in error.stderr.lower() or "not found" in error.stderr.lower()
-
-
-_FAILED = PoolStatus(
-    transaction_id=0,
-    used_metadata=0,
-    total_metadata=0,
-    used_data=0,
-    total_data=0,
-    held_root=None,
-    mode=PoolMode.FAILED,
-    needs_check=False,
-    queue_if_no_space=False,
-)
 
 
 def _dmsetup(*arguments: str) -> Completed:

@@ -19,6 +19,7 @@ _TOOLS = {
     "dmsetup": ("dmsetup", "version"),
     "thin_delta": ("thin_delta", "--version"),
     "thin_dump": ("thin_dump", "--version"),
+    "thin_ls": ("thin_ls", "--version"),
     "virsh": ("virsh", "--version"),
     "qemu-img": ("qemu-img", "--version"),
     "ssh": ("ssh", "-V"),

@@ -31,14 +31,14 @@ def lock_path(*parts: str, directory: Path = LOCKS) -> Path:
 
 
 @contextlib.contextmanager
-def hold(path: Path, wait: float, *, what: str = "") -> Iterator[None]:
+def hold(path: Path, wait: float, *, what: str = "", host: str = "") -> Iterator[None]:
     """Hold the lock for the length of the context. ``wait`` is the longest wait for it in seconds; 0 tries once.
 
-    ``what`` is how a message calls it. Raises BusyError ("already running, pid N"), or ThinsyncError if the
-    lock directory is not ours alone.
+    ``what`` is how a message calls it, ``host`` this host's name if the message may be read at another. Raises
+    BusyError ("already running, pid N"), or ThinsyncError if the lock directory is not ours alone.
     """
     _private_directory(path.parent)
-    descriptor = _acquire(path, time.monotonic() + wait, what or path.stem)
+    descriptor = _acquire(path, time.monotonic() + wait, what or path.stem, host)
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -56,25 +56,29 @@ def holder(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ThinsyncError(f"cannot read the lock file {path}: {error.strerror}") from error
+        raise ThinsyncError(
+            f"cannot read the lock file {path}: {error.strerror}", hint=f"look at it: ls -l {path}"
+        ) from error
     try:
         return None if _try_lock(descriptor, fcntl.LOCK_SH) else _read_pid(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _acquire(path: Path, deadline: float, what: str) -> int:
+def _acquire(path: Path, deadline: float, what: str, host: str) -> int:
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise ThinsyncError(f"cannot open the lock file {path}: {error.strerror}") from error
+            raise ThinsyncError(
+                f"cannot open the lock file {path}: {error.strerror}", hint=f"look at it: ls -l {path}"
+            ) from error
         try:
             if _try_lock(descriptor, fcntl.LOCK_EX):
                 if _is_still(descriptor, path):
                     return descriptor
             elif time.monotonic() >= deadline:
-                raise _busy(_read_pid(descriptor), what)
+                raise _busy(_read_pid(descriptor), what, host)
         except BaseException:
             os.close(descriptor)
             raise
@@ -82,11 +86,11 @@ def _acquire(path: Path, deadline: float, what: str) -> int:
         time.sleep(min(_POLL_SECONDS, max(0.001, deadline - time.monotonic())))
 
 
-def _busy(pid: int | None, what: str) -> BusyError:
+def _busy(pid: int | None, what: str, host: str) -> BusyError:
     who = f", pid {pid}" if pid else ""
-    return BusyError(
-        f"{what}: already running{who}", hint="wait for it to end" + (f": ps -fp {pid}" if pid else "")
-    )
+    where = f" at {host}" if host else ""
+    look = f"; see{where}: ps -fp {pid}" if pid else ""
+    return BusyError(f"{what}: already running{where}{who}", hint=f"wait for it to end{look}")
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

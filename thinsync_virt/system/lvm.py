@@ -53,6 +53,7 @@ _NO_ROOM = (
     "too large for circular buffer",
 )
 _ROOM_HINT = "see: vgs -o+vg_mda_free; lvs -a"
+_LOOK_HINT = "see how things stand: lvs -a -o+lv_health_status,tags; dmesg; thinsync-vm check"
 
 
 class Lvm:
@@ -96,6 +97,10 @@ class Lvm:
         if len(found) != 1:
             raise NotFoundError(f"{name} is not a thin pool", hint="see the pools: lvs -S segtype=thin-pool")
         return found[0]
+
+    def pool_health(self) -> dict[VolumeName, str]:
+        """LVM's own word on each thin pool's health, "" for none: ``partial`` where a device of it is missing."""
+        return lvm_report.parse_health(self._lvs(lvm_report.HEALTH_FIELDS, "segtype=thin-pool", []))
 
     def volume_groups(self) -> tuple[VolumeGroup, ...]:
         """All volume groups, with their room for volumes and for their own metadata text."""
@@ -150,7 +155,7 @@ class Lvm:
         }
         missing = [str(request.volume) for request in requests if request.volume not in by_name]
         if missing:
-            raise NotFoundError(f"LVM did not make {', '.join(missing)}")
+            raise NotFoundError(f"LVM did not make {', '.join(missing)}", hint=_LOOK_HINT)
         made = tuple(by_name[request.volume] for request in requests)
         for request, volume in zip(requests, made, strict=True):
             _check_made(request, volume)
@@ -212,7 +217,7 @@ class Lvm:
             raise BusyError(
                 f"in use, not removed: {in_use}", hint=f"see who has it open: lsof /dev/{left[0].name}"
             )
-        raise CommandError(done.argv, done.status, done.stderr)
+        raise CommandError(done.argv, done.status, done.stderr, hint=_LOOK_HINT)
 
     def activate(self, names: Sequence[VolumeName]) -> None:
         """Activate volumes, also those that activation skips; their device paths exist on return.
@@ -332,7 +337,7 @@ def _change(words: Sequence[str], what: str, *, ok: Sequence[int] = (0,)) -> Com
     # -An: no backup file either; LVM's own metadata on the disks is what counts.
     argv = [words[0], "--config", lvm_commands.NO_ARCHIVE, "-An", *words[1:]]
     try:
-        return run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False)
+        return run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False, hint=_LOOK_HINT)
     except CommandError as error:
         text = error.stderr.lower()
         if any(word in text for word in _NO_ROOM):
@@ -387,7 +392,12 @@ def _failed(what: str, done: Completed, otherwise: str) -> ThinsyncError:
         )
     if any(word in text.lower() for word in _NO_ROOM):
         return SpaceError(f"{what}: {otherwise}: {_words(text)}", hint=_ROOM_HINT)
-    return CommandError((what,), done.status, done.stderr.strip() or otherwise)
+    return CommandError((what,), done.status, done.stderr.strip() or otherwise, hint=_LOOK_HINT)
+
+
+def lacks_room(output: str) -> bool:
+    """Whether LVM says that a group's text, a pool's data or its metadata has no room."""
+    return any(word in output.lower() for word in _NO_ROOM)
 
 
 def _words(text: str) -> str:
@@ -396,7 +406,10 @@ def _words(text: str) -> str:
 
 def _check_same_group(name: VolumeName, pool: VolumeName) -> None:
     if name.vg != pool.vg:
-        raise NotFoundError(f"volume {name} cannot lie in pool {pool}: another volume group")
+        raise NotFoundError(
+            f"volume {name} cannot lie in pool {pool}: another volume group",
+            hint=f"choose a pool of {name.vg}: lvs -S segtype=thin-pool {name.vg}",
+        )
 
 
 def _texts(names: Iterable[VolumeName]) -> list[str]:

@@ -14,12 +14,22 @@ from thinsync_virt.errors import UsageError
 from thinsync_virt.model.names import VolumeName, check_lvm_name
 from thinsync_virt.system.lvm_report import check_tag
 from thinsync_virt.system.stacks import group_holds_root_or_swap
+from thinsync_virt.units import MIB
 
 # Commands that run in a cycle: no copy of the VG's text in /etc/lvm/archive each time.
 NO_ARCHIVE = "backup{archive=0}"
 
-SHELL_ENVIRONMENT = {"LC_ALL": "C", "LVM_SUPPRESS_FD_WARNINGS": "1", "HOME": "/nonexistent"}
-"""For ``lvm`` as the reader of a batch: with a HOME it reads, and appends to, its history there."""
+SHELL_ENVIRONMENT = {
+    "LC_ALL": "C",
+    "LVM_SUPPRESS_FD_WARNINGS": "1",
+    "HOME": "/nonexistent",
+    "MALLOC_TRIM_THRESHOLD_": str(64 * MIB),
+}
+"""For ``lvm`` as the reader of a batch: with a HOME it reads, and appends to, its history there.
+
+LVM before 2.03.30 reserves 8 MiB at each suspend, whatever ``reserved_memory`` a batch's ``--config`` names: given back
+by malloc and faulted in again, they are half of a snapshot's time.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +71,7 @@ def snapshot_batch(requests: Sequence[SnapshotRequest], *, in_freeze: bool = Tru
     group, that is left out. ``in_freeze``: wait for no lock. Raises UsageError when there is nothing to do.
     """
     if not requests:
-        raise UsageError("no snapshots were asked for")
+        raise UsageError("no snapshots were asked for", hint="name a disk at least")
     careful = any(group_holds_root_or_swap(vg) for vg in {request.origin.vg for request in requests})
     config = _snapshot_config(careful=careful, in_freeze=in_freeze)
     lines = (" ".join(_snapshot_words(request, config)) for request in requests)
@@ -80,8 +90,9 @@ def _snapshot_config(*, careful: bool, in_freeze: bool) -> str:
     activation = "monitoring=0 udev_sync=0" if in_freeze else "monitoring=0"
     if not careful:
         activation += " reserved_memory=0 reserved_stack=0 process_priority=0"
-    waiting = "global{wait_for_locks=0}" if in_freeze else ""
-    return f"{NO_ARCHIVE}activation{{{activation}}}{waiting}"
+    # lvmdbusd hears of the snapshots from the commit that seals them: two switches of process less for each.
+    others = "global{wait_for_locks=0 notify_dbus=0}" if in_freeze else ""
+    return f"{NO_ARCHIVE}activation{{{activation}}}{others}"
 
 
 def _snapshot_words(request: SnapshotRequest, config: str) -> list[str]:

@@ -27,6 +27,7 @@ POOL_FIELDS = (
     "lv_uuid,vg_uuid,vg_name,lv_name,lv_size,chunk_size,lv_metadata_size,"
     "transaction_id,zero,discards,lv_active"
 )
+HEALTH_FIELDS = "vg_name,lv_name,lv_health_status"
 KIND_FIELDS = "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout"
 GROUP_FIELDS = (
     "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,vg_mda_size,vg_mda_free,vg_mda_used_count,lv_count,vg_seqno,"
@@ -103,6 +104,18 @@ def parse_pools(text: str) -> tuple[Pool, ...]:
     return tuple(_pool(row) for row in _rows(text, "lv") if not _hidden(row))
 
 
+def parse_health(text: str) -> dict[VolumeName, str]:
+    """From ``lvs -o HEALTH_FIELDS``. Raises PoolError."""
+    found: dict[VolumeName, str] = {}
+    for row in _rows(text, "lv"):
+        if not _hidden(row):
+            try:
+                found[VolumeName(row["vg_name"], row["lv_name"])] = row["lv_health_status"]
+            except (KeyError, UsageError) as error:
+                raise _nonsense(row, error) from error
+    return found
+
+
 def parse_kinds(text: str) -> tuple[VolumeKind, ...]:
     """From ``lvs -a -o KIND_FIELDS``, one per LV: of several segments the first. Raises PoolError."""
     kinds: dict[str, VolumeKind] = {}
@@ -125,7 +138,9 @@ def _rows(text: str, key: str) -> list[Row]:
     if not all(
         isinstance(row, dict) and all(isinstance(value, str) for value in row.values()) for row in rows
     ):
-        raise PoolError(f"LVM's report holds other things than text: {text[:200]!r}")
+        raise PoolError(
+            f"LVM's report holds other things than text: {text[:200]!r}", hint="try it by hand: lvs"
+        )
     return rows
 
 

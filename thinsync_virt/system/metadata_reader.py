@@ -1,4 +1,8 @@
-"""Metadata blocks from a device or a file: past the page cache, neighbours in one call, a device's in parallel."""
+"""Metadata blocks from a device or a file: past the page cache, and side by side where reads have to wait.
+
+Whether they do is told by the process's voluntary context switches: a file in memory never makes one wait, and each of
+the ways to read side by side costs more than it. A forked process makes its own arrangements.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,24 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Sequence
 from itertools import repeat
-from operator import sub
-from typing import TYPE_CHECKING, Self
+from operator import mul, sub
 
 from thinsync_virt.errors import NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.lean import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import ThreadPoolExecutor
+
+    from thinsync_virt.system.async_reads import AsyncReads
 
 _BLOCK = 4096
 _THREADS = 16
-# Fewer reads than this are done before a thread is started.
+# Fewer reads than this are done one after the other.
 _FEW_READS = 8
+# So many reads tell whether reads wait.
+_TRIED_READS = 4
 _Piece = tuple[int, int, int]
 
 
@@ -30,8 +38,14 @@ class MetadataReader:
         """Open it. Raises NotFoundError, ThinsyncError."""
         self.name = path
         self._fd = -1
+        self._pid = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
-        self._buffer = mmap.mmap(-1, 64 * _BLOCK)
+        self._async: AsyncReads | None = None
+        self._async_refused = False
+        self._reads = self._waits = 0
+        self._buffer: mmap.mmap
+        self._parts: list[tuple[memoryview]]
+        self._make_room(64)
         self._open()
 
     def __enter__(self) -> Self:
@@ -42,9 +56,11 @@ class MetadataReader:
 
     def close(self) -> None:
         """Close it."""
-        if self._pool is not None:
+        if self._pool is not None and self._pid == os.getpid():
             self._pool.shutdown()
-            self._pool = None
+        if self._async is not None:
+            self._async.close()
+        self._pool = self._async = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -53,32 +69,61 @@ class MetadataReader:
         """These blocks, one behind the other; good until the next call. Raises PoolError, ThinsyncError."""
         size = len(numbers) * _BLOCK
         if size > len(self._buffer):
-            # A new one: views of the old one may be about.
-            self._buffer = mmap.mmap(-1, size)
+            self._make_room(len(numbers))
         view = memoryview(self._buffer)[:size]
-        if not self._device and self._read_singly(numbers, view):
+        if self._pid != os.getpid():
+            # Neither threads nor the kernel's side of asynchronous reads came along.
+            self._pid, self._pool, self._async = os.getpid(), None, None
+        if len(numbers) >= _FEW_READS and self._waiting:
+            if not self._read_async(numbers, view):
+                self._read_by_threads(numbers, view)
             return view
-        pieces = _pieces(numbers)
-        if self._device and len(pieces) >= _FEW_READS:
-            self._read_side_by_side(pieces, view)
-        else:
-            for number, at, count in pieces:
+        before = _voluntary_switches() if self._reads < _TRIED_READS else 0
+        if not self._read_singly(numbers):
+            for number, at, count in _pieces(numbers):
                 self._read_at(number, view[at * _BLOCK : (at + count) * _BLOCK])
+        if self._reads < _TRIED_READS:
+            self._waits += _voluntary_switches() - before
+            self._reads += len(numbers)
         return view
 
-    def _read_singly(self, numbers: Sequence[int], view: memoryview) -> bool:
+    @property
+    def _waiting(self) -> bool:
+        """Whether most reads had to wait."""
+        return self._reads >= _TRIED_READS and 2 * self._waits >= self._reads
+
+    def _make_room(self, blocks: int) -> None:
+        """A new buffer, since views of the old one may be about; forked processes share none."""
+        self._buffer = mmap.mmap(-1, blocks * _BLOCK, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        view = memoryview(self._buffer)
+        self._parts = [(view[at : at + _BLOCK],) for at in range(0, len(view), _BLOCK)]
+
+    def _read_singly(self, numbers: Sequence[int]) -> bool:
         """From a file, where blocks lie apart: without a loop in Python. False if that is not the way."""
         if 2 * list(map(sub, numbers[1:], numbers)).count(1) > len(numbers):
             return False
-        parts = [(view[at : at + _BLOCK],) for at in range(0, len(view), _BLOCK)]
-        offsets = [number * _BLOCK for number in numbers]
+        offsets = map(mul, numbers, repeat(_BLOCK))
         try:
-            return list(map(os.preadv, repeat(self._fd), parts, offsets)).count(_BLOCK) == len(numbers)
+            # Which block it was that could not be read, the other way tells.
+            return list(map(os.preadv, repeat(self._fd), self._parts, offsets)).count(_BLOCK) == len(numbers)
         except OSError:
-            # Which block it was, the other way tells.
             return False
 
-    def _read_side_by_side(self, pieces: list[_Piece], view: memoryview) -> None:
+    def _read_async(self, numbers: Sequence[int], view: memoryview) -> bool:
+        """False where that is not possible, or a read failed: which one, the other way tells."""
+        if self._async_refused:
+            return False
+        try:
+            if self._async is None:
+                from thinsync_virt.system.async_reads import AsyncReads
+
+                self._async = AsyncReads(self._fd, _BLOCK)
+            return self._async.read(list(map(mul, numbers, repeat(_BLOCK))), view)
+        except (ImportError, OSError):
+            self._async_refused = True
+            return False
+
+    def _read_by_threads(self, numbers: Sequence[int], view: memoryview) -> None:
         if self._pool is None:
             from concurrent.futures import ThreadPoolExecutor
 
@@ -88,7 +133,7 @@ class MetadataReader:
             number, at, count = piece
             self._read_at(number, view[at * _BLOCK : (at + count) * _BLOCK])
 
-        for _ in self._pool.map(read, pieces):
+        for _ in self._pool.map(read, _pieces(numbers)):
             pass
 
     def _read_at(self, number: int, part: memoryview) -> None:
@@ -108,7 +153,8 @@ class MetadataReader:
             done += count
 
     def _open(self) -> None:
-        flags = os.O_RDONLY | os.O_CLOEXEC
+        # Not waiting: a named pipe would be waited for until somebody writes to it.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
             try:
                 self._fd = os.open(self.name, flags | os.O_DIRECT)
@@ -117,16 +163,20 @@ class MetadataReader:
                     raise
                 self._fd = os.open(self.name, flags)
             state = os.fstat(self._fd)
-            self._device = stat.S_ISBLK(state.st_mode)
-            if not self._device and not stat.S_ISREG(state.st_mode):
+            if not stat.S_ISBLK(state.st_mode) and not stat.S_ISREG(state.st_mode):
                 self.close()
-                raise ThinsyncError(f"{self.name} is neither a block device nor a file")
+                raise ThinsyncError(
+                    f"{self.name} is neither a block device nor a file",
+                    hint=f"what stands there? ls -l {self.name}",
+                )
             self.blocks = os.lseek(self._fd, 0, os.SEEK_END) // _BLOCK
         except FileNotFoundError as error:
             raise NotFoundError(f"there is no {self.name}", hint="is the pool active? see: lvs -a") from error
         except OSError as error:
             self.close()
-            raise ThinsyncError(f"cannot open {self.name}: {error.strerror}") from error
+            raise ThinsyncError(
+                f"cannot open {self.name}: {error.strerror}", hint=f"look at it: ls -l {self.name}"
+            ) from error
 
 
 def _pieces(numbers: Sequence[int]) -> list[_Piece]:
@@ -138,3 +188,10 @@ def _pieces(numbers: Sequence[int]) -> list[_Piece]:
             found.append((numbers[start], start, index - start))
             start = index
     return found
+
+
+def _voluntary_switches() -> int:
+    """How often this process has waited so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw

@@ -36,6 +36,7 @@ _PACKAGES = {
     "dmsetup": "dmsetup",
     "thin_delta": "thin-provisioning-tools",
     "thin_dump": "thin-provisioning-tools",
+    "thin_ls": "thin-provisioning-tools",
     "thin_check": "thin-provisioning-tools",
     "virsh": "libvirt-clients",
     "qemu-img": "qemu-utils",

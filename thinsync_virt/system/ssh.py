@@ -247,7 +247,10 @@ def explain(
             if re.search(pattern, said):
                 return _unreachable(target, message.format(**words), hint.format(**words), retry=retry)
         return _unreachable(
-            target, _with_detail("the connection, or the server there, was lost", stderr), "", retry=True
+            target,
+            _with_detail("the connection, or the server there, was lost", stderr),
+            f"run it again; if it stays so, try: {words['login']}",
+            retry=True,
         )
     if status == 127 and re.search(r"\bsudo: (command )?not found", said):
         return _unreachable(
@@ -272,7 +275,12 @@ def explain(
             target, error.message.removeprefix(f"{target.host}: "), error.hint, retry=error.retry
         )
     how = "" if status is None else f" with status {status}"
-    return _unreachable(target, _with_detail(f"the server there ended{how}", stderr), "", retry=True)
+    return _unreachable(
+        target,
+        _with_detail(f"the server there ended{how}", stderr),
+        "run it again; if it stays so, look there: thinsync-vm check; journalctl -b",
+        retry=True,
+    )
 
 
 def _copy_address(target: HostTarget) -> list[str]:

@@ -30,6 +30,7 @@ _BLOCK_SIZES_AT = 336
 # The kernel may be writing the block while we read it.
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.05
+_HINT = "is that the metadata of a pool? lvs -a; if so, deactivate the pool and run thin_check on it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +47,19 @@ class PoolSuperblock:
 def parse_superblock(block: bytes, *, source: str = "superblock") -> PoolSuperblock:
     """From the 4096 bytes of block 0 (or of a held root's copy). Raises PoolError naming ``source``."""
     if len(block) != BLOCK:
-        raise PoolError(f"{source} has {len(block)} bytes, not {BLOCK}")
+        raise PoolError(f"{source} has {len(block)} bytes, not {BLOCK}", hint=_HINT)
     csum, flags, _blocknr, _uuid, magic, version, time, transaction, held = _HEAD.unpack_from(block)
     if magic != _MAGIC:
-        raise PoolError(f"{source} is not a thin pool's superblock")
+        raise PoolError(f"{source} is not a thin pool's superblock", hint=_HINT)
     if csum != crc32c(block[4:]) ^ _CSUM_XOR:
         raise PoolError(
             f"{source}: the checksum is wrong", hint="deactivate the pool and run thin_check on its metadata"
         )
     if version not in (1, 2):
-        raise PoolError(f"{source}: version {version} is unknown")
+        raise PoolError(f"{source}: version {version} is unknown", hint=_HINT)
     sectors, metadata_block = _BLOCK_SIZES.unpack_from(block, _BLOCK_SIZES_AT)
     if metadata_block * SECTOR != BLOCK or not 128 <= sectors <= 2097152 or sectors % 128:
-        raise PoolError(f"{source}: impossible block sizes ({sectors}, {metadata_block} sectors)")
+        raise PoolError(f"{source}: impossible block sizes ({sectors}, {metadata_block} sectors)", hint=_HINT)
     return PoolSuperblock(time, transaction, held or None, sectors * SECTOR, bool(flags & 1))
 
 

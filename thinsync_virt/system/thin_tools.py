@@ -104,7 +104,7 @@ def tool_version(tool: str) -> str:
 
 def _check_id(thin_id: int) -> int:
     if not 0 <= thin_id < 1 << 24:
-        raise PoolError(f"{thin_id} is no thin device id")
+        raise PoolError(f"{thin_id} is no thin device id", hint="LVM shows them: lvs -o lv_name,thin_id")
     return thin_id
 
 

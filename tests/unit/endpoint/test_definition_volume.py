@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.endpoint.stored import StoredLvm
-from tests.unit.values import KEY, NAME, POOL, volume
-from thinsync_virt.endpoint.catalogue import read_catalogue
+from tests.unit.endpoint.stored import Files, set_volumes
+from tests.unit.values import KEY, NAME, POOL, identifier
+from thinsync_virt.endpoint.catalogue import DefinitionVolume, read_catalogue
 from thinsync_virt.endpoint.definition_volume import holds_definition, read_definition, write_definition
+from thinsync_virt.endpoint.removal import remove_unused_definitions
 from thinsync_virt.errors import PoolError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.tags import Role
-from thinsync_virt.model.volumes import ThinVolume
 
 DEFINITION = Definition({"domain.xml": b"<domain/>", "nvram": bytes(5000)})
-
-
-class Files(StoredLvm):
-    """Volumes whose content is in files."""
-
-    def create_thin(
-        self,
-        name: VolumeName,
-        pool: VolumeName,
-        size: int,
-        tags: Iterable[str],
-        *,
-        active: bool = False,
-        skip: bool = True,
-    ) -> ThinVolume:
-        self.stored[name] = volume(name.lv, tags=tags, size=size, pool=pool)
-        Path(name.path).write_bytes(bytes(size))
-        return self.stored[name]
 
 
 @pytest.fixture
@@ -64,3 +46,35 @@ def test_a_damaged_one_is_replaced_by_the_whole_one(lvm: Files) -> None:
     write_definition(lvm, DEFINITION, KEY, Role.TARGET, POOL, NAME, replaces=damaged)
     (entry,) = read_catalogue(lvm.volumes(), Role.TARGET).definitions
     assert read_definition(lvm, entry) == DEFINITION
+
+
+def twins(lvm: Files) -> tuple[DefinitionVolume, DefinitionVolume]:
+    """The volume that was damaged and could not be removed, and the one that was made after it."""
+    for created in (1000, 2000):
+        write_definition(lvm, DEFINITION, KEY, Role.TARGET, POOL, NAME)
+        newest = next(reversed(lvm.stored.values()))
+        lvm.stored[newest.name] = replace(newest, created=created)
+    older, newer = read_catalogue(lvm.volumes(), Role.TARGET).definitions
+    return older, newer
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["as made", "as LVM likes"])
+@pytest.mark.parametrize(
+    ("damaged", "left"), [((0,), (1,)), ((1,), (0,)), ((), (1,)), ((0, 1), (0, 1))], ids=str
+)
+def test_of_two_with_one_id_the_newest_that_proves_itself_stays(
+    lvm: Files, damaged: tuple[int, ...], left: tuple[int, ...], turned: bool
+) -> None:
+    both = twins(lvm)
+    if turned:
+        lvm.stored = dict(reversed(lvm.stored.items()))
+    lvm.stored |= {one.name: one for one in set_volumes(identifier(1), definition=DEFINITION.id)}
+    for index in damaged:
+        Path(both[index].volume.name.path).write_bytes(bytes(both[index].volume.size))
+    ours = read_catalogue(lvm.volumes(), Role.TARGET).of(KEY)
+    assert ours.definition(KEY, DEFINITION.id) == both[1], "the newest is the one that is read"
+    assert remove_unused_definitions(lvm, ours) == 2 - len(left)
+    assert {one.volume.name for one in read_catalogue(lvm.volumes(), Role.TARGET).definitions} == {
+        both[index].volume.name for index in left
+    }
+    assert lvm.activated == []

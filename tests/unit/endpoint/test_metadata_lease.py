@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases, pool_lock
-from thinsync_virt.errors import BusyError, PoolError
+from thinsync_virt.errors import BusyError, CommandError, PoolError
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.pools import Holder, HolderKind
 from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus
 
 NAME = VolumeName("vg0", "pool")
@@ -284,6 +286,27 @@ def test_a_refusal_leaves_no_record(leases: MetadataLeases, kernel: FakePool, tm
     assert records(tmp_path) == []
 
 
+@pytest.mark.parametrize("takes_effect", [True, False])
+def test_a_reservation_that_does_not_answer_in_time_stays_on_record(
+    leases: MetadataLeases, kernel: FakePool, tmp_path: Path, takes_effect: bool
+) -> None:
+    """Else what the kernel makes after all would be taken for somebody else's, and stay for ever."""
+
+    def no_answer() -> None:
+        raise CommandError(("dmsetup", "message"), None, "no end after 20 s", retry=True)
+
+    kernel.before["reserve"] = no_answer
+    with pytest.raises(CommandError), leases.hold(POOL):
+        pass
+    assert len(records(tmp_path)) == 1
+    if takes_effect:
+        kernel.hold()
+        assert leases.is_ours(POOL) is True
+    assert leases.recover(POOL) is takes_effect
+    assert kernel.held is None
+    assert records(tmp_path) == []
+
+
 def test_the_lock_is_not_waited_for_inside_a_freeze(
     leases: MetadataLeases, kernel: FakePool, tmp_path: Path
 ) -> None:
@@ -293,6 +316,17 @@ def test_the_lock_is_not_waited_for_inside_a_freeze(
         with pytest.raises(BusyError):
             leases.recover(POOL, lock_wait=0)
     assert kernel.log == []
+
+
+def test_who_holds_it(leases: MetadataLeases, kernel: FakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert leases.holder(POOL) == Holder(HolderKind.NOBODY)
+    with leases.hold(POOL) as lease:
+        assert leases.holder(POOL) == Holder(HolderKind.RUNNING, lease.held_root, os.getpid())
+    kernel.hold()
+    assert leases.holder(POOL) == Holder(HolderKind.FOREIGN, kernel.held)
+    kernel.drop()
+    crash(leases, kernel, monkeypatch, "in reading")
+    assert leases.holder(POOL) == Holder(HolderKind.CRASHED, kernel.held)
 
 
 def test_the_operators_way_out(leases: MetadataLeases, kernel: FakePool) -> None:

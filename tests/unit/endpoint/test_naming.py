@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thinsync_virt.endpoint.naming import free_name, point_suffix, registered_suffix
+from thinsync_virt.endpoint.naming import free_name, judge_names, point_suffix, registered_suffix
+from thinsync_virt.errors import PoolError
+from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.names import VolumeName, check_lvm_name, new_id
+from thinsync_virt.system.dm_names import dm_name
 
 # What packaging/udev/thinsync.rules matches.
 OURS = re.compile(r"ts-.+-[0-9a-f]{8}(-.+)?")
@@ -36,6 +40,33 @@ def test_the_kernel_can_name_it_whatever_the_group_is_called(domain: str, length
     lv = f"{name.lv}{count}"
     assert len(f"{vg.replace('-', '--')}-{lv.replace('-', '--')}") <= 127
     assert OURS.fullmatch(name.lv)
+
+
+@given(st.text("v-", min_size=1, max_size=127).map(lambda text: "v" + text[1:]), st.integers(0, 30))
+def test_a_group_whose_name_is_too_long_is_refused_rather_than_given_what_the_kernel_cannot_take(
+    vg: str, count: int
+) -> None:
+    suffix = registered_suffix(new_id(), new_id())
+    if len(vg.replace("-", "--")) > 91:
+        (finding,) = judge_names("beta", ["vg0", vg], "web01")
+        assert finding.severity is Severity.REFUSAL
+        assert vg in finding.subject and "vgrename" in finding.hint
+        with pytest.raises(PoolError, match="no room"):
+            free_name(vg, (), "web01", "vda", suffix=suffix)
+        return
+    assert judge_names("beta", ["vg0", vg], "web01") == ()
+    taken: set[VolumeName] = set()
+    for _ in range(count + 1):
+        name = free_name(vg, taken, "web-01", "vda", suffix=suffix)
+        taken.add(name)
+    assert all(len(dm_name(name)) <= 127 for name in taken)
+
+
+def test_a_domain_whose_name_fits_no_tag_is_refused_before_anything_is_made() -> None:
+    assert judge_names("beta", ["vg0"], "x" * 255) == ()
+    (finding,) = judge_names("beta", ["vg0"], "ü" * 200)
+    assert (finding.severity, finding.subject) == (Severity.REFUSAL, "beta: names")
+    assert "virsh domrename" in finding.hint
 
 
 def test_names_are_for_people() -> None:

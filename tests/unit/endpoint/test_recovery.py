@@ -2,15 +2,95 @@
 
 from __future__ import annotations
 
-from tests.unit.endpoint.stored import StoredLvm, set_volumes
-from thinsync_virt.endpoint.recovery import Recovery, recover_sets
-from thinsync_virt.errors import PoolError
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.endpoint.stored import StoredLvm, definition_volume, set_volumes
+from tests.unit.values import KEY, pool_report
+from thinsync_virt.endpoint import recovery as recovery_module
+from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.metadata_lease import MetadataLeases
+from thinsync_virt.endpoint.recovery import (
+    NotDone,
+    Recovery,
+    recover_activation,
+    recover_metadata_snapshots,
+    recover_sets,
+    recover_transactions,
+)
+from thinsync_virt.errors import CommandError, PoolError
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.tags import Role
+from thinsync_virt.model.volumes import Pool
+
+NAMES = (VolumeName("vg0", "pool"), VolumeName("vg1", "broken"), VolumeName("vg2", "pool"))
+
+
+class ManyPools(StoredLvm):
+    """Three pools in three groups; that of the middle one cannot be activated."""
+
+    def __init__(self, *, active: bool) -> None:
+        volumes = [one for name in NAMES for one in set_volumes("a1" * 16, pool=name)]
+        super().__init__(volumes, [pool_report(name).pool for name in NAMES])
+        self.up = set(NAMES) if active else set()
+
+    def pools(self, vg: str | None = None) -> tuple[Pool, ...]:
+        return tuple(replace(one, active=one.name in self.up) for one in self.known_pools.values())
+
+    def activate_group(self, vg: str) -> None:
+        if vg == "vg1":
+            raise CommandError(("vgchange",), 5, "Check of pool vg1/broken failed")
+        self.up |= {name for name in NAMES if name.vg == vg}
+
+
+def parts(failed: Iterable[str]) -> list[str]:
+    return [line.partition(":")[0] for line in failed]
+
+
+def test_a_pool_that_cannot_be_activated_keeps_no_other_from_it() -> None:
+    lvm, recovery = ManyPools(active=False), Recovery()
+    recovery.attempt(lambda: recover_activation(lvm, recovery))
+    assert parts(recovery.done) == ["vg0/pool", "vg2/pool"]
+    assert parts(one.message for one in recovery.failed) == ["vg1"]
+
+
+def test_a_pool_that_cannot_be_read_keeps_no_other_from_being_mended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def finish(lvm: object, pool: Pool, leases: object) -> list[str]:
+        if pool.name == NAMES[1]:
+            raise PoolError("the kernel's status makes no sense")
+        return [f"{pool.name}: finished the transaction of a killed LVM command"]
+
+    monkeypatch.setattr(recovery_module, "finish_transaction", finish)
+    lvm, recovery = ManyPools(active=True), Recovery()
+    recovery.attempt(lambda: recover_transactions(lvm, MetadataLeases(), recovery))
+    assert parts(recovery.done) == ["vg0/pool", "vg2/pool"]
+    assert parts(one.message for one in recovery.failed) == ["vg1/broken"]
+
+
+def test_a_pool_that_cannot_be_read_keeps_no_metadata_snapshot_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    leases = MetadataLeases()
+
+    def recover(pool: Pool, *, lock_wait: float = 60.0) -> bool:
+        if pool.name == NAMES[1]:
+            raise PoolError("the kernel's status makes no sense")
+        return True
+
+    monkeypatch.setattr(leases, "recover", recover)
+    lvm, recovery = ManyPools(active=True), Recovery()
+    recovery.attempt(lambda: recover_metadata_snapshots(lvm, leases, recovery))
+    assert parts(recovery.done) == ["vg0/pool", "vg2/pool"]
+    assert parts(one.message for one in recovery.failed) == ["vg1/broken"]
 
 
 def test_a_failure_keeps_nothing_else_from_being_tried() -> None:
     def fails() -> list[str]:
-        raise PoolError("it is gone")
+        raise PoolError("it is gone", hint="look for it")
 
     recovery = Recovery()
     recovery.attempt(lambda: ["first"])
@@ -18,7 +98,10 @@ def test_a_failure_keeps_nothing_else_from_being_tried() -> None:
     recovery.attempt(fails)
     recovery.attempt(lambda: ["last"])
     assert recovery.done == ["first", "last"]
-    assert recovery.failed == ["vg0/pool: it is gone", "it is gone"]
+    assert recovery.failed == [
+        NotDone("vg0/pool: it is gone", "look for it"),
+        NotDone("it is gone", "look for it"),
+    ]
 
 
 def test_unfinished_sets_go_and_points_stay() -> None:
@@ -30,3 +113,26 @@ def test_unfinished_sets_go_and_points_stay() -> None:
     assert set(lvm.stored) == kept
     assert len(recovery.done) == 1 and cut[:8] in recovery.done[0]
     assert recovery.failed == []
+
+
+@pytest.mark.parametrize("away", ["vda", "vdb"])
+def test_a_group_that_is_late_at_a_boot_costs_nothing(away: str) -> None:
+    """iSCSI, USB, a slow multipath: recover runs before it is there, and must not take the rest for garbage."""
+    late = VolumeName("vg1", "pool")
+    volumes = [
+        replace(one, name=VolumeName("vg1", one.name.lv), pool=late) if f"-{away}-" in one.name.lv else one
+        for one in set_volumes("a1" * 16)
+    ]
+    lvm = StoredLvm([*volumes, definition_volume("de" * 16)])
+    (point,) = read_catalogue(lvm.volumes(), Role.TARGET).points
+    absent = {name: one for name, one in lvm.stored.items() if name.vg == "vg1"}
+    assert len(absent) == 1
+    for name in absent:
+        del lvm.stored[name]
+    recovery = Recovery()
+    recovery.attempt(lambda: recover_sets(lvm, Role.TARGET, recovery))
+    assert (recovery.done, recovery.failed) == ([], [])
+    lvm.stored |= absent
+    found = read_catalogue(lvm.volumes(), Role.TARGET)
+    assert found.points == (point,)
+    assert found.definition(KEY, "de" * 16) is not None

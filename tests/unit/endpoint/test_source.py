@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.unit.endpoint.stored import StoredLvm, definition_volume
-from tests.unit.values import CHOICES, GROUP, KEY, NAME, POOL, disk, domain, identifier, volume
+from tests.unit.values import CHOICES, GROUP, KEY, NAME, POOL, disk, domain, identifier, pool_report, volume
+from thinsync_virt import __version__
 from thinsync_virt.endpoint.source import thin as source_module
 from thinsync_virt.endpoint.source.thin import ThinSource
-from thinsync_virt.errors import GuestError, ThinsyncError
+from thinsync_virt.errors import BusyError, Code, GuestError, SpaceError, ThinsyncError, UnreachableError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
+from thinsync_virt.hypervisor.agent import FreezeStatus
 from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.domains import Domain
+from thinsync_virt.model.findings import Finding, Severity, refusals
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import Consistency, ReplicaKey
@@ -35,6 +40,11 @@ class Domains:
     def nvram_path(self, name: str) -> None:
         return None
 
+    agent = FreezeStatus.THAWED
+
+    def agent_status(self, domain: Domain, timeout: float) -> FreezeStatus:
+        return self.agent
+
     def collect_definition(self, name: str, choices: object, nvram: bytes | None = None) -> Definition:
         return Definition({"domain.xml": b"<domain/>"})
 
@@ -44,6 +54,12 @@ class Guard:
 
     def __init__(self, lvm: StoredLvm, report: WindowReport, missing: int = 0) -> None:
         self.lvm, self.report, self.missing = lvm, report, missing
+        self.there = True
+
+    def ping(self) -> str:
+        if not self.there:
+            raise UnreachableError("the guard does not answer", hint="systemctl start it")
+        return __version__
 
     def take_set(self, request: WindowRequest) -> WindowReport:
         for wanted in request.snapshots[: len(request.snapshots) - self.missing]:
@@ -104,3 +120,107 @@ def test_anything_less_is_no_point_and_leaves_nothing(
     assert {one.lv for one in lvm.stored} == {f"{NAME}-vda", f"{NAME}-vdb"}
     if not report.ok or report.still_frozen:
         assert isinstance(caught.value, GuestError)
+
+
+def test_the_host_cache_is_written_out_before_other_jobs_have_to_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may take minutes; under the pool's lock every other domain of that pool would be told that it is busy."""
+    source, _ = make(monkeypatch, WHOLE)
+    done: list[str] = []
+
+    @contextmanager
+    def lock(*_: object, **__: object) -> Iterator[None]:
+        done.append("locked")
+        yield
+        done.append("unlocked")
+
+    monkeypatch.setattr(source_module, "pool_lock", lock)
+    monkeypatch.setattr(source_module, "flush_host_cache", done.append)
+    running, idle = DISKS
+    assert running.volume is not None
+    disks = (replace(running, volume=replace(running.volume, active=True)), idle)
+    source.snapshot(domain(*disks), disks, PLAN, CHOICES, Quiesce.AUTO, 8.0, lambda _: None)
+    assert done == [running.volume.name.path, "locked", "unlocked"]
+
+
+def test_a_first_volume_that_was_not_made_leaves_nothing_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the rest looks like a set whose seal is elsewhere."""
+    source, lvm = make(monkeypatch, WHOLE)
+    before = set(lvm.stored)
+
+    def all_but_the_first(_: Guard, request: WindowRequest) -> WindowReport:
+        for wanted in request.snapshots[1:]:
+            made = volume(wanted.name, tags=wanted.tags)
+            lvm.stored[made.name] = replace(made, origin=wanted.origin.lv, read_only=True)
+        return WHOLE
+
+    monkeypatch.setattr(Guard, "take_set", all_but_the_first)
+    with pytest.raises(BusyError):
+        take(source)
+    assert set(lvm.stored) == before
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("  Cannot create new thin volume, free space in thin pool vg0/pool reached threshold.", SpaceError),
+        (
+            "  VG vg0 metadata on /dev/sdb (521000 bytes) exceeds available space: insufficient free space",
+            SpaceError,
+        ),
+        ("  Can't get lock for vg0", BusyError),
+        ("", BusyError),
+    ],
+)
+def test_no_room_is_no_reason_to_freeze_the_guest_again(
+    said: str, kind: type[ThinsyncError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Busy is tried five times, each with a window of its own."""
+    source, lvm = make(monkeypatch, replace(WHOLE, lvm_output=said), missing=1)
+    with pytest.raises(kind) as caught:
+        take(source)
+    assert said.strip() in caught.value.message
+    assert len(lvm.stored) == 2
+
+
+# Before anything is changed.
+
+
+def check(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    guard: bool = True,
+    agent: FreezeStatus = FreezeStatus.THAWED,
+    quiesce: Quiesce = Quiesce.AUTO,
+) -> tuple[Finding, ...]:
+    source, lvm = make(monkeypatch, WHOLE)
+    monkeypatch.setattr(source_module, "report_pools", lambda _: (pool_report(),))
+    monkeypatch.setattr(source_module, "look_at_pools", lambda *_: ())
+    monkeypatch.setattr(source._guard, "there", guard)
+    monkeypatch.setattr(source._hypervisor, "agent", agent)
+    before = dict(lvm.stored)
+    found = source.check(domain(*DISKS), DISKS, quiesce)
+    assert lvm.stored == before
+    return found
+
+
+@pytest.mark.parametrize("quiesce", Quiesce)
+def test_a_host_that_is_ready(quiesce: Quiesce, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = check(monkeypatch, quiesce=quiesce)
+    assert not refusals(found)
+    assert "alpha: guard" in {one.subject for one in found if one.severity is Severity.OK}
+
+
+def test_without_a_guard_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    (refusal,) = refusals(check(monkeypatch, guard=False))
+    assert (refusal.subject, refusal.code) == ("alpha: guard", Code.UNREACHABLE)
+    assert refusal.hint == "systemctl start it"
+
+
+@pytest.mark.parametrize("quiesce", Quiesce)
+def test_an_agent_that_cannot_freeze_stops_only_who_insists(
+    quiesce: Quiesce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = refusals(check(monkeypatch, agent=FreezeStatus.FROZEN, quiesce=quiesce))
+    assert [one.code for one in found] == ([Code.GUEST] if quiesce is Quiesce.REQUIRE else [])

@@ -112,6 +112,21 @@ def test_the_next_guard_waits_for_lvm_before_it_resumes_a_volume(tmp_path: Path)
     assert not lease.path.exists()
 
 
+@pytest.mark.parametrize("call", ["state", "resume", "thaw", "status"])
+def test_an_error_that_nobody_foresaw_ends_no_undoing(tmp_path: Path, call: str) -> None:
+    world = World()
+    hold(world, tmp_path, request(2), at={Step.SNAPSHOTTED: lambda _: world.die()})
+    assert world.frozen and world.power is DomainState.PAUSED
+
+    def unforeseen() -> None:
+        raise RuntimeError("can't start new thread")
+
+    world.faults[call] = unforeseen
+    recover(world, tmp_path)
+    assert world.runs and call not in world.faults
+    assert not list(tmp_path.glob("*.json"))
+
+
 def test_an_agent_that_stays_silent_keeps_the_lease(tmp_path: Path) -> None:
     world = World(frozen=True, agent=False)
     lease = OpenLease(Lease("web", UUID), tmp_path)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.guard.world import UUID, FakeGuest, World, eventually, request, surroundings, ways
+from thinsync_virt import __version__
 from thinsync_virt.errors import Code, ThinsyncError, UnreachableError
-from thinsync_virt.guard.client import take_set
+from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import Step, WindowEvent
 from thinsync_virt.guard.service import PAUSE_AT, Guard
 from thinsync_virt.guard.wire import MAX_REQUEST, encode_request
@@ -63,6 +64,69 @@ def test_no_guard_no_snapshot(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError) as caught:
         take_set(request(), path=tmp_path / "none.sock")
     assert "thinsync-guard.socket" in caught.value.hint
+
+
+def test_a_ping_is_answered_and_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PAUSE_AT, "frozen:0.5")
+    world = World()
+    with served(world, tmp_path) as path:
+        assert ping(path) == __version__
+        assert world.calls == []
+        window = threading.Thread(target=take_set, args=(request(), lambda _event: None, path))
+        window.start()
+        assert eventually(lambda: "lvm start" in world.calls)
+        assert ping(path) == __version__, "also while a window is held"
+        window.join()
+    assert world.runs
+
+
+def answering(listener: socket.socket, answer: bytes, over: threading.Event) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(answer)
+        if not answer:
+            over.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"", "no answer within 0.2 s"),
+        (b"hello\n", "not JSON"),
+        (b'{"pong": {"package": 3}}\n', "package"),
+        (b'{"event": {"step": "frozen", "seconds": 1, "note": ""}}\n', "something else"),
+        (b'{"error": {"code": "usage", "message": "window?", "hint": "", "retry": false}}\n', "window?"),
+    ],
+    ids=["mute", "no JSON", "a number", "an event", "an older guard"],
+)
+def test_a_guard_that_does_not_answer_a_ping_is_named_with_a_way_out(
+    tmp_path: Path, answer: bytes, why: str
+) -> None:
+    path, over = tmp_path / "guard.sock", threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=answering, args=(listener, answer, over))
+        thread.start()
+        with pytest.raises(UnreachableError) as caught:
+            ping(path, seconds=0.2)
+        over.set()
+        thread.join(10)
+    assert str(path) in caught.value.message and why in caught.value.message
+    assert "systemctl restart thinsync-guard.service" in caught.value.hint
+
+
+@pytest.mark.parametrize("left", [True, False], ids=["a socket that nobody serves", "no socket"])
+def test_nobody_to_ping(tmp_path: Path, left: bool) -> None:
+    path = tmp_path / "guard.sock"
+    if left:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    with pytest.raises(UnreachableError) as caught:
+        ping(path)
+    assert path.exists() is left
+    assert "systemctl enable --now thinsync-guard.socket" in caught.value.hint
 
 
 def test_errors_arrive_whole(tmp_path: Path) -> None:
@@ -126,6 +190,9 @@ def test_one_window_per_domain_several_domains_side_by_side(
         b"not json\n",
         b'{"version": 2, "window": {}}\n',
         b'{"version": 1, "window": null}\n',
+        b'{"version": 1, "ping": false}\n',
+        b'{"version": 1, "ping": "yes"}\n',
+        b'{"version": 2, "ping": true}\n',
         b"[" * 100_000 + b"\n",
         b"x" * (MAX_REQUEST + 10),
     ],

@@ -78,7 +78,8 @@ class GuestAgent:
                 if request["execute"] == "guest-sync-delimited":
                     lines.write(self.stale + b"\xff" + _json({"return": request["arguments"]["id"]}))
                 elif request["execute"] in self.answers:
-                    lines.write(_json(self.answers[request["execute"]]))
+                    answer = self.answers[request["execute"]]
+                    lines.write(answer if isinstance(answer, bytes) else _json(answer))
                 lines.flush()
 
 
@@ -127,6 +128,20 @@ def test_the_agent_refuses_or_talks_nonsense(tmp_path: Path, answer: object, err
     with serving(tmp_path / "agent", GuestAgent(answers)), pytest.raises(error) as caught:
         agent.freeze(SocketAgent(str(tmp_path / "agent")), 0.3)
     assert type(caught.value) is error
+
+
+DEEP = b'{"return":' + b"[" * 20_000
+
+
+def test_an_answer_without_end_to_its_depth_is_no_answer(tmp_path: Path) -> None:
+    """The guest says what it likes; the guard has to go on whatever it is."""
+
+    deep = GuestAgent({"guest-fsfreeze-status": DEEP + b"\n"})
+    with serving(tmp_path / "deep", deep), pytest.raises(AgentSilentError, match="not JSON"):
+        agent.freeze_status(SocketAgent(str(tmp_path / "deep")), 1)
+    stale = GuestAgent({"guest-fsfreeze-status": {"return": "thawed"}}, stale=DEEP + b"\n")
+    with serving(tmp_path / "stale", stale):
+        assert agent.freeze_status(SocketAgent(str(tmp_path / "stale")), 1) is FreezeStatus.THAWED
 
 
 def test_nothing_but_a_sync_is_written_to_an_agent_that_does_not_answer(tmp_path: Path) -> None:

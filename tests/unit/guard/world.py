@@ -58,6 +58,8 @@ class World:
     faults: dict[str, Fault] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     dead: bool = False
+    threads: list[threading.Thread] = field(default_factory=list)
+    """Of the guard that lives now."""
 
     def call(self, name: str) -> None:
         if self.dead:
@@ -80,7 +82,11 @@ class World:
         raise Killed
 
     def revive(self) -> None:
-        """A new guard starts."""
+        """A new guard starts: when nothing of a killed one is left, as with processes."""
+        for thread in self.threads:
+            thread.join(10)
+            assert not thread.is_alive()
+        self.threads.clear()
         self.dead = False
 
     @property
@@ -216,12 +222,16 @@ class FakeLvm:
 
     def when_ended(self, call: Callable[[], None]) -> None:
         def run() -> None:
-            self._ended.wait()
+            while not self._ended.wait(0.01):
+                if self._world.dead:
+                    return
             with suppress(Killed):
                 if not self._world.dead:
                     call()
 
-        threading.Thread(target=run, daemon=True).start()
+        thread = threading.Thread(target=run, daemon=True)
+        self._world.threads.append(thread)
+        thread.start()
 
     def output(self) -> str:
         return "made"

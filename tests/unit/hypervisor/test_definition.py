@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
 from tests.unit.hypervisor.samples import CHOSEN, POINT, TARGET_VG, definition_of, root_of, text_of
-from thinsync_virt.errors import BusyError, NotFoundError, StreamError
-from thinsync_virt.hypervisor.definition import boot_files, collect, domain_root, nvram_file
-from thinsync_virt.hypervisor.files import digest_file, has_content, read_stable, remove_file, write_durable
+from thinsync_virt.errors import BusyError, NotFoundError, NotReplicableError, StreamError
+from thinsync_virt.hypervisor.definition import MAX_BOOT_FILES, boot_files, collect, domain_root, nvram_file
+from thinsync_virt.hypervisor.files import (
+    MAX_DIGESTED,
+    digest_file,
+    has_content,
+    read_stable,
+    remove_file,
+    write_durable,
+)
 from thinsync_virt.hypervisor.mark import read_mark, write_mark
-from thinsync_virt.hypervisor.markup import parse
+from thinsync_virt.hypervisor.markup import Element, parse
 from thinsync_virt.model.definition import BOOT, CHOICES, DOMAIN_XML, MAX_PART, NVRAM, Definition
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Choices, Mark
@@ -87,13 +95,45 @@ def test_boot_files_are_digested(tmp_path: Path) -> None:
     assert json.loads(definition.parts[BOOT])
 
 
+def test_what_the_other_end_names_is_not_read_without_end(tmp_path: Path) -> None:
+    large, link, late = tmp_path / "log", tmp_path / "vmlinuz", tmp_path / "initrd"
+    with large.open("wb") as file:
+        file.truncate(MAX_DIGESTED + 1)
+    assert digest_file(str(large)) is None
+    link.symlink_to("/proc/version")
+    late.write_bytes(b"initrd")
+    assert digest_file(str(link)) is None
+    for path in ("/proc/version", "/proc/self/status", "/sys/kernel/uevent_seqnum", str(tmp_path), "a\0b"):
+        assert digest_file(path) is None, path
+    assert digest_file(str(late), 5) is None
+    assert digest_file(str(late), 6) == (6, hashlib.sha256(b"initrd").hexdigest())
+
+
+def test_so_many_boot_files_are_refused_at_both_ends() -> None:
+    names = [f"<table type='raw'>/boot/t{number}</table>" for number in range(MAX_BOOT_FILES)]
+
+    def with_tables(tables: list[str]) -> Element:
+        return parse(text_of("bios").replace("</os>", f"<acpi>{''.join(tables)}</acpi></os>"), "it")
+
+    definition = collect(with_tables(names), CHOSEN, None, find_path)
+    assert len(boot_files(definition)) == MAX_BOOT_FILES
+    with pytest.raises(NotReplicableError, match="65 files"):
+        collect(with_tables([*names, names[0]]), CHOSEN, None, find_path)
+    entries = json.loads(definition.parts[BOOT])
+    more = json.dumps([*entries, entries[0]]).encode()
+    with pytest.raises(StreamError, match="65 files"):
+        boot_files(definition_of(text_of("bios"), parts={BOOT: more}))
+
+
 def test_ignition_files_count_as_boot_files() -> None:
     definition = collect(root_of("everything"), CHOSEN, None, find_path, lambda path, limit: None)
     assert [file.role for file in boot_files(definition)] == ["fwcfg"]
 
 
 @pytest.mark.parametrize(
-    "data", [b"{", b"[{}]", b"[1]", b'[{"role":"kernel","path":"/x","size":"q","sha256":""}]']
+    "data",
+    [b"{", b"[" * 200_000, b"[{}]", b"[1]", b'[{"role":"kernel","path":"/x","size":"q","sha256":""}]'],
+    ids=["cut", "deep", "empty", "number", "size"],
 )
 def test_damaged_digests_are_refused(data: bytes) -> None:
     with pytest.raises(StreamError):

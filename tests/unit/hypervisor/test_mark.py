@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.hypervisor.samples import POINT, TARGET_VG, root_of
 from thinsync_virt.errors import ConflictError
 from thinsync_virt.hypervisor.mark import FAMILY, plan_digest, read_mark, strip_mark, write_mark
 from thinsync_virt.hypervisor.markup import parse, serialize
-from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.points import MAX_SEQUENCE, ReplicaKey
 from thinsync_virt.model.replicas import Mark
 
 IDS = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 
 
 @given(IDS, IDS, st.integers(0, 2**53), st.sampled_from(["standby", "active"]), st.integers(0, 2**40))
+@example("0" * 32, "0" * 32, MAX_SEQUENCE + 1, "standby", 0)
 def test_what_is_written_is_read(domain: str, point: str, sequence: int, role: str, generation: int) -> None:
     root = parse("<domain><name>a</name></domain>", "it")
     mark = Mark(ReplicaKey(domain, TARGET_VG), point, sequence, role, generation)

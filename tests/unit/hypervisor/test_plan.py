@@ -536,6 +536,10 @@ def test_boot_files_must_be_here_and_equal() -> None:
     assert "kernel" in found(plan, Severity.REFUSAL)
     plan, _ = plan_for(text_of("direct"), disks, facts=facts)
     assert {"kernel", "initrd"} <= set(found(plan, Severity.REFUSAL)), "no digest, no boot"
+    unread = replace(facts, files={**facts.files, "/boot/guest/vmlinuz": FileFact("file", 1 << 40)})
+    plan, _ = plan_for(text_of("direct"), disks, facts=unread, parts=boot(digest, other))
+    assert "larger than 1 GiB" in found(plan, Severity.REFUSAL)["kernel"].message
+    assert "virsh edit" in found(plan, Severity.REFUSAL)["kernel"].hint
 
 
 # What comes from the other host

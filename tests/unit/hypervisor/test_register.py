@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.hypervisor.samples import CHOSEN, FACTS, POINT, TARGET_VG, definition_of
-from thinsync_virt.errors import ConflictError, NotFoundError
+from thinsync_virt.errors import ConflictError, NotFoundError, ThinsyncError
 from thinsync_virt.hypervisor import register
 from thinsync_virt.hypervisor.connection import Connection, connect
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
@@ -262,6 +262,24 @@ def test_differences_from_a_plan_are_named(connection: Connection) -> None:
     assert "/dev/vg1/web01-1 instead of /dev/vg1/web01-2" in named
     assert "web01" in named
     assert connection.lookup("web01"), "nothing was renamed"
+
+
+def test_all_definitions_are_settled_the_directory_last(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(register, "sync_path", synced.append)
+    for name in ("b.xml", "a.xml", "notes"):
+        (tmp_path / name).write_bytes(b"")
+    register.settle_all()
+    assert synced == [str(tmp_path / "a.xml"), str(tmp_path / "b.xml"), str(tmp_path)]
+
+    def fails(path: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(register, "sync_path", fails)
+    with pytest.raises(ThinsyncError, match="Input/output error"):
+        register.settle_all()
 
 
 def test_old_files_go_and_only_ours(connection: Connection, tmp_path: Path) -> None:

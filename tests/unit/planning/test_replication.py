@@ -37,7 +37,7 @@ from tests.unit.values import (
 from thinsync_virt.model.domains import Disk
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Conflict, Mode, Plan, Replicate, UpToDate
-from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
+from thinsync_virt.model.points import MAX_SEQUENCE, RecoveryPoint, ReplicaKey, newest_common
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 from thinsync_virt.model.states import SourceState, TargetState
 from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
@@ -71,7 +71,13 @@ def plan(
     unchanged: bool = False,
 ) -> Plan:
     return plan_replication(
-        source, target, disks=disks, choices=choices, definition=definition, unchanged=unchanged
+        source,
+        target,
+        host="backup1",
+        disks=disks,
+        choices=choices,
+        definition=definition,
+        unchanged=unchanged,
     )
 
 
@@ -179,7 +185,7 @@ def test_confirmed_points_stay_while_the_target_has_nothing() -> None:
 @pytest.mark.parametrize(
     ("registered", "words"),
     [
-        (replica(mark=MARK, active=True), "running at the target"),
+        (replica(mark=MARK, active=True), "running at backup1"),
         (replica(mark=MARK, managed_save=True), "managed-save"),
         (replica(mark=None), "not a replica of ours"),
         (replica(mark=None, name="other"), "UUID of web01"),
@@ -200,7 +206,25 @@ def test_nothing_is_planned_over_what_must_stay(
     made = plan(source, target, unchanged=unchanged)
     assert isinstance(made, Conflict)
     assert words in made.message
+    assert "backup1" in made.message
     assert made.hint
+
+
+@pytest.mark.parametrize(
+    ("other", "first"),
+    [
+        (replica(mark=None, uuid="ff" * 16), "rename it there while it is off: virsh domrename web01"),
+        (replica(mark=None), "replicate to another host"),
+        (replica(mark=None, name="old"), "replicate to another host"),
+    ],
+    ids=["name", "both", "UUID"],
+)
+def test_somebody_elses_domain_is_not_first_of_all_to_be_removed(other: RegisteredDomain, first: str) -> None:
+    """libvirt has each UUID once, whatever the name: then renaming is no way out."""
+    made = find_conflict(source_state(), target_state(registered=(other,)), host="backup1")
+    assert made is not None
+    assert made.hint.startswith(first)
+    assert ("virsh domrename" in made.hint) == (other.uuid != DOMAIN)
 
 
 @given(histories(), st.booleans())
@@ -211,13 +235,27 @@ def test_nothing_is_planned_over_written_volumes(
     target = replace(target, registered=(replica(mark=MARK),), written=("vda", "vdb"))
     made = plan(source, target, unchanged=unchanged)
     assert isinstance(made, Conflict)
+    assert "used at backup1" in made.message
     assert "vda, vdb written to" in made.message
 
 
 def test_a_source_that_was_rolled_back() -> None:
     made = plan(source_state(point(1)), target_state(point(1), point(2)))
     assert isinstance(made, Conflict)
+    assert made.message.startswith("backup1 holds point")
     assert "rolled back" in made.hint
+
+
+def test_a_source_that_was_rolled_back_so_far_that_nothing_is_common() -> None:
+    made = plan(source_state(point(1)), target_state(point(3), point(4)))
+    assert isinstance(made, Conflict)
+    assert "rolled back" in made.hint
+
+
+def test_a_source_without_points_begins_anew() -> None:
+    made = plan(source_state(), target_state(point(3), point(4)))
+    assert isinstance(made, Replicate)
+    assert (made.base, made.sequence) == (None, 5)
 
 
 def test_points_that_arrived_and_were_not_confirmed_are_no_conflict() -> None:
@@ -227,7 +265,9 @@ def test_points_that_arrived_and_were_not_confirmed_are_no_conflict() -> None:
 
 
 def test_our_standby_replica_is_no_conflict() -> None:
-    assert find_conflict(source_state(), target_state(registered=(replica(mark=MARK),))) is None
+    assert (
+        find_conflict(source_state(), target_state(registered=(replica(mark=MARK),)), host="backup1") is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -274,3 +314,20 @@ def test_a_disk_whose_copy_goes_to_another_pool_travels_whole(choices: Choices) 
     assert isinstance(made, Replicate)
     assert [one.mode for one in made.disks] == [Mode.FULL]
     assert made.base == both
+
+
+@pytest.mark.parametrize("where", ["a point there", "an unfinished set there", "a point at both ends"])
+def test_after_the_greatest_number_nothing_is_planned(where: str) -> None:
+    """The next would fit no tag: the source's own, once written, would stop every job of that host."""
+
+    def at(number: int) -> Plan:
+        last = replace(point(3), sequence=number)
+        if where == "an unfinished set there":
+            return plan(source_state(), target_state(unfinished_numbers=(number,)))
+        return plan(source_state(*(last,) * (where == "a point at both ends")), target_state(last))
+
+    before = at(MAX_SEQUENCE - 1)
+    assert isinstance(before, Replicate) and before.sequence == MAX_SEQUENCE
+    after = at(MAX_SEQUENCE)
+    assert isinstance(after, Conflict)
+    assert str(MAX_SEQUENCE) in after.message and after.hint

@@ -8,19 +8,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.values import pool_report
+from tests.unit.values import DEFINITION, KEY, pool_report
 from thinsync_virt.errors import Code
+from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, clip, coalesce
 from thinsync_virt.model.findings import Finding, Severity, refusals
+from thinsync_virt.model.points import Consistency
 from thinsync_virt.model.states import PoolReport
+from thinsync_virt.model.tags import Member, Role, Seal, format_tag, longest_tags
 from thinsync_virt.model.volumes import PoolMode
-from thinsync_virt.planning.space import END_OF_TIME, TEXT_PER_VOLUME, TIME_RESERVE, TIME_WARNING, judge_pool
-from thinsync_virt.units import GIB, KIB, MIB
+from thinsync_virt.planning.space import (
+    END_OF_TIME,
+    TEXT_PER_VOLUME,
+    TIME_RESERVE,
+    TIME_WARNING,
+    judge_pool,
+    room_needed,
+    volume_text,
+)
+from thinsync_virt.units import GIB, KIB, MIB, align_up
 
 CHUNK = 64 * KIB
 
 
 def judge(report: PoolReport, **wanted: int) -> tuple[Finding, ...]:
-    return judge_pool(report, where="beta", **wanted)
+    return judge_pool(report, where="beta", pace=None, **wanted)
 
 
 def worst(report: PoolReport, **wanted: int) -> Severity:
@@ -146,6 +157,49 @@ def test_the_text_area_of_the_group(free: int, volumes: int, severity: Severity)
     assert "metadatasize" in finding.hint or severity is Severity.OK
 
 
+@pytest.mark.parametrize("name", ["web01", "д" * 100, "x" * 255])
+def test_the_text_of_a_volume_with_long_names_is_never_thought_too_short(name: str) -> None:
+    """As LVM writes it, with the longest names that it takes; see the metadata in /etc/lvm/backup."""
+    tags = [
+        format_tag(
+            Member(Role.REGISTERED, KEY, DEFINITION, 10**15, 256, 256, "a" * 16, 10**11, name, DEFINITION)
+        ),
+        format_tag(Seal(DEFINITION, Consistency.FILESYSTEM, DEFINITION)),
+    ]
+    longest = "n" * 127
+    listed = ", ".join(f'"{tag}"' for tag in tags)
+    written = f"""
+{longest} {{
+id = "AnDhAN-mY8T-14SF-d72E-0js8-WVCR-I4KXyp"
+status = ["READ", "WRITE", "VISIBLE"]
+flags = ["ACTIVATION_SKIP"]
+tags = [{listed}]
+creation_time = 1763942400
+creation_host = "{"h" * 64}"
+segment_count = 1
+
+segment1 {{
+start_extent = 0
+extent_count = 268435456
+
+type = "thin"
+thin_pool = "{longest}"
+transaction_id = 16777215
+device_id = 16777215
+origin = "{longest}"
+}}
+}}
+message1 {{
+create = "{longest}"
+}}
+"""
+    per_volume = volume_text(longest_tags(name))
+    assert len(written.encode()) <= per_volume
+    report = pool_report(text_free=3 * per_volume - 1)
+    assert refusals(judge(report, volumes=3, volume_text=per_volume))
+    assert not refusals(judge(pool_report(text_free=3 * per_volume), volumes=3, volume_text=per_volume))
+
+
 @pytest.mark.parametrize(
     ("state", "words", "hint"),
     [
@@ -169,3 +223,39 @@ def test_an_unhealthy_pool_is_refused(state: dict[str, Any], words: str, hint: s
 
 def test_a_pool_of_no_size_divides_by_nothing() -> None:
     assert worst(pool_report(total_data=0, total_metadata=0)) is Severity.REFUSAL
+
+
+@st.composite
+def deltas(draw: st.DrawFn) -> tuple[tuple[Extent, ...], int, int, int]:
+    """Extents in whole chunks of the source, clipped to the disk; the chunk sizes; the disk's size."""
+    source, target = (64 * KIB * draw(st.integers(1, 24)) for _ in range(2))
+    count = draw(st.integers(1, 40))
+    size = (count - 1) * source + draw(st.integers(1, source // 512)) * 512
+    kinds = draw(st.lists(st.sampled_from([*ExtentKind, None]), min_size=count, max_size=count))
+    chunks = [Extent(at * source, source, kind) for at, kind in enumerate(kinds) if kind is not None]
+    return tuple(clip(coalesce(chunks), size)), source, target, size
+
+
+@given(deltas())
+def test_no_delta_takes_more_room_than_was_said(delta: tuple[tuple[Extent, ...], int, int, int]) -> None:
+    extents, source, target, size = delta
+    taken: set[int] = set()
+    for extent in extents:
+        touched = range(extent.start // target, (extent.end - 1) // target + 1)
+        for chunk in touched:
+            inside = extent.start <= chunk * target and min((chunk + 1) * target, size) <= extent.end
+            if extent.kind is ExtentKind.DATA or not inside:
+                taken.add(chunk)
+    needed = room_needed(Announcement.of(extents), source_chunk=source, target_chunk=target, size=size)
+    assert len(taken) * target <= needed <= align_up(size, target)
+    if source == target and all(extent.kind is ExtentKind.DATA for extent in extents):
+        assert needed == len(taken) * target, "with equal chunks the bound is exact"
+
+
+def test_what_lies_in_one_place_needs_hardly_more_in_larger_chunks() -> None:
+    def needed(extents: int) -> int:
+        coming = Announcement(GIB, 0, extents)
+        return room_needed(coming, source_chunk=64 * KIB, target_chunk=MIB, size=1024 * GIB)
+
+    assert needed(1) <= GIB + 2 * MIB
+    assert needed(GIB // (64 * KIB)) == 16 * GIB, "each chunk by itself"

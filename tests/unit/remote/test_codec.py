@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.values import point as a_point
+from tests.unit.values import unfinished
 from thinsync_virt.errors import StreamError
 from thinsync_virt.model.domains import CacheMode, Disk, Domain, DomainState
 from thinsync_virt.model.names import VolumeName
@@ -164,7 +166,7 @@ def test_unknown_keys_are_refused() -> None:
 
 
 def test_what_a_constructor_refuses_names_its_place() -> None:
-    wire = travel(ReplicaKey("33" * 16, "x"))
+    wire = travel(ReplicaKey("33" * 16, "aaaaaa-bbbb-cccc-dddd-eeee-ffff-gggggg"))
     wire["domain"] = "../../etc"
     with pytest.raises(StreamError, match=r"key: '../../etc' is not an id"):
         from_wire(ReplicaKey, wire, "key")
@@ -177,3 +179,18 @@ def test_what_a_constructor_refuses_names_its_place() -> None:
             },
             "vol",
         )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("sequence", -1), ("sequence", 10**15 + 1), ("time", 1 << 40), ("time", -1), ("id", "../x")],
+)
+def test_points_from_the_other_end_keep_to_the_bounds_of_a_stream(field: str, value: object) -> None:
+    """The next sequence is one more than the greatest here or there, and has to fit a stream's header."""
+    wire = travel(a_point(3))
+    assert from_wire(RecoveryPoint, wire, "point") == a_point(3)
+    with pytest.raises(StreamError, match=r"^point\b"):
+        from_wire(RecoveryPoint, {**wire, field: value}, "point")
+    if field != "time":
+        with pytest.raises(StreamError, match=r"^set\b"):
+            from_wire(UnfinishedSet, {**travel(unfinished(3)), field: value}, "set")

@@ -18,9 +18,14 @@ CALLS: dict[str, dict[str, Any]] = {
     "begin": {"domain": DOMAIN},
     "pools": {},
     "states": {"domain": DOMAIN, "name": "web01"},
-    "check": {"key": KEY, "choices": {"pool": {"vg": "vg0", "lv": "pool"}}, "sizes": {"vda": 4096}},
+    "check": {
+        "key": KEY,
+        "choices": {"pool": {"vg": "vg0", "lv": "pool"}},
+        "sizes": {"vda": 4096},
+        "data": {"vda": 4096},
+    },
     "host_findings": {},
-    "receive": {"expected": {"vda": 4096}},
+    "receive": {"expected": {"vda": {"data": 4096, "unmapped": 0, "extents": 1}}},
     "register": {"key": KEY, "point": POINT},
     "tidy": {"key": KEY},
     "retire": {"key": KEY, "common": POINT},
@@ -83,5 +88,6 @@ def test_what_is_missing_or_of_another_kind_is_refused(name: str, missing: str, 
         return
     except TouchedError:
         # These are of the right kind; whether they mean something is the target's to say.
-        kinds = {"name": str, "disk": str, "common": str, "size": int, "sizes": dict, "expected": dict}
+        kinds = {"name": str, "disk": str, "common": str, "size": int}
+        kinds |= {"sizes": dict, "data": dict, "expected": dict}
         assert type(value) is kinds.get(missing) or value == []

@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from tests.unit.values import DOMAIN, KEY, NAME, POOL, disk, domain, identifier, pool_report, volume
-from thinsync_virt.errors import BusyError, ConflictError, NotFoundError
+from thinsync_virt.errors import BusyError, Code, ConflictError, NotFoundError
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.domains import Disk, Domain
-from thinsync_virt.model.findings import Finding
-from thinsync_virt.model.plans import DiskPlan, Replicate
+from thinsync_virt.model.extents import Announcement
+from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 from thinsync_virt.model.reports import Head, Quiesce, Registration, SentDisk, SnapshotReport
@@ -58,6 +59,8 @@ class FakeOutgoing:
         self.base_content = base
         self.content = content
         self.modes = {one.target: one.mode for one in plan.disks}
+        for one in plan.disks:
+            assert one.mode is not Mode.FULL or one.expected == MIB
         self.read = 0
         self._fuse = fuse
 
@@ -72,8 +75,8 @@ class FakeOutgoing:
         return MIB * len(self.content)
 
     @property
-    def expected(self) -> dict[str, int]:
-        return dict.fromkeys(self.content, MIB)
+    def expected(self) -> dict[str, Announcement]:
+        return dict.fromkeys(self.content, Announcement(MIB, 0, 1))
 
     @property
     def stream_bytes(self) -> int:
@@ -100,6 +103,7 @@ class FakeSource:
         self.findings: tuple[Finding, ...] = ()
         self.busy = 0
         self.notices_equality = True
+        self.agent = True
         self.description = "one"
 
     def write(self) -> None:
@@ -120,9 +124,20 @@ class FakeSource:
         self.fuse.step("source state")
         return SourceState(domain, tuple(self.sealed()), self.unfinished)
 
-    def check(self, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
+    def check(self, domain: Domain, disks: tuple[Disk, ...], quiesce: Quiesce) -> tuple[Finding, ...]:
         self.fuse.step("source check")
+        if quiesce is Quiesce.REQUIRE and not self.agent:
+            return (*self.findings, Finding(Severity.REFUSAL, "agent", "is away", "install it", Code.GUEST))
         return self.findings
+
+    def mapped(self, disks: tuple[Disk, ...]) -> dict[str, int]:
+        self.fuse.step("mapped")
+        return {disk.target: MIB for disk in disks}
+
+    def differing(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> dict[str, int]:
+        self.fuse.step("differing")
+        held = self.points[base.id][1]
+        return {disk.target: MIB * (self.live[disk.target] != held[disk.target]) for disk in disks}
 
     def definition(self, domain: Domain, choices: Choices) -> Definition:
         self.fuse.step("definition")
@@ -168,10 +183,10 @@ class FakeSource:
         base = self.points[plan.base.id][1] if plan.base is not None else None
         yield FakeOutgoing(plan, head, base, self.points[head.point.id][1], self.fuse)
 
-    def confirm(self, head: RecoveryPoint, host: str) -> None:
+    def confirm(self, head: RecoveryPoint, address: str) -> None:
         self.fuse.step("confirm")
         held, content = self.points[head.id]
-        self.points[head.id] = (replace(held, confirmed_by=host), content)
+        self.points[head.id] = (replace(held, confirmed_by=address), content)
         self.fuse.step("confirmed")
 
     def discard(self, points: tuple[RecoveryPoint, ...]) -> None:
@@ -201,15 +216,20 @@ class FakeTarget:
 
     def __init__(self, fuse: Fuse, truth: FakeSource) -> None:
         self.host = "beta"
+        self.address = "op@beta:2222"
         self.fuse = fuse
         self.points: dict[str, tuple[RecoveryPoint, Content]] = {}
         self.unfinished: tuple[UnfinishedSet, ...] = ()
         self.registered: Registered | None = None
         self.stranger: RegisteredDomain | None = None
         self.findings: tuple[Finding, ...] = ()
+        self.registering: tuple[Finding, ...] = ()
         self.reports: tuple[PoolReport, ...] = (pool_report(),)
         self.choices: Choices | None = None
         self.locked = 0
+        self.room = 1 << 40
+        self.remains = MIB
+        """Bytes that each unfinished set takes."""
         self._truth = truth
 
     def sealed(self) -> list[RecoveryPoint]:
@@ -247,11 +267,19 @@ class FakeTarget:
         )
 
     def check(
-        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: dict[str, int]
+        self,
+        key: ReplicaKey,
+        definition: Definition,
+        choices: Choices,
+        sizes: dict[str, int],
+        data: dict[str, int],
     ) -> tuple[Finding, ...]:
         self.fuse.step("target check")
         assert key == KEY
-        return self.findings
+        if sum(data.values()) <= self.room - len(self.unfinished) * self.remains:
+            return self.findings
+        severity = Severity.WARNING if self.unfinished else Severity.REFUSAL
+        return (*self.findings, Finding(severity, "pool", "no room", "make some", Code.SPACE))
 
     def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
         assert isinstance(stream, FakeOutgoing)
@@ -288,7 +316,7 @@ class FakeTarget:
         changed = self.registered is None or self.registered.point != point
         self.registered = Registered(point, self.points[point][1])
         self.fuse.step("registered")
-        return Registration(point, changed)
+        return Registration(point, changed, self.registering)
 
     def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
         self.fuse.step("tidy")

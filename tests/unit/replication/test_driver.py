@@ -44,12 +44,15 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Mark
-from thinsync_virt.model.reports import Outcome, ReplicationReport
+from thinsync_virt.model.reports import Outcome, Quiesce, ReplicationReport
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.planning.retention import KEPT_AT_TARGET
 from thinsync_virt.replication import driver
 from thinsync_virt.replication.driver import Request, describe_point, replicate
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
+
+CHANGES = {"snapshot", "tidy", "source retire", "target retire", "discard", "confirm", "register"}
+"""Steps that change something at either end."""
 
 
 class Ends:
@@ -94,7 +97,7 @@ class Ends:
         assert self.target.registered is not None
         assert self.target.registered.point == newest.id
         assert self.target.unfinished == self.source.unfinished == ()
-        assert [(p.id, p.confirmed_by) for p in self.source.sealed()] == [(newest.id, "beta")]
+        assert [(p.id, p.confirmed_by) for p in self.source.sealed()] == [(newest.id, "op@beta:2222")]
         assert len(self.target.points) <= KEPT_AT_TARGET + 1
 
     def state(self) -> object:
@@ -146,6 +149,8 @@ def test_nothing_changed(ends: Ends) -> None:
     report = ends.run()
     assert report.outcome is Outcome.UP_TO_DATE
     assert report.point == ends.source.sealed()[0]
+    assert report.registered == report.point.id
+    assert time.time() - 1000 == pytest.approx(report.behind, abs=60), "points are made at 1000"
     assert "snapshot" not in ends.fuse.calls
     assert ends.state() == before
 
@@ -194,12 +199,15 @@ def test_a_dry_run_locks_nothing_and_changes_nothing() -> None:
     ends = after(1)
     before = ends.state()
     locked = ends.target.locked
+    ends.source.live["vdc"] = ends.source.live["vda"]
+    ends.source.sizes["vdc"] = 64 << 20
     report = ends.run(dry_run=True)
     assert report.outcome is Outcome.DRY_RUN
-    assert [disk.mode for disk in report.plan] == [Mode.INCREMENTAL] * 2
+    assert [disk.mode for disk in report.plan] == [Mode.INCREMENTAL, Mode.INCREMENTAL, Mode.FULL]
+    assert [disk.expected for disk in report.plan] == [1 << 20] * 3
     assert ends.state() == before
     assert ends.target.locked == locked
-    assert not {"snapshot", "tidy", "source retire", "target retire", "discard"} & set(ends.fuse.calls)
+    assert not CHANGES & set(ends.fuse.calls)
 
 
 def test_a_dry_run_when_up_to_date() -> None:
@@ -207,6 +215,18 @@ def test_a_dry_run_when_up_to_date() -> None:
     ends.run()
     assert ends.run(dry_run=True).outcome is Outcome.UP_TO_DATE
     assert "register" not in ends.fuse.calls
+
+
+def test_a_dry_run_says_what_is_registered_now() -> None:
+    ends = after(1)
+    before = ends.target.sealed()[-1]
+    with pytest.raises(CutError):
+        ends.run(steps=steps_of(1).index("register"))
+    report = ends.run(dry_run=True)
+    assert report.outcome is Outcome.UP_TO_DATE
+    assert report.point is not None and report.point.id != before.id
+    assert report.registered == before.id
+    assert ends.run().registered == report.point.id
 
 
 def test_points_are_named_for_people(ends: Ends) -> None:
@@ -254,16 +274,77 @@ def test_a_refusal_of_either_end_stops_with_its_code_and_remedy(end: str) -> Non
     )
     (ends.source if end == "source" else ends.target).findings = found
     before = ends.state()
-    with pytest.raises(ThinsyncError, match=r"beta: pool: no room \(and 1 more") as refusal:
+    with pytest.raises(ThinsyncError) as refusal:
         ends.run()
+    assert (
+        refusal.value.message == "beta: pool: no room (and 1 more: thinsync-vm check web01 --to op@beta:2222)"
+    )
     assert (refusal.value.code, refusal.value.hint) == (Code.SPACE, "make some")
     assert ends.state() == before
     assert "snapshot" not in ends.fuse.calls
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_agent_that_must_freeze_and_is_away_stops_before_anything_changes(dry_run: bool) -> None:
+    ends = after(2)
+    ends.source.agent = False
+    before = ends.state()
+    with pytest.raises(ThinsyncError, match="is away") as refusal:
+        ends.run(quiesce=Quiesce.REQUIRE, dry_run=dry_run)
+    assert refusal.value.code is Code.GUEST
+    assert ends.state() == before
+    assert not CHANGES & set(ends.fuse.calls)
+    assert ends.run().outcome is Outcome.REPLICATED
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_no_room_for_a_full_copy_stops_before_anything_changes(ends: Ends, dry_run: bool) -> None:
+    ends.target.room = (2 << 20) - 1
+    with pytest.raises(ThinsyncError, match="no room") as refusal:
+        ends.run(dry_run=dry_run)
+    assert refusal.value.code is Code.SPACE
+    assert ends.source.points == ends.target.points == {}
+    assert not CHANGES & set(ends.fuse.calls)
+    ends.target.room += 1
+    ends.run()
+    ends.check_done()
+
+
+def test_only_disks_that_travel_in_full_need_room_for_all_of_them() -> None:
+    ends = after(1)
+    ends.source.live["vdc"] = ends.source.live["vda"]
+    ends.source.sizes["vdc"] = 64 << 20
+    ends.target.room = 1 << 20
+    report = ends.run()
+    assert {disk.target: disk.expected for disk in report.plan} == {"vda": None, "vdb": None, "vdc": 1 << 20}
+    ends.check_done()
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_room_that_an_interrupted_transfer_takes_is_given_back_first(enough: bool) -> None:
+    ends = Ends()
+    with pytest.raises(CutError):
+        ends.run(steps=steps_of(0).index("target seal"))
+    assert len(ends.target.unfinished) == 1
+    ends.target.room = (2 << 20) if enough else (2 << 20) - 1
+    if enough:
+        assert ends.run().outcome is Outcome.REPLICATED
+        ends.check_done()
+        return
+    with pytest.raises(ThinsyncError, match="no room"):
+        ends.run()
+    assert "snapshot" not in ends.fuse.calls
+    assert not ends.target.unfinished
+
+
 def test_warnings_are_reported(ends: Ends) -> None:
-    ends.target.findings = (Finding(Severity.WARNING, "beta", "nearly full"),)
-    assert ends.run().findings == ends.target.findings
+    full, mapped = (
+        Finding(Severity.WARNING, "beta", "nearly full"),
+        Finding(Severity.INFO, "net", "is mapped"),
+    )
+    ends.target.findings = (full,)
+    ends.target.registering = (mapped, full)
+    assert ends.run().findings == (full, mapped), "each once"
 
 
 def test_several_pools_ask_and_then_are_remembered(ends: Ends) -> None:
@@ -407,7 +488,7 @@ def test_a_confirmation_that_was_lost_is_made_up_for() -> None:
     with pytest.raises(CutError):
         ends.run(steps=cut)
     arrived = ends.target.sealed()[-1]
-    assert [point.confirmed_by for point in ends.source.sealed()] == ["beta", ""]
+    assert [point.confirmed_by for point in ends.source.sealed()] == ["op@beta:2222", ""]
     report = ends.run()
     assert report.outcome is Outcome.UP_TO_DATE
     assert report.point is not None
@@ -439,4 +520,4 @@ def test_a_target_that_answers_for_another_point_confirms_nothing(monkeypatch: p
     monkeypatch.setattr(ends.target, "receive", lie)
     with pytest.raises(StreamError, match="another point"):
         ends.run()
-    assert [point.confirmed_by for point in ends.source.sealed()] == ["beta", ""]
+    assert [point.confirmed_by for point in ends.source.sealed()] == ["op@beta:2222", ""]

@@ -337,9 +337,12 @@ def with_change(path: str, value: object) -> dict[str, Any]:
         ("replica.target", "vg0"),
         ("replica.more", None),
         ("sequence", -1),
+        ("sequence", 10**15 + 1),
         ("sequence", 1 << 63),
         ("time", None),
         ("time", -5),
+        ("time", 253_402_300_800),
+        ("definition_size", 300 << 20),
     ],
 )
 def test_header_refusals(path: str, value: object) -> None:

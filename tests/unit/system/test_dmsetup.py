@@ -96,3 +96,19 @@ def test_a_pool_that_is_not_there_is_not_active(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(dmsetup, "run", run)
     with pytest.raises(NotFoundError, match="not active"):
         DmSetup().pool_status(VolumeName("vg0", "pool"))
+
+
+def test_a_reservation_without_an_answer_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel goes on with it: whoever has it on record as ours must keep that record."""
+    status: int | None = None
+
+    def run(argv: list[str], timeout: float) -> Completed:
+        raise CommandError(tuple(argv), status, "no end after 20 s" if status is None else "Invalid argument")
+
+    monkeypatch.setattr(dmsetup, "run", run)
+    with pytest.raises(CommandError) as caught:
+        DmSetup().reserve(VolumeName("vg0", "pool"))
+    assert caught.value.status is None
+    status = 1
+    with pytest.raises(PoolError, match="refuses"):
+        DmSetup().reserve(VolumeName("vg0", "pool"))

@@ -44,6 +44,17 @@ def test_the_second_is_told_who_holds_it(other: tuple[Path, Event, int]) -> None
     assert holder(path) == pid
 
 
+def test_a_pid_of_another_host_is_not_to_be_looked_for_here(other: tuple[Path, Event, int]) -> None:
+    path, _, pid = other
+    with pytest.raises(BusyError) as here, hold(path, 0, what="web01"):
+        pass
+    with pytest.raises(BusyError) as there, hold(path, 0, what="web01", host="beta"):
+        pass
+    assert here.value.hint == f"wait for it to end; see: ps -fp {pid}"
+    assert there.value.message == f"web01: already running at beta, pid {pid}"
+    assert there.value.hint == f"wait for it to end; see at beta: ps -fp {pid}"
+
+
 def test_waiting_gets_it(other: tuple[Path, Event, int]) -> None:
     path, leave, _ = other
     leave.set()

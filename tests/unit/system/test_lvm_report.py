@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from thinsync_virt.errors import PoolError, UsageError
 from thinsync_virt.model.names import VolumeName
-from thinsync_virt.system.lvm_report import check_tag, parse_groups, parse_kinds, parse_pools, parse_volumes
+from thinsync_virt.system.lvm_report import (
+    check_tag,
+    parse_groups,
+    parse_health,
+    parse_kinds,
+    parse_pools,
+    parse_volumes,
+)
 
 SAMPLES = Path(__file__).parent / "samples"
 RELEASES = ("bookworm", "trixie")
@@ -104,6 +111,18 @@ def test_any_other_text_is_an_error_or_nothing(text: str) -> None:
     for parse in (parse_volumes, parse_pools, parse_kinds, parse_groups):
         with contextlib.suppress(PoolError):
             assert parse(text) == ()
+
+
+def test_what_lvm_says_of_a_pools_health() -> None:
+    rows = [
+        {"vg_name": "vg0", "lv_name": "pool", "lv_health_status": ""},
+        {"vg_name": "vg1", "lv_name": "pool", "lv_health_status": "partial"},
+        {"vg_name": "vg1", "lv_name": "[lvol0_pmspare]", "lv_health_status": ""},
+    ]
+    found = parse_health(json.dumps({"report": [{"lv": rows}]}))
+    assert found == {VolumeName("vg0", "pool"): "", VolumeName("vg1", "pool"): "partial"}
+    with pytest.raises(PoolError, match="vg0/x y"):
+        parse_health('{"report": [{"lv": [{"vg_name": "vg0", "lv_name": "x y", "lv_health_status": ""}]}]}')
 
 
 @pytest.mark.parametrize("tag", ["a b", "", "-x", "a,b", "a'b", "a" * 1025, "a\n"])

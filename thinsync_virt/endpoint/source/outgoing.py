@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from thinsync_virt import __version__
-from thinsync_virt.model.extents import Extent, ExtentKind, data_bytes
+from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import SentDisk
@@ -71,7 +71,7 @@ class _Count:
 
 @dataclass
 class OutgoingStream:
-    """Iterate to get the stream's bytes. The head volumes must be active meanwhile."""
+    """Iterate to get the stream's bytes, between :meth:`open` and the close of what it gives."""
 
     head: RecoveryPoint
     domain_name: str
@@ -81,6 +81,7 @@ class OutgoingStream:
     read: int = 0
     _counts: dict[str, _Count] = field(default_factory=dict)
     _writer: StreamWriter = field(default_factory=StreamWriter)
+    _devices: dict[str, BlockDevice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for delta in self.deltas:
@@ -93,9 +94,9 @@ class OutgoingStream:
         return sum(data_bytes(delta.extents) for delta in self.deltas)
 
     @property
-    def expected(self) -> dict[str, int]:
-        """Bytes of data that each disk will bring."""
-        return {delta.target: data_bytes(delta.extents) for delta in self.deltas}
+    def expected(self) -> dict[str, Announcement]:
+        """What each disk will bring."""
+        return {delta.target: Announcement.of(delta.extents) for delta in self.deltas}
 
     @property
     def stream_bytes(self) -> int:
@@ -110,15 +111,21 @@ class OutgoingStream:
             for d in self.deltas
         )
 
+    def open(self) -> ExitStack:
+        """Open all volumes, heads and bases; they must be active. Raises NotFoundError, with none left open."""
+        with ExitStack() as stack:
+            for delta in self.deltas:
+                for path in filter(None, (delta.path, delta.base_path)):
+                    self._devices[path] = stack.enter_context(BlockDevice(path))
+            return stack.pop_all()
+
     def __iter__(self) -> Iterator[Pieces]:
         """The stream, frame by frame."""
         yield self._writer.begin(self._header())
         yield self._writer.definition(self.packed_definition)
         for index, delta in enumerate(self.deltas):
-            with ExitStack() as devices:
-                head = devices.enter_context(BlockDevice(delta.path))
-                base = devices.enter_context(BlockDevice(delta.base_path)) if delta.base_path else None
-                yield from self._disk(index, delta, head, base)
+            base = self._devices[delta.base_path] if delta.base_path else None
+            yield from self._disk(index, delta, self._devices[delta.path], base)
         yield self._writer.end()
 
     def _disk(

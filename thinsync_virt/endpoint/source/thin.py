@@ -9,9 +9,10 @@ from typing import Protocol
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.definition_volume import activated, holds_definition, write_definition
+from thinsync_virt.endpoint.guard_check import look_at_guard
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.metadata_lease import pool_lock
-from thinsync_virt.endpoint.naming import free_name, point_suffix
+from thinsync_virt.endpoint.naming import free_name, judge_names, point_suffix
 from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.removal import (
@@ -21,9 +22,11 @@ from thinsync_virt.endpoint.removal import (
     remove_unused_definitions,
     retire_points,
 )
+from thinsync_virt.endpoint.source.agent_check import look_at_agent
+from thinsync_virt.endpoint.source.amounts import differing_bytes, mapped_bytes
 from thinsync_virt.endpoint.source.difference import read_difference
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
-from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, SpaceError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
@@ -36,11 +39,12 @@ from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Head, Quiesce, SnapshotReport
 from thinsync_virt.model.states import PoolReport, SourceState
-from thinsync_virt.model.tags import Confirmation, Member, Role, Seal, format_tag
+from thinsync_virt.model.tags import Confirmation, Member, Role, Seal, format_tag, longest_tags
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.planning.retention import expired_at_source
+from thinsync_virt.planning.space import TEXT_PER_VOLUME, volume_text
 from thinsync_virt.system.block import flush_host_cache
-from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+from thinsync_virt.system.lvm import Lvm, SnapshotRequest, lacks_room
 from thinsync_virt.system.lvm_lock import wait_until_idle
 from thinsync_virt.system.steps import reached
 
@@ -55,6 +59,12 @@ class TakesSets(Protocol):
         """Hold one window. Raises ThinsyncError when there is no guard or it refuses."""
         ...
 
+    def ping(self) -> str:
+        """The version that the guard runs. Raises ThinsyncError when there is no guard."""
+        ...
+
+
+_OPEN_ATTEMPTS = 3
 
 _LATE = (
     "the guest runs again: try when host and guest are less busy, or allow more time with --freeze-timeout"
@@ -89,13 +99,37 @@ class ThinSource:
         """Every thin pool here."""
         return report_pools(self._lvm)
 
-    def check(self, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
-        """Whether the disks' pools have room for one more set, and for a definition."""
+    def check(self, domain: Domain, disks: tuple[Disk, ...], quiesce: Quiesce) -> tuple[Finding, ...]:
+        """Whether one more set can be made: room in the disks' pools, the guard, the agent where it is a must."""
+        findings = [
+            *self._look_at_pools(domain, disks),
+            look_at_guard(self.host, is_source=True, ask=self._guard.ping),
+        ]
+        if quiesce is Quiesce.REQUIRE:
+            findings.append(self.agent(domain, quiesce))
+        return tuple(findings)
+
+    def agent(self, domain: Domain, quiesce: Quiesce = Quiesce.AUTO) -> Finding:
+        """Whether the guest could be frozen now."""
+        return look_at_agent(self._hypervisor, domain, quiesce)
+
+    def mapped(self, disks: tuple[Disk, ...]) -> dict[str, int]:
+        """Bytes that each disk has mapped: what a full copy of it reads."""
+        return mapped_bytes(disks, self._lvm, self._mappings)
+
+    def differing(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> dict[str, int]:
+        """Bytes of each disk that ``base`` has, in chunks that are not those of ``base``."""
+        _flush(disks)
+        return differing_bytes(disks, base, self._lvm, self._mappings)
+
+    def _look_at_pools(self, domain: Domain, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
         counts: dict[VolumeName, int] = {}
         for disk in disks:
             if disk.volume is not None:
                 counts[disk.volume.pool] = counts.get(disk.volume.pool, 0) + 1
-        return look_at_pools(self.pools(), self.host, counts)
+        names = judge_names(self.host, (pool.vg for pool in counts), domain.name)
+        text = TEXT_PER_VOLUME if names else volume_text(longest_tags(domain.name))
+        return (*names, *look_at_pools(self.pools(), self.host, counts, text))
 
     def state(self, domain: Domain, key: ReplicaKey) -> SourceState:
         """The domain and what is here for one replica of it."""
@@ -127,9 +161,7 @@ class ThinSource:
             if held.volume.pool != disk.volume.pool:
                 return False
             pairs.setdefault(disk.volume.pool, []).append((held.volume, disk.volume))
-        for disk in disks:
-            if disk.volume is not None and disk.volume.active:
-                flush_host_cache(disk.volume.name.path)
+        _flush(disks)
         for pool, members in pairs.items():
             with self._mappings.open(self._lvm.pool(pool)) as mappings:
                 if not all(mappings.unchanged(old.thin_id, new.thin_id) for old, new in members):
@@ -219,6 +251,8 @@ class ThinSource:
             read_files=(nvram_path,) if nvram_path else (),
         )
         pools = sorted({disk.volume.pool for disk in disks if disk.volume is not None})
+        # The guard flushes too, under the locks: what it still finds is little, however much the host held.
+        _flush(disks)
         with ExitStack() as locks:
             for pool in pools:
                 locks.enter_context(pool_lock(self._lvm.pool(pool), wait=POOL_LOCK_WAIT))
@@ -239,7 +273,15 @@ class ThinSource:
                 self._lvm.confirm_snapshots(requests)
             except NotFoundError as error:
                 said = report.lvm_output.strip().splitlines()
-                raise BusyError(f"{error.message}: {said[-1] if said else 'no reason given'}") from error
+                if lacks_room(report.lvm_output):
+                    raise SpaceError(
+                        f"{error.message}: {said[-1].strip()}", hint="see: vgs -o+vg_mda_free; lvs -a"
+                    ) from error
+                raise BusyError(
+                    f"{error.message}: {said[-1] if said else 'no reason given'}",
+                    hint="LVM waits for nobody in a freeze, and another LVM command was in its way;"
+                    " see which (ps -ef | grep lv), and run it again",
+                ) from error
         nvram = next((file.content for file in report.files if file.path == nvram_path), None)
         return report, self._hypervisor.collect_definition(domain.name, choices, nvram)
 
@@ -265,7 +307,8 @@ class ThinSource:
         """Cleaning up never hides why: what cannot be removed now, the next run or ``recover`` removes."""
         try:
             ours = self._catalogue(plan.key)
-            for unfinished in ours.unfinished:
+            # Broken: LVM may have failed to make the first.
+            for unfinished in (*ours.unfinished, *ours.broken):
                 if unfinished.id == plan.set_id:
                     remove_unfinished(self._lvm, unfinished)
             remove_unused_definitions(self._lvm, self._catalogue(plan.key))
@@ -300,8 +343,22 @@ class ThinSource:
                 )
             )
         domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
-        with activated(self._lvm, tuple(names)):
-            yield OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas))
+        with activated(self._lvm, tuple(names)), ExitStack() as devices:
+            stream = OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas))
+            devices.enter_context(self._opened(stream, tuple(names)))
+            yield stream
+
+    def _opened(self, stream: OutgoingStream, names: tuple[VolumeName, ...]) -> ExitStack:
+        """The stream's devices, open from now on: nobody who has read one of them beside us can deactivate it."""
+        for attempt in range(1, _OPEN_ATTEMPTS + 1):
+            try:
+                return stream.open()
+            except NotFoundError:
+                # A verification that read the base has ended just now, and deactivated what was not open yet.
+                if attempt == _OPEN_ATTEMPTS:
+                    raise
+                self._lvm.activate(names)
+        raise AssertionError("unreachable")
 
     @staticmethod
     def _with_modes(plan: Replicate, point: RecoveryPoint) -> Iterator[tuple[PointDisk, Mode]]:
@@ -323,7 +380,8 @@ class ThinSource:
                         if base.volume.pool != pool:
                             # Device ids mean something in their own pool only.
                             raise PoolError(
-                                f"{disk.volume.name} and {base.volume.name} are in different pools"
+                                f"{disk.volume.name} and {base.volume.name} are in different pools",
+                                hint="run it again: then all of that disk is sent",
                             )
                         extents[disk.target] = read_difference(
                             mappings, base.volume, disk.volume, report.chunk_size
@@ -333,10 +391,10 @@ class ThinSource:
                         extents[disk.target] = tuple(clip(found, disk.volume.size))
         return extents
 
-    def confirm(self, head: RecoveryPoint, host: str) -> None:
-        """Record that the target at ``host`` holds ``head``: from here on it may serve as base."""
+    def confirm(self, head: RecoveryPoint, address: str) -> None:
+        """Record that the target at ``address`` holds ``head``: from here on it may serve as base."""
         reached("about to confirm")
-        self._lvm.change_tags(head.disks[0].volume.name, add=(format_tag(Confirmation(head.id, host)),))
+        self._lvm.change_tags(head.disks[0].volume.name, add=(format_tag(Confirmation(head.id, address)),))
         reached("confirmed")
 
     def discard(self, points: tuple[RecoveryPoint, ...]) -> None:
@@ -350,3 +408,10 @@ class ThinSource:
         clear_unfinished(self._lvm, (*ours.unfinished, *ours.broken))
         retire_points(self._lvm, expired_at_source(ours.points))
         remove_unused_definitions(self._lvm, self._catalogue(key))
+
+
+def _flush(disks: tuple[Disk, ...]) -> None:
+    """Write out what the host holds of the guest's writes; minutes, perhaps."""
+    for disk in disks:
+        if disk.volume is not None and disk.volume.active:
+            flush_host_cache(disk.volume.name.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet, read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.mappings import MappingsOpener
-from thinsync_virt.errors import NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.errors import NotFoundError, PoolError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import CHOICES
 from thinsync_virt.model.names import VolumeName
@@ -71,7 +71,8 @@ class Inventory:
                 continue
             try:
                 return Choices.from_json(read_definition(self._lvm, entry).parts[CHOICES])
-            except (ThinsyncError, KeyError):
+            except (PoolError, KeyError):
+                # Damaged, or of a version that kept none. What cannot be read just now is no reason to forget.
                 continue
         return None
 

@@ -11,6 +11,7 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.volumes import Pool, PoolMode
+from thinsync_virt.planning.arrival import RESERVE_PERCENT
 from thinsync_virt.stream.events import Begin, Checkpoint, Data, DefinitionPiece, End, Event, Unmap, Zero
 from thinsync_virt.stream.header import StreamHeader
 from thinsync_virt.system.block import BlockDevice
@@ -21,18 +22,16 @@ from thinsync_virt.units import MIB, align_down, align_up
 WATCH_EVERY = 64 * MIB
 """After so many bytes the pools are looked at: a full pool holds writes back for a minute, and everybody's."""
 
-RESERVE_PERCENT = 2
-"""A receive stops before a pool has less than this left: the guests on it need it."""
-
 
 class Receiver:
     """Takes the events of one stream, in order, and ends with a sealed set or nothing."""
 
-    def __init__(self, lvm: Lvm, dm: DmSetup, admit: Callable[[Incoming, Choices], None]) -> None:
-        """``admit`` raises when this target does not take what a stream says it carries."""
+    def __init__(self, lvm: Lvm, dm: DmSetup, admit: Callable[[Incoming, Choices], None], host: str) -> None:
+        """``admit`` raises when this target, which is ``host``, does not take what a stream says it carries."""
         self._lvm = lvm
         self._dm = dm
         self._admit = admit
+        self._host = host
         self._header: StreamHeader | None = None
         self._packed = bytearray()
         self._definition: Definition | None = None
@@ -68,12 +67,12 @@ class Receiver:
                 self._create_when_defined()
             case Data(disk, offset, data):
                 self._fillers[disk].write(offset, data)
-                self._count(len(data))
+                self._count(len(data), self._fillers[disk].chunks(offset, len(data)))
             case Zero(disk, offset, length):
                 self._fillers[disk].zero(offset, length)
                 self._count(length)
             case Unmap(disk, offset, length):
-                self._fillers[disk].device.clear(offset, length)
+                self._fillers[disk].unmap(offset, length)
                 self._count(0)
             case Checkpoint():
                 pass
@@ -103,6 +102,7 @@ class Receiver:
             header.base or "",
             {disk.target: disk.size for disk in header.disks},
             {disk.target: disk.mode for disk in header.disks},
+            {disk.target: disk.chunk_size for disk in header.disks},
         )
         self._admit(incoming, choices)
         self._staging = Staging(self._lvm, incoming, choices)
@@ -118,9 +118,10 @@ class Receiver:
             for disk in header.disks
         ]
 
-    def _count(self, length: int) -> None:
+    def _count(self, length: int, allocated: int | None = None) -> None:
+        """``allocated``: bytes of the pool that it may have taken, which are whole chunks of this end's."""
         self.written += length
-        self._unwatched += length
+        self._unwatched += length if allocated is None else allocated
         if self._unwatched >= WATCH_EVERY:
             self._unwatched = 0
             self._watch()
@@ -131,23 +132,29 @@ class Receiver:
             left = status.total_data - status.used_data
             if status.mode is not PoolMode.RW or left * 100 < status.total_data * RESERVE_PERCENT:
                 raise SpaceError(
-                    f"pool {pool} at the target is full: the transfer was stopped before its guests stand still",
-                    hint=f"give it room there: lvextend -L +SIZE {pool}",
+                    f"pool {pool} at {self._host} is full: the transfer was stopped before its guests stand still",
+                    hint=f"give it room at {self._host}: lvextend -L +SIZE {pool}",
                 )
 
 
 class ChunkFiller:
     """Writes to one staging volume so that nothing old shows through.
 
-    A pool made with ``-Zn`` does not zero new chunks: a write to part of a fresh chunk would expose what somebody
-    else had there. So on such a pool the rest of the chunk is read (zeroes, where it is not mapped) and written too.
+    A pool made with ``-Zn`` does not zero new chunks: a write to part of a chunk that is not mapped would expose what
+    somebody else had there. So on such a pool a chunk that reads as zeroes, as one that is not mapped does, is first
+    written full of them; one that does not is mapped.
     """
 
     def __init__(self, device: BlockDevice, pool: Pool, *, fresh: bool) -> None:
         self.device = device
+        self._size = pool.chunk_size
         self._chunk = 0 if pool.zeroes else pool.chunk_size
         self._fresh = fresh
         self._filled = 0
+
+    def chunks(self, offset: int, length: int) -> int:
+        """Bytes of the chunks that a range touches."""
+        return align_up(offset + length, self._size) - align_down(offset, self._size)
 
     def write(self, offset: int, data: memoryview) -> None:
         """``data`` at byte ``offset``; offsets ascend."""
@@ -158,14 +165,23 @@ class ChunkFiller:
     def zero(self, offset: int, length: int) -> None:
         """Zeroes; on a fresh volume what is not mapped reads as zeroes already."""
         if not self._fresh:
-            self.device.clear(offset, length)
+            self.unmap(offset, length)
+
+    def unmap(self, offset: int, length: int) -> None:
+        """Discarded, and zeroes in any case. What a discard leaves is overwritten: never beyond its own chunk."""
+        end = offset + length
+        while offset < end:
+            last = min(align_down(offset, self._chunk) + self._chunk, end) if self._chunk else end
+            self.device.clear(offset, last - offset)
+            offset = last
 
     def _fill(self, start: int, end: int) -> None:
         for first in sorted({align_down(start, self._chunk), align_down(end - 1, self._chunk)}):
             last = min(first + self._chunk, self.device.size)
             if first < self._filled or (start <= first and end >= last):
                 continue
-            for position in range(first, last, MIB):
-                take = min(MIB, last - position)
-                self.device.write(position, self.device.read(position, take))
             self._filled = align_up(last, self._chunk)
+            pieces = [(position, min(MIB, last - position)) for position in range(first, last, MIB)]
+            if all(self.device.read(position, take) == bytes(take) for position, take in pieces):
+                for position, take in pieces:
+                    self.device.write(position, bytes(take))

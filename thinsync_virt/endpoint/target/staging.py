@@ -15,6 +15,7 @@ from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.removal import remove_unfinished
 from thinsync_virt.errors import ConflictError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint, ReplicaKey
@@ -27,7 +28,7 @@ from thinsync_virt.system.steps import reached
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What a stream says of the set that it carries. Sizes in bytes."""
+    """What a stream says of the set that it carries. Sizes in bytes; ``chunk_sizes`` are the source's pools'."""
 
     key: ReplicaKey
     domain_name: str
@@ -38,6 +39,7 @@ class Incoming:
     base: str
     sizes: Mapping[str, int]
     modes: Mapping[str, Mode]
+    chunk_sizes: Mapping[str, int]
 
 
 class Staging:
@@ -146,13 +148,18 @@ class Staging:
         catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(key)
         entry = catalogue.definition(key, definition.id)
         if not holds_definition(self._lvm, entry):
-            pool, name = self._choices.pool, self._incoming.domain_name
+            # Beside LV 1: where a volume group is not here at a boot, the seal and what it refers to are gone together.
+            pool, name = next(iter(self._pools.values())), self._incoming.domain_name
             write_definition(self._lvm, definition, key, Role.TARGET, pool, name, replaces=entry)
         reached("definition written")
         whole = next((s for s in catalogue.unfinished if s.id == self._incoming.set_id), None)
-        if whole is None or len(whole.disks) != whole.count:
-            raise PoolError(f"set {self._incoming.set_id} lost a volume while it was received", retry=True)
         first = next(iter(names))
+        if whole is None or len(whole.disks) != whole.count:
+            raise PoolError(
+                f"set {self._incoming.set_id} lost a volume while it was received",
+                hint=f"replicate again; if it happens again, see who removes volumes there: lvs {first.vg}; journalctl",
+                retry=True,
+            )
         seal = Seal(self._incoming.set_id, self._incoming.consistency, definition.id)
         self._lvm.change_tags(first, add=(format_tag(seal),))
         reached("sealed")
@@ -162,7 +169,8 @@ class Staging:
         self.close()
         try:
             catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(self._incoming.key)
-            for unfinished in catalogue.unfinished:
+            # Broken: LVM may have failed to make the first.
+            for unfinished in (*catalogue.unfinished, *catalogue.broken):
                 if unfinished.id == self._incoming.set_id:
                     remove_unfinished(self._lvm, unfinished)
         except ThinsyncError as error:
@@ -176,9 +184,9 @@ class Staging:
 
 
 def check_incoming(
-    incoming: Incoming, choices: Choices, target_group: str, expected: Mapping[str, int]
+    incoming: Incoming, choices: Choices, target_group: str, expected: Mapping[str, Announcement]
 ) -> None:
-    """What a stream claims must fit this target, and the bytes announced for each disk. Raises StreamError."""
+    """What a stream claims must fit this target, and what was announced of each disk. Raises StreamError."""
     if incoming.key.target != target_group:
         raise StreamError("the stream is for another target", retry=False)
     for target in incoming.sizes:
@@ -187,7 +195,8 @@ def check_incoming(
     if expected.keys() != incoming.sizes.keys():
         raise StreamError("the stream carries other disks than were announced", retry=False)
     for target, size in incoming.sizes.items():
-        if not 0 <= expected[target] <= size:
+        if expected[target].changed > size:
             raise StreamError(
-                f"{expected[target]} bytes were announced for disk {target}, which has {size}", retry=False
+                f"{expected[target].changed} bytes were announced for disk {target}, which has {size}",
+                retry=False,
             )

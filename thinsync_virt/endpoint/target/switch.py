@@ -43,7 +43,10 @@ class Switch:
             raise NotFoundError(f"point {short_id(point_id)} is not here", hint="see: thinsync-vm points")
         entry = ours.definition(key, point.definition)
         if entry is None:
-            raise NotFoundError(f"the definition of point {short_id(point_id)} is not here")
+            raise NotFoundError(
+                f"the definition of point {short_id(point_id)} is not here",
+                hint="that point cannot be started any more; make a new one: thinsync-vm replicate DOMAIN --to HOST",
+            )
         definition = read_definition(self._lvm, entry)
         replica = self._present(key, ours)
         current = self._serving(ours, point, replica)
@@ -70,7 +73,11 @@ class Switch:
         found = self._hypervisor.registered(ours.names[key.domain], key.domain)
         for other in found:
             if other.mark is None or other.mark.key != key:
-                raise ConflictError(f"{other.name} is registered here and is not this replica")
+                raise ConflictError(
+                    f"{other.name} is registered here and is not this replica",
+                    hint="nothing was changed, and the new point is kept; what stands in the way:"
+                    " thinsync-vm check DOMAIN --to HOST",
+                )
             if other.active:
                 raise ConflictError(
                     f"{other.name} is running here", hint="shut it down before replicating over it"

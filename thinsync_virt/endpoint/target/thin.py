@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from thinsync_virt.endpoint.catalogue import Catalogue
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.mappings import MappingsOpener
+from thinsync_virt.endpoint.naming import judge_names
 from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pools import report_pools
+from thinsync_virt.endpoint.recovery import deactivate_idle
 from thinsync_virt.endpoint.removal import clear_unfinished, remove_unused_definitions, retire_points
+from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.endpoint.target.receive import Receiver
 from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
 from thinsync_virt.endpoint.target.switch import Switch, plan_definition
-from thinsync_virt.endpoint.transactions import finish_transactions
-from thinsync_virt.errors import BusyError, NotFoundError, PoolError, SpaceError, StreamError
+from thinsync_virt.endpoint.transactions import finish_transaction
+from thinsync_virt.errors import BusyError, NotFoundError, PoolError, SpaceError, StreamError, ThinsyncError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding, Severity, refusals
 from thinsync_virt.model.names import VolumeName, new_id, short_id
-from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, Mark
 from thinsync_virt.model.reports import Registration
 from thinsync_virt.model.states import PoolReport, TargetState
-from thinsync_virt.model.tags import Role
+from thinsync_virt.model.tags import Role, longest_tags
+from thinsync_virt.planning.arrival import judge_arrival
 from thinsync_virt.planning.retention import expired_at_target
-from thinsync_virt.planning.space import judge_pool
-from thinsync_virt.stream.events import Event
+from thinsync_virt.planning.space import TEXT_PER_VOLUME, judge_pool, room_needed, volume_text
+from thinsync_virt.stream.events import Begin, Event
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.steps import reached
+
+_JOB = "replication"
+_REGISTER = "the next replication registers the newest point: thinsync-vm replicate"
 
 
 class ThinTarget:
@@ -49,27 +57,42 @@ class ThinTarget:
 
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas here until :meth:`end`. Raises BusyError."""
-        self._locks.enter_context(replica_lock(Role.TARGET, domain, what="replication to this host"))
+        try:
+            self._locks.enter_context(replica_lock(Role.TARGET, domain, what=_JOB, host=self.host))
+        except BusyError as error:
+            name = self.inventory.catalogue().names.get(domain, domain)
+            raise BusyError(f"{_JOB} of {name}{error.message.removeprefix(_JOB)}", hint=error.hint) from error
         self._locked.add(domain)
-        self._mend_pools(domain)
+        catalogue = self.inventory.catalogue()
+        self._mend_pools(domain, catalogue)
+        for key in catalogue.replicas():
+            if key.domain == domain:
+                with suppress(BusyError):  # a verification has opened one meanwhile
+                    deactivate_idle(self._lvm, catalogue.names.get(domain, domain), catalogue.of(key))
         for replica in self._hypervisor.marked():
             if replica.active and replica.uuid == domain:
                 self._hypervisor.restore_active(replica.name)
 
-    def _mend_pools(self, domain: str) -> None:
+    def _mend_pools(self, domain: str, catalogue: Catalogue) -> None:
         """A killed LVM command leaves its pool between two transactions, and then no check lets a run begin.
 
-        LVM mends that when it removes the half-made volume, unless the pool has made it already.
+        LVM mends that when it removes the half-made volume, unless the pool has made it already. What cannot be mended
+        is no reason to stop here: it may be another pool than the one that is replicated to, and that one is checked.
         """
-        for unfinished in self.inventory.catalogue().unfinished:
-            if unfinished.key.domain != domain:
-                continue
-            try:
-                for pool in {disk.volume.pool for disk in unfinished.disks}:
-                    self._lvm.check_transaction(pool)
-            except PoolError:
-                finish_transactions(self._lvm)
-                clear_unfinished(self._lvm, (unfinished,))
+        for unfinished in catalogue.unfinished:
+            if unfinished.key.domain == domain:
+                for pool in sorted({disk.volume.pool for disk in unfinished.disks}):
+                    with suppress(ThinsyncError):
+                        self._mend(pool, unfinished)
+
+    def _mend(self, pool: VolumeName, unfinished: UnfinishedSet) -> None:
+        try:
+            self._lvm.check_transaction(pool)
+        except PoolError:
+            for found in self._lvm.pools(pool.vg):
+                if found.name == pool:
+                    finish_transaction(self._lvm, found)
+            clear_unfinished(self._lvm, (unfinished,))
 
     def end(self) -> None:
         """Give the lock back."""
@@ -90,9 +113,19 @@ class ThinTarget:
         return self.inventory.states(domain, name)
 
     def check(
-        self, key: ReplicaKey, definition: Definition, choices: Choices, sizes: Mapping[str, int]
+        self,
+        key: ReplicaKey,
+        definition: Definition,
+        choices: Choices,
+        sizes: Mapping[str, int],
+        data: Mapping[str, int],
     ) -> tuple[Finding, ...]:
-        """Could this domain live here, and is there room for it? Nothing is changed."""
+        """Could this domain live here, and is there room for it? Nothing is changed.
+
+        ``data`` is how many bytes full copies will bring. Raises StreamError when that makes no sense.
+        """
+        if any(not 0 <= count <= sizes.get(target, -1) for target, count in data.items()):
+            raise StreamError("more is announced for a disk than it holds", retry=False)
         counts: dict[VolumeName, int] = {}
         findings: list[Finding] = []
         reports = {report.pool.name: report for report in self.pools()}
@@ -109,19 +142,32 @@ class ThinTarget:
                         "choose a pool in a volume group with smaller extents, or grow the disk to a multiple",
                     )
                 )
-        findings += look_at_pools(tuple(reports.values()), self.host, counts)
         mark = Mark(key, new_id(), 0)
         paths = {target: f"/dev/{choices.pool_of(target).vg}/ts-check-{target}" for target in sizes}
         plan = plan_definition(self._hypervisor, definition, mark, paths)
+        names = judge_names(self.host, (pool.vg for pool in counts), plan.name)
+        text = TEXT_PER_VOLUME if names else volume_text(longest_tags(plan.name))
+        findings += names
+        findings += look_at_pools(tuple(reports.values()), self.host, counts, text)
+        needed = _by_pool(data, choices)
+        findings += judge_arrival(reports, needed, self.host, self._clearing(key))
         findings += plan.findings
         if not refusals(plan.findings):
             findings += self._hypervisor.preflight(plan)
         return tuple(findings)
 
+    def _clearing(self, key: ReplicaKey) -> frozenset[VolumeName]:
+        """Pools in which :meth:`tidy` will remove what interrupted transfers left."""
+        ours = self.inventory.catalogue().of(key)
+        return frozenset(disk.volume.pool for one in ours.unfinished for disk in one.disks)
+
     def receive(
-        self, events: Iterator[Event], expected: Mapping[str, int], progress: Callable[[int], None]
+        self,
+        events: Iterator[Event],
+        expected: Mapping[str, Announcement],
+        progress: Callable[[int], None],
     ) -> RecoveryPoint:
-        """Take one stream and seal its point. ``expected`` is how many bytes of data each disk will bring.
+        """Take one stream and seal its point. ``expected`` is what each disk will bring.
 
         Raises StreamError, SpaceError, ConflictError; the staging volumes are gone then.
         """
@@ -132,17 +178,32 @@ class ThinTarget:
             group = reports[choices.pool].group.uuid if choices.pool in reports else ""
             check_incoming(incoming, choices, group, expected)
             by_pool: dict[VolumeName, int] = {}
-            for target, size in expected.items():
+            for target, coming in expected.items():
                 pool = choices.pool_of(target)
-                by_pool[pool] = by_pool.get(pool, 0) + size
-            for pool, size in by_pool.items():
                 if pool not in reports:
-                    raise NotFoundError(f"there is no active thin pool {pool} at {self.host}")
+                    raise NotFoundError(
+                        f"there is no active thin pool {pool} at {self.host}",
+                        hint=f"activate it there: lvchange -ay {pool}; or choose another with --pool",
+                    )
+                by_pool[pool] = by_pool.get(pool, 0) + room_needed(
+                    coming,
+                    source_chunk=incoming.chunk_sizes[target],
+                    target_chunk=reports[pool].pool.chunk_size,
+                    size=incoming.sizes[target],
+                )
+            for pool, size in by_pool.items():
                 for finding in judge_pool(reports[pool], where=self.host, data=size):
                     if finding.severity is Severity.REFUSAL:
                         raise SpaceError(f"{finding.subject}: {finding.message}", hint=finding.hint)
 
-        point = Receiver(self._lvm, DmSetup(), admit).run(events, progress)
+        def ours() -> Iterator[Event]:
+            for event in events:
+                if isinstance(event, Begin):
+                    # Before its definition is kept in memory.
+                    self._check_locked(event.header.key.domain)
+                yield event
+
+        point = Receiver(self._lvm, DmSetup(), admit, self.host).run(ours(), progress)
         return next(found for found in self.inventory.catalogue().points if found.id == point)
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
@@ -158,19 +219,26 @@ class ThinTarget:
             if replica.mark is None or replica.mark.key != key:
                 continue
             if replica.active:
-                return (Finding(Severity.WARNING, subject, "it is running, so it is past its point"),)
+                hint = f"if that was not meant: virsh shutdown {replica.name} there; if it was, it is the true one now"
+                return (Finding(Severity.WARNING, subject, "it is running, so it is past its point", hint),)
             written = self.inventory.written(ours, replica)
             if written:
                 text = f"{', '.join(written)} written to since point {short_id(replica.mark.point)}"
-                return (Finding(Severity.WARNING, subject, text),)
+                hint = f"that is nowhere else: keep it, or give it up: virsh undefine {replica.name} --keep-nvram there"
+                return (Finding(Severity.WARNING, subject, text, hint),)
             return tuple(
-                Finding(Severity.WARNING, subject, found) for found in self.switch.differences(ours, replica)
+                Finding(Severity.WARNING, subject, found, _REGISTER)
+                for found in self.switch.differences(ours, replica)
             )
-        return (Finding(Severity.WARNING, subject, "there is none: virsh start would start nothing"),)
+        text = "there is none: virsh start would start nothing"
+        return (Finding(Severity.WARNING, subject, text, _REGISTER),)
 
     def host_findings(self) -> tuple[Finding, ...]:
         """What there is to say of this host whatever the domain."""
-        return look_at_host(self._lvm, self.host)
+        return (
+            *look_at_host(self._lvm, self.host),
+            *look_at_services(self._hypervisor, self.host, is_source=False),
+        )
 
     def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
         """Remove unfinished sets, registered volumes that nothing refers to, and old files; say what was done.
@@ -181,6 +249,9 @@ class ThinTarget:
         ours = self.inventory.catalogue().of(key)
         gone = clear_unfinished(self._lvm, ours.unfinished)
         done = [f"removed the unfinished set {unfinished.id}" for unfinished in gone]
+        # A run that was killed after its define has not synced it: a power cut would bring the definition before back,
+        # which refers to what goes now.
+        self._hypervisor.settle()
         done += self._remove_old_registered(key, ours)
         remove_unused_definitions(self._lvm, self.inventory.catalogue().of(key))
         self._hypervisor.remove_files(key.domain)
@@ -217,3 +288,12 @@ class ThinTarget:
         retire_points(self._lvm, expired)
         if expired:
             remove_unused_definitions(self._lvm, self.inventory.catalogue().of(key))
+
+
+def _by_pool(data: Mapping[str, int], choices: Choices) -> dict[VolumeName, int]:
+    """Bytes by pool, of bytes by disk."""
+    found: dict[VolumeName, int] = {}
+    for target, size in data.items():
+        pool = choices.pool_of(target)
+        found[pool] = found.get(pool, 0) + size
+    return found

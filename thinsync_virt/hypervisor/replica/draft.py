@@ -37,8 +37,8 @@ class Draft:
         """The replica differs from the original, or needs something before it can start."""
         self.findings.append(Finding(Severity.WARNING, subject, message, hint))
 
-    def refuse(self, subject: str, message: str, hint: str = "") -> None:
-        """The replica could not start here, or not as the same machine."""
+    def refuse(self, subject: str, message: str, hint: str) -> None:
+        """The replica could not start here, or not as the same machine: ``hint`` is the way out."""
         self.findings.append(Finding(Severity.REFUSAL, subject, message, hint))
 
     def devices(self, tag: str) -> list[Element]:

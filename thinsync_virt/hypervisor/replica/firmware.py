@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from thinsync_virt.hypervisor.definition import boot_paths, uses_nvram
 from thinsync_virt.hypervisor.facts import Firmware
+from thinsync_virt.hypervisor.files import MAX_DIGESTED
 from thinsync_virt.hypervisor.markup import (
     Element,
     child,
@@ -20,6 +21,9 @@ from thinsync_virt.hypervisor.replica.names import nvram_path
 from thinsync_virt.model.definition import NVRAM
 
 _INSTALL_UEFI = "install UEFI firmware here: apt install ovmf (x86), qemu-efi-aarch64 (ARM)"
+_RAW_IMAGES = (
+    "bring this host to libvirt 9.2 or later (Debian 13), or give the guest raw firmware images: virsh edit"
+)
 _FORMATS_SINCE = 9_002_000  # libvirt 9.2: <loader format=...>, before that images are raw
 
 
@@ -42,6 +46,13 @@ def map_boot_files(draft: Draft) -> None:
         remedy = f"copy it here: scp SOURCE:{path} {path}"
         if here is None or here.kind != "file":
             draft.refuse(role, f"{path} is not on this host", remedy)
+        elif not here.sha256 and any(file.path == path for file in draft.boot_files):
+            draft.refuse(
+                role,
+                f"{path} cannot be compared with the source's: it cannot be read here, is larger than"
+                f" {MAX_DIGESTED >> 30} GiB, or is a file of the kernel's own",
+                f"boot from an ordinary file, at both ends: virsh edit {draft.name} at the source",
+            )
         elif not _is_equal(draft, path):
             draft.refuse(role, f"{path} is not the same as at the source", remedy)
 
@@ -92,7 +103,11 @@ def _map_uefi(draft: Draft, os_element: Element) -> None:
         return
     image_format = loader.get("format", "raw")
     if image_format != "raw" and draft.facts.libvirt_version < _FORMATS_SINCE:
-        draft.refuse("firmware", f"{before} is a {image_format} image, which this host's libvirt cannot load")
+        draft.refuse(
+            "firmware",
+            f"{before} is a {image_format} image, which this host's libvirt cannot load",
+            _RAW_IMAGES,
+        )
     loader.set("readonly", "yes")
     loader.set("type", "pflash")
     drop_attributes(os_element, "firmware")
@@ -117,7 +132,9 @@ def _map_nvram(draft: Draft, os_element: Element, executable: str, chosen: Firmw
     nvram = child(os_element, "nvram")
     template = _template(draft, os_element, executable, chosen)
     if nvram.get("format", "raw") != "raw" and draft.facts.libvirt_version < _FORMATS_SINCE:
-        draft.refuse("UEFI variables", "are no raw image, which is all that this host's libvirt can use")
+        draft.refuse(
+            "UEFI variables", "are no raw image, which is all that this host's libvirt can use", _RAW_IMAGES
+        )
     path = nvram_path(draft.name, draft.mark)
     for element in list(nvram):
         remove(element)

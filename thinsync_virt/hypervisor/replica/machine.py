@@ -15,7 +15,9 @@ _MAX_NAMED = 8
 def map_machine(draft: Draft) -> None:
     """The emulator becomes this host's; machine type and CPU must be known here and stay as they are."""
     for problem in host_bound_state(draft.root):
-        draft.refuse(f"domain {draft.name}", problem)
+        draft.refuse(
+            f"domain {draft.name}", problem, "change it at the source (virsh edit), and replicate again"
+        )
     arch = value_at(draft.root, "os/type", "arch")
     architecture = draft.facts.architectures.get(arch)
     if architecture is None:
@@ -53,7 +55,9 @@ def _check_domain_type(draft: Draft, architecture: Architecture) -> None:
         draft.refuse(
             "acceleration",
             f"this host offers no {kind or 'such'} domains (it has {', '.join(sorted(architecture.domain_types))})",
-            "switch virtualization on in the firmware and load kvm_intel or kvm_amd" if kind == "kvm" else "",
+            "switch virtualization on in the firmware and load kvm_intel or kvm_amd"
+            if kind == "kvm"
+            else "replicate to a host that offers them, or give the guest another type: virsh edit",
         )
 
 
@@ -120,7 +124,12 @@ def _check_launch_security(draft: Draft) -> None:
         return
     kind = element.get("type", "")
     if kind not in draft.facts.support.launch_security:
-        draft.refuse("launch security", f"this host cannot start guests protected by {kind}")
+        draft.refuse(
+            "launch security",
+            f"this host cannot start guests protected by {kind}",
+            "enable it in this host's firmware and kernel, or replicate to a host that has it; what this one offers:"
+            " virsh domcapabilities",
+        )
     else:
         draft.warn(
             "launch security",

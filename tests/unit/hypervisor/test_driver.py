@@ -1,0 +1,32 @@
+"""What the driver says of libvirt itself and of agents, against libvirt's own test driver."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.unit.values import domain
+from thinsync_virt.errors import NotFoundError, UnreachableError
+from thinsync_virt.hypervisor.connection import libvirt_module
+from thinsync_virt.hypervisor.driver import LibvirtHypervisor
+
+
+def test_versions_are_those_that_libvirt_packs() -> None:
+    with LibvirtHypervisor("test:///default") as hypervisor:
+        library, emulator = re.fullmatch(r"libvirt (\S+), QEMU (\S+)", hypervisor.version()).groups()  # type: ignore[union-attr]
+    major, minor, release = (int(part) for part in library.split("."))
+    assert major * 1_000_000 + minor * 1_000 + release == libvirt_module().getVersion()
+    assert emulator == "0.0.2", "the test driver's own"
+
+
+def test_a_libvirt_that_is_away() -> None:
+    hypervisor = LibvirtHypervisor("qemu+unix:///system?socket=/nowhere/libvirt-sock")
+    with pytest.raises(UnreachableError) as caught:
+        hypervisor.version()
+    assert "systemctl status" in caught.value.hint
+
+
+def test_the_agent_of_a_domain_that_is_not_there() -> None:
+    with pytest.raises(NotFoundError):
+        LibvirtHypervisor("test:///default").agent_status(domain(), 1.0)
