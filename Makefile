@@ -73,8 +73,8 @@ soak: $(VENV) deb ## the lab tests with the whole crash matrix: hours (root)
 	@$(PYTEST) tests/lab --matrix=whole
 
 .PHONY: bench
-bench: $(VENV) deb ## measurements: the delta against thin_delta, and in the lab (root)
-	@$(BIN)/python -m tests.bench.delta
+bench: $(VENV) deb ## measurements: the delta against thin_delta (BENCH=its options), and in the lab (root)
+	@$(BIN)/python -m tests.bench.delta $(BENCH)
 	@$(BIN)/python tests/bench/run.py
 
 .PHONY: format

@@ -6,64 +6,45 @@ that names the way out, and a :class:`Code` that is the same in the exit status,
 
 from __future__ import annotations
 
-import enum
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar
 
+    from thinsync_virt.codes import Code as Code
+else:
 
-class Code(enum.StrEnum):
-    """What kind of failure it is. The value is stable: scripts and the other host read it."""
+    def __getattr__(name: str) -> object:
+        # A run in which nothing fails does without enum, whose import takes as long as a small delta.
+        if name == "Code":
+            from thinsync_virt.codes import Code
 
-    INTERNAL = "internal"
-    USAGE = "usage"
-    NOT_FOUND = "not-found"
-    CONFLICT = "conflict"
-    BUSY = "busy"
-    UNREACHABLE = "unreachable"
-    TOOL = "tool"
-    POOL = "pool"
-    SPACE = "space"
-    STREAM = "stream"
-    GUEST = "guest"
-    DIFFERS = "differs"
-    NOT_REPLICABLE = "not-replicable"
-
-    @property
-    def exit_status(self) -> int:
-        """The process exit status for this kind of failure (documented in the man page)."""
-        return _EXIT_STATUS[self]
-
-
-_EXIT_STATUS = {
-    Code.INTERNAL: 1,
-    Code.USAGE: 2,
-    Code.NOT_FOUND: 3,
-    Code.CONFLICT: 4,
-    Code.BUSY: 5,
-    Code.UNREACHABLE: 6,
-    Code.TOOL: 7,
-    Code.POOL: 8,
-    Code.SPACE: 9,
-    Code.STREAM: 10,
-    Code.GUEST: 11,
-    Code.DIFFERS: 12,
-    Code.NOT_REPLICABLE: 13,
-}
+            return Code
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class ThinsyncError(Exception):
     """The root of all expected failures.
 
-    ``message`` says what happened and to which thing, ``hint`` what to do next (may be empty),
-    ``retry`` whether the same call may succeed later without anybody doing anything.
+    ``message`` says what happened and to which thing, ``hint`` what to do next, ``retry`` whether the same call
+    may succeed later without anybody doing anything.
     """
 
-    def __init__(
-        self, message: str, *, code: Code = Code.INTERNAL, hint: str = "", retry: bool = False
-    ) -> None:
+    default_hint: ClassVar[str] = ""
+    """What to do next where whoever raises it knows nothing better; "" where every raise has to say it."""
+
+    def __init__(self, message: str, *, code: str = "internal", hint: str = "", retry: bool = False) -> None:
         super().__init__(message)
         self.message = message
-        self.code = code
-        self.hint = hint
+        self.hint = hint or self.default_hint
         self.retry = retry
+        self._code = code
+
+    @property
+    def code(self) -> Code:
+        """What kind of failure it is."""
+        from thinsync_virt.codes import Code
+
+        return Code(self._code)
 
     def __str__(self) -> str:
         return self.message
@@ -73,39 +54,42 @@ class UsageError(ThinsyncError):
     """The command line, a name or a number given by a person is not acceptable."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, code=Code.USAGE, hint=hint)
+        super().__init__(message, code="usage", hint=hint)
 
 
 class NotFoundError(ThinsyncError):
     """A named domain, volume, pool or recovery point does not exist."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, code=Code.NOT_FOUND, hint=hint)
+        super().__init__(message, code="not-found", hint=hint)
 
 
 class ConflictError(ThinsyncError):
     """Going on would destroy something that is not ours or is in use; nothing was changed."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, code=Code.CONFLICT, hint=hint)
+        super().__init__(message, code="conflict", hint=hint)
 
 
 class BusyError(ThinsyncError):
     """Somebody else holds what is needed; a retry can help."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, code=Code.BUSY, hint=hint, retry=True)
+        super().__init__(message, code="busy", hint=hint, retry=True)
 
 
 class UnreachableError(ThinsyncError):
     """The other host, or a daemon, does not answer or refuses us."""
 
     def __init__(self, message: str, *, hint: str = "", retry: bool = True) -> None:
-        super().__init__(message, code=Code.UNREACHABLE, hint=hint, retry=retry)
+        super().__init__(message, code="unreachable", hint=hint, retry=retry)
 
 
 class CommandError(ThinsyncError):
-    """A command that was run failed. Keeps its argument list, status and standard error."""
+    """A command that was run failed. Keeps its argument list, status and standard error.
+
+    Without a better hint, the way out is to see what the command says by hand.
+    """
 
     def __init__(
         self, argv: tuple[str, ...], status: int | None, stderr: str, *, hint: str = "", retry: bool = False
@@ -113,7 +97,11 @@ class CommandError(ThinsyncError):
         outcome = "timed out" if status is None else f"exit status {status}"
         first_lines = " / ".join(line.strip() for line in stderr.strip().splitlines()[:3])
         detail = f": {first_lines}" if first_lines else ""
-        super().__init__(f"{argv[0]}: {outcome}{detail}", code=Code.TOOL, hint=hint, retry=retry)
+        if not hint:
+            import shlex
+
+            hint = f"try it by hand: {shlex.join(argv)}"
+        super().__init__(f"{argv[0]}: {outcome}{detail}", code="tool", hint=hint, retry=retry)
         self.argv = argv
         self.status = status
         self.stderr = stderr
@@ -123,39 +111,41 @@ class PoolError(ThinsyncError):
     """A thin pool is unhealthy, or its metadata is not what it should be."""
 
     def __init__(self, message: str, *, hint: str = "", retry: bool = False) -> None:
-        super().__init__(message, code=Code.POOL, hint=hint, retry=retry)
+        super().__init__(message, code="pool", hint=hint, retry=retry)
 
 
 class SpaceError(ThinsyncError):
     """A pool or volume group has no room for what would be written."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, code=Code.SPACE, hint=hint)
+        super().__init__(message, code="space", hint=hint)
 
 
 class StreamError(ThinsyncError):
     """A stream is truncated, damaged, out of order or not ours."""
 
+    default_hint = "run it again; if that does not help, compare at both hosts: thinsync-vm --version"
+
     def __init__(self, message: str, *, hint: str = "", retry: bool = True) -> None:
-        super().__init__(message, code=Code.STREAM, hint=hint, retry=retry)
+        super().__init__(message, code="stream", hint=hint, retry=retry)
 
 
 class GuestError(ThinsyncError):
     """The guest, its agent or its hypervisor did not do what was asked in time."""
 
     def __init__(self, message: str, *, hint: str = "", retry: bool = True) -> None:
-        super().__init__(message, code=Code.GUEST, hint=hint, retry=retry)
+        super().__init__(message, code="guest", hint=hint, retry=retry)
 
 
 class NotReplicableError(ThinsyncError):
     """A domain or one of its disks cannot be replicated as it is."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, code=Code.NOT_REPLICABLE, hint=hint)
+        super().__init__(message, code="not-replicable", hint=hint)
 
 
 class DiffersError(ThinsyncError):
     """Two things that must be equal are not."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message, code=Code.DIFFERS, hint=hint)
+        super().__init__(message, code="differs", hint=hint)

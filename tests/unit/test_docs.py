@@ -13,7 +13,7 @@ import click
 import pytest
 
 from thinsync_virt import __version__
-from thinsync_virt.cli.main import group
+from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.errors import Code
 from thinsync_virt.model.definition import Definition
 
@@ -40,6 +40,8 @@ def commands(command: click.Command, *path: str) -> Iterator[tuple[str, set[str]
         return
     options = {name for param in command.params for name in param.opts if name.startswith("--")}
     yield " ".join(path), options
+    for name, below in getattr(command, "subcommands", {}).items():
+        yield from commands(below, *path, name)
 
 
 CLI = dict(commands(group))
@@ -63,7 +65,8 @@ def documented() -> dict[str, set[str]]:
             continue
         words = plain(following)
         if depth == 0:
-            current = next((name for name in CLI if f"{words} ".startswith(f"{name} ")), words)
+            longest = sorted(CLI, key=len, reverse=True)
+            current = next((name for name in longest if f"{words} ".startswith(f"{name} ")), words)
             found[current] = set(re.findall(r"--[a-z-]+", words))
         else:
             found[current] |= set(re.findall(r"--[a-z-]+", words))
@@ -72,6 +75,16 @@ def documented() -> dict[str, set[str]]:
 
 def test_the_man_page_has_every_command_and_option_and_no_other() -> None:
     assert documented() == CLI
+
+
+def test_the_man_page_groups_the_commands_as_the_help_does() -> None:
+    source = MAN.read_text()
+    section = source[source.index(".SH COMMANDS") : source.index(".SH EXIT STATUS")]
+    grouped: dict[str, set[str]] = {}
+    for title, body in re.findall(r"^\.SS (.+)\n((?:(?!\.SS).*\n)*)", section, re.MULTILINE):
+        names = {plain(entry).split()[0] for entry in re.findall(r"^\.TP\n(.+)$", body, re.MULTILINE)}
+        grouped[title] = names & {*DAILY, *PLUMBING}
+    assert grouped == {"Daily commands": set(DAILY), "Plumbing": set(PLUMBING)}
 
 
 def test_the_man_page_has_every_exit_status() -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from thinsync_virt import __version__
+from thinsync_virt.cli.privilege import need_root
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.locking import replica_lock
@@ -23,20 +24,22 @@ from thinsync_virt.endpoint.recovery import (
     recover_activation,
     recover_metadata_snapshots,
     recover_sets,
+    recover_transactions,
 )
+from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.endpoint.target.thin import ThinTarget
-from thinsync_virt.endpoint.transactions import finish_transactions
-from thinsync_virt.errors import BusyError, NotFoundError, UnreachableError, UsageError
-from thinsync_virt.guard.client import take_set
+from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
+from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.guard.service import undo_left_overs
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
 from thinsync_virt.model.domains import Domain
-from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.tags import Role
 from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.steps import reached
 
 if TYPE_CHECKING:
     from thinsync_virt.model.targets import HostTarget
@@ -61,6 +64,9 @@ class _Guard:
     def take_set(self, request: WindowRequest) -> WindowReport:
         return take_set(request)
 
+    def ping(self) -> str:
+        return ping()
+
 
 @dataclass
 class LocalHost:
@@ -74,9 +80,12 @@ class LocalHost:
 
     @classmethod
     def make(cls) -> LocalHost:
-        """Nothing is connected yet: libvirt is asked at the first use."""
+        """Nothing is connected yet: libvirt is asked at the first use. Raises UsageError when we are not root."""
+        need_root()
         lvm = Lvm()
-        return cls(lvm, LibvirtHypervisor(), _opener(), VolumeFinder(lvm), socket.gethostname())
+        return cls(
+            lvm, LibvirtHypervisor(reached=reached), _opener(), VolumeFinder(lvm), socket.gethostname()
+        )
 
     def source(self) -> ThinSource:
         """This host as a source."""
@@ -92,7 +101,10 @@ class LocalHost:
 
     def findings(self) -> tuple[Finding, ...]:
         """What there is to say of this host."""
-        return look_at_host(self.lvm, self.name)
+        return (
+            *look_at_host(self.lvm, self.name),
+            *look_at_services(self.hypervisor, self.name, is_source=True),
+        )
 
     def recover(self, *, boot: bool = False, activate: bool = False) -> Recovery:
         """Clean up after crashes. Before libvirt's daemons at ``boot``.
@@ -101,11 +113,11 @@ class LocalHost:
         """
         recovery = Recovery()
         if activate:
-            recovery.attempt(lambda: recover_activation(self.lvm))
+            recovery.attempt(lambda: recover_activation(self.lvm, recovery))
         recovery.attempt(self._undo_windows)
         leases = MetadataLeases()
         recovery.attempt(lambda: recover_metadata_snapshots(self.lvm, leases, recovery))
-        recovery.attempt(lambda: finish_transactions(self.lvm, leases))
+        recovery.attempt(lambda: recover_transactions(self.lvm, leases, recovery))
         for role in (Role.SOURCE, Role.TARGET):
             recovery.attempt(partial(recover_sets, self.lvm, role, recovery))
         if not boot:
@@ -150,7 +162,6 @@ class Inspector:
 
     def mapped(self, domain: Domain) -> dict[str, int]:
         """Mapped bytes by disk target, for disks that are active."""
-        from thinsync_virt.errors import ThinsyncError
         from thinsync_virt.system.dmsetup import DmSetup
 
         found: dict[str, int] = {}
@@ -239,7 +250,7 @@ class Session:
         with ExitStack() as stack:
             client = stack.enter_context(connect(spec, our_greeting(__version__, host.name)))
             stack.callback(host.hypervisor.close)
-            yield cls(host, RemoteTarget(client), stack)
+            yield cls(host, RemoteTarget(client, str(spec)), stack)
 
     def lock(self, domain: str) -> AbstractContextManager[None]:
         """One replication of a domain at a time. Raises BusyError: already running, pid N."""
@@ -249,13 +260,22 @@ class Session:
     def recover(self, notify: Callable[[str], None]) -> None:
         """What crashed runs left here."""
         recovery = self.host.recover()
-        for line in (*recovery.done, *(f"not cleaned up: {failed}" for failed in recovery.failed)):
+        for line in recovery.done:
             notify(line)
+        for failed in recovery.failed:
+            notify(f"not cleaned up: {failed.message}")
+            if failed.hint:
+                notify(f"  what to do: {failed.hint}")
 
     def uuid_of(self, domain: str) -> str:
         """The domain's UUID. Raises NotFoundError."""
         return _uuid_of(self.host, domain)
 
     def with_registered(self, proof: Proof) -> Proof:
-        """The proof, with what is wrong with what is registered at the target."""
-        return replace(proof, registered=self.target.registered_findings(proof.point.key))
+        """The proof, with what is wrong with what is registered at the target, or why that cannot be told."""
+        try:
+            found = self.target.registered_findings(proof.point.key)
+        except ThinsyncError as error:
+            subject = f"{self.target.host}: registered domain"
+            found = (Finding(Severity.WARNING, subject, error.message, error.hint, error.code),)
+        return replace(proof, registered=found)

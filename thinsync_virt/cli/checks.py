@@ -2,57 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+
+from thinsync_virt import __version__
 from thinsync_virt.cli.build import LocalHost, Session
-from thinsync_virt.errors import Code, ThinsyncError
-from thinsync_virt.model.domains import Domain, DomainState
-from thinsync_virt.model.findings import Finding, Severity
-from thinsync_virt.model.names import VolumeName
+from thinsync_virt.errors import Code, ThinsyncError, UsageError
+from thinsync_virt.model.domains import Disk, Domain
+from thinsync_virt.model.findings import Finding, Severity, refusals
+from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import ReplicaKey
-from thinsync_virt.planning.choices import Wishes, choose, remembered_state, travelling_disks
-from thinsync_virt.planning.replication import find_conflict
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.reports import Quiesce
+from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.targets import HostTarget, TargetSpec
+from thinsync_virt.planning.choices import Wishes, check_targets, choose, remembered_state, travelling_disks
+from thinsync_virt.planning.replication import find_conflict, plan_disks
+from thinsync_virt.units import format_size
 
 
-def look(domain: str | None, to: str | None, pool: VolumeName | None = None) -> tuple[Finding, ...]:
+def look(domain: str | None, to: str | None, wishes: Wishes) -> tuple[Finding, ...]:
     """This host, the domain, the other host, and the domain as it would be there. Never raises what is expected."""
     host = LocalHost.make()
     findings = list(_guarded(host.name, host.findings))
     found: Domain | None = None
-    if domain is not None:
+    if domain is not None and not _libvirt_is_away(findings):
         try:
             found = host.hypervisor.inspect(domain, host.finder)
-            findings += _domain(found, asks_target=to is not None)
-            findings += _guard(host.name)
+            check_targets(found, wishes)
+            findings += _domain(host, found, wishes, asks_target=to is not None)
         except ThinsyncError as error:
             findings.append(_failed(host.name, error))
     if to is not None:
-        findings += _guarded(to, lambda: _other(to, found, pool))
-    return tuple(findings)
+        findings += _guarded(to, lambda: _other(to, found, wishes))
+    host.hypervisor.close()
+    return _once(findings)
 
 
 def _failed(where: str, error: ThinsyncError) -> Finding:
-    return Finding(Severity.REFUSAL, where, error.message, error.hint, error.code)
+    return Finding(Severity.REFUSAL, where, _without_host(where, error.message), error.hint, error.code)
 
 
-def _guarded(where: str, ask: object) -> tuple[Finding, ...]:
+def _without_host(where: str, message: str) -> str:
+    """An error of a connection begins with the host's name, as a finding about that host does."""
+    name = where.partition(": ")[0]
+    with suppress(UsageError):
+        spec = TargetSpec.parse(name)
+        name = spec.host if isinstance(spec, HostTarget) else name
+    return message.removeprefix(f"{name}: ")
+
+
+def _guarded(where: str, ask: Callable[[], tuple[Finding, ...]]) -> tuple[Finding, ...]:
     try:
-        assert callable(ask)
-        answer: tuple[Finding, ...] = ask()
-        return answer
+        return ask()
     except ThinsyncError as error:
         return (_failed(where, error),)
 
 
-def _guard(where: str) -> list[Finding]:
-    from thinsync_virt.guard.client import SOCKET
-
-    if SOCKET.is_socket():
-        return [Finding(Severity.OK, f"{where}: guard", f"listens at {SOCKET}")]
-    hint = "systemctl enable --now thinsync-guard.socket"
-    text = f"there is no socket {SOCKET}: no snapshot is made without the guard"
-    return [Finding(Severity.REFUSAL, f"{where}: guard", text, hint, Code.UNREACHABLE)]
+def _libvirt_is_away(findings: list[Finding]) -> bool:
+    """Then every question about domains would only say the same once more."""
+    return any(one.subject.endswith(": libvirt") for one in refusals(tuple(findings)))
 
 
-def _domain(domain: Domain, *, asks_target: bool) -> list[Finding]:
+def _once(findings: list[Finding]) -> tuple[Finding, ...]:
+    """A host's pools are looked at as such, and again for the job."""
+    first: dict[tuple[Severity, str, str], Finding] = {}
+    for finding in findings:
+        first.setdefault((finding.severity, finding.subject, finding.message), finding)
+    return tuple(first.values())
+
+
+def _domain(host: LocalHost, domain: Domain, wishes: Wishes, *, asks_target: bool) -> list[Finding]:
     # Whether a disk was left out once is remembered at the target: with one, it is that end which refuses.
     refused = Severity.WARNING if asks_target else Severity.REFUSAL
     subject = f"domain {domain.name}"
@@ -61,72 +81,86 @@ def _domain(domain: Domain, *, asks_target: bool) -> list[Finding]:
     ]
     for disk in domain.disks:
         name = f"{subject}: {disk.target}"
-        if disk.volume is not None:
+        if disk.target in wishes.exclude:
+            findings.append(Finding(Severity.INFO, name, "left out, as asked"))
+        elif disk.volume is not None:
             findings.append(Finding(Severity.OK, name, f"{disk.volume.name} in pool {disk.volume.pool}"))
         elif not disk.removable:
             hint = disk.hint or f"leave it out with --exclude {disk.target}"
             findings.append(Finding(refused, name, disk.problem, hint, Code.NOT_REPLICABLE))
-    findings.append(_agent(domain))
+    source = host.source()
+    findings.append(source.agent(domain))
+    if not asks_target:
+        travelling = tuple(disk for disk in domain.disks if disk.target not in wishes.exclude)
+        findings += source.check(domain, travelling, Quiesce.AUTO)
     return findings
 
 
-def _agent(domain: Domain) -> Finding:
-    subject = f"domain {domain.name}: guest agent"
-    if domain.state is not DomainState.RUNNING:
-        return Finding(Severity.INFO, subject, f"the guest is {domain.state.value}: nothing to freeze")
-    install = "install qemu-guest-agent in the guest and add the channel org.qemu.guest_agent.0"
-    if not domain.has_agent:
-        return Finding(
-            Severity.WARNING, subject, "there is no channel for it: points will be crash-consistent", install
-        )
-    try:
-        from thinsync_virt.hypervisor.freeze import LibvirtGuest
-
-        guest = LibvirtGuest(domain.name, domain.uuid)
-        try:
-            guest.ping(2.0)
-            status = guest.status(2.0)
-        finally:
-            guest.close()
-    except ThinsyncError as error:
-        text = f"it does not answer ({error.message}): points will be crash-consistent"
-        return Finding(Severity.WARNING, subject, text, install)
-    if status.value == "frozen":
-        text = "somebody else has frozen the guest: points will be crash-consistent"
-        return Finding(Severity.WARNING, subject, text, f"virsh domfsthaw {domain.name}, if nobody needs it")
-    return Finding(Severity.OK, subject, "answers")
-
-
-def _other(to: str, domain: Domain | None, pool: VolumeName | None) -> tuple[Finding, ...]:
+def _other(to: str, domain: Domain | None, wishes: Wishes) -> tuple[Finding, ...]:
     with Session.open(to) as session:
-        findings = [Finding(Severity.OK, f"{to}: ssh", "connected")]
-        findings += session.target.host_findings()
-        if domain is not None:
-            findings += _guarded(f"{to}: {domain.name}", lambda: _placed(session, domain, pool))
+        findings = [Finding(Severity.OK, f"{to}: ssh", "connected"), *_versions(to, session.target.package)]
+        findings += _guarded(to, session.target.host_findings)
+        if domain is not None and not _libvirt_is_away(findings):
+            findings += _guarded(f"{to}: {domain.name}", lambda: _placed(session, domain, wishes))
         return tuple(findings)
 
 
-def _placed(session: Session, domain: Domain, pool: VolumeName | None) -> tuple[Finding, ...]:
-    """The domain as it would be at the target."""
-    states = session.target.states(domain.uuid, domain.name)
-    pools = session.target.pools()
-    wishes = Wishes(pool)
+def _versions(to: str, theirs: str) -> list[Finding]:
+    """A protocol that both speak was found already, or there is no connection."""
+    if theirs == __version__:
+        return []
+    text = f"version {theirs} there, {__version__} here; they understand each other"
+    return [Finding(Severity.INFO, f"{to}: thinsync-virt", text)]
+
+
+def _placed(session: Session, domain: Domain, wishes: Wishes) -> tuple[Finding, ...]:
+    """The job as it would be done: its disks' pools here, and the domain as it would be at the target."""
+    source, target = session.source, session.target
+    states, pools = target.states(domain.uuid, domain.name), target.pools()
     remembered = remembered_state(states, wishes)
-    host = session.target.host
-    choices = choose(domain, wishes, remembered.choices if remembered else None, pools, host)
+    choices = choose(domain, wishes, remembered.choices if remembered else None, pools, target.host)
     disks = travelling_disks(domain, choices)
     group = next(report.group.uuid for report in pools if report.pool.name == choices.pool)
     key = ReplicaKey(domain.uuid, group)
-    definition = session.source.definition(domain, choices)
+    here = source.state(domain, key)
+    there = next((state for state in states if state.key == key), None) or TargetState(
+        key, (), (), states[0].registered if states else (), "", (), None
+    )
+    findings = [
+        *source.check(domain, disks, Quiesce.AUTO),
+        *_chunks(source.pools(), pools, disks, choices, target.host),
+    ]
+    conflict = find_conflict(here, there, host=target.host)
+    if conflict is not None:
+        subject = f"{target.host}: {domain.name}"
+        findings.append(Finding(Severity.REFUSAL, subject, conflict.message, conflict.hint, Code.CONFLICT))
+    in_full = {plan.target for plan in plan_disks(here, there, disks, choices) if plan.mode is Mode.FULL}
+    data = source.mapped(tuple(disk for disk in disks if disk.target in in_full))
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
-    findings = list(session.target.check(key, definition, choices, sizes))
-    state = next((state for state in states if state.key == key), states[0] if states else None)
-    if state is not None:
-        conflict = find_conflict(session.source.state(domain, key), state)
-        if conflict is not None:
-            findings.append(
-                Finding(
-                    Severity.REFUSAL, f"{host}: {domain.name}", conflict.message, conflict.hint, Code.CONFLICT
-                )
-            )
+    findings += target.check(key, source.definition(domain, choices), choices, sizes, data)
     return tuple(findings)
+
+
+def _chunks(
+    ours: tuple[PoolReport, ...],
+    theirs: tuple[PoolReport, ...],
+    disks: tuple[Disk, ...],
+    choices: Choices,
+    host: str,
+) -> list[Finding]:
+    """Pools whose chunk sizes differ."""
+    here = {report.pool.name: report.pool.chunk_size for report in ours}
+    there = {report.pool.name: report.pool.chunk_size for report in theirs}
+    found = []
+    for disk in disks:
+        if disk.volume is None:
+            continue
+        pool = choices.pool_of(disk.target)
+        one, other = here.get(disk.volume.pool), there.get(pool)
+        if one is not None and other is not None and one != other:
+            text = (
+                f"chunks of {format_size(one)} in {disk.volume.pool} here, of {format_size(other)} in {pool} there:"
+                " it works; what changed is found in the former and kept in the latter"
+            )
+            found.append(Finding(Severity.INFO, f"{host}: disk {disk.target}", text))
+    return found

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from thinsync_virt.planning.choices import Wishes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +24,44 @@ def to_option(*, required: bool) -> Callable[[F], F]:
         required=required,
         help="The other host: [USER@]HOST[:PORT], reached over ssh.",
     )
+
+
+_CHOICES = (
+    click.option(
+        "--pool", metavar="VG/POOL", help="The thin pool at the target (remembered; default: the only one)."
+    ),
+    click.option(
+        "--map",
+        "maps",
+        metavar="A=B",
+        multiple=True,
+        help="vda=VG/POOL puts one disk elsewhere; net:br0=br7 renames a network or bridge. Repeatable, remembered.",
+    ),
+    click.option(
+        "--exclude", metavar="TARGET", multiple=True, help="Leave a disk out (remembered). Repeatable."
+    ),
+    click.option(
+        "--include", metavar="TARGET", multiple=True, help="Take a disk back that was excluded. Repeatable."
+    ),
+)
+
+
+def choice_options(command: F) -> F:
+    """``--pool``, ``--map``, ``--exclude`` and ``--include``: what a replication is asked to do; see parse_wishes."""
+    for option in reversed(_CHOICES):
+        command = option(command)
+    return command
+
+
+def parse_wishes(
+    pool: str | None, maps: tuple[str, ...], exclude: tuple[str, ...], include: tuple[str, ...]
+) -> Wishes:
+    """The values of :func:`choice_options`. Raises UsageError."""
+    from thinsync_virt.model.names import VolumeName
+    from thinsync_virt.planning.choices import Wishes, parse_maps
+
+    disk_pools, networks = parse_maps(maps)
+    return Wishes(VolumeName.parse(pool) if pool else None, disk_pools, networks, include, exclude)
 
 
 EXIT_STATUS = (

@@ -13,6 +13,7 @@ import click
 
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,7 +49,10 @@ def print_json(value: object) -> None:
 
 def format_time(seconds: int) -> str:
     """``2026-11-23 22:04:59`` in the host's own time zone."""
-    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # the other end may say anything
+        return f"{seconds} s after 1970"
 
 
 def print_table(table: Table) -> None:
@@ -69,6 +73,8 @@ def print_findings(findings: tuple[Finding, ...], *, least: Severity = Severity.
         if order.index(finding.severity) < order.index(least):
             continue
         word, colour = _MARKS[finding.severity]
-        click.echo(f"{click.style(f'{word:>4}', fg=colour)}  {finding.subject}: {finding.message}")
+        click.echo(
+            f"{click.style(f'{word:>4}', fg=colour)}  {printable(finding.subject)}: {printable(finding.message)}"
+        )
         if finding.hint and finding.severity in (Severity.WARNING, Severity.REFUSAL):
-            click.echo(f"      what to do: {finding.hint}")
+            click.echo(f"      what to do: {printable(finding.hint)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from thinsync_virt.cli.completion import complete_domains
 from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
 from thinsync_virt.cli.output import format_time, print_json, print_table
 from thinsync_virt.model.names import short_id
@@ -12,7 +13,7 @@ from thinsync_virt.units import format_size
 
 
 @click.command("points", epilog=EXIT_STATUS)
-@click.argument("domain")
+@click.argument("domain", shell_complete=complete_domains)
 @to_option(required=False)
 @json_option
 def command(domain: str, to: str | None, as_json: bool) -> None:
@@ -77,14 +78,15 @@ def _print_table(rows: list[tuple[RecoveryPoint, tuple[bool, bool]]], *, with_ta
     for name in ("POINT", "ID", "TIME", "CONSISTENCY", "HERE", *(["THERE"] if with_target else []), "DISKS"):
         table.add_column(name, no_wrap=name != "DISKS")
     for point, (here, there) in rows:
-        where = "yes, confirmed" if point.confirmed_by else "yes"
+        # One host may replicate to several, and number its points for each of them.
+        where = f"yes, confirmed by {point.confirmed_by}" if point.confirmed_by else "yes"
         disks = ", ".join(f"{disk.target} {format_size(disk.volume.size)}" for disk in point.disks)
         table.add_row(
             f"#{point.sequence}",
             short_id(point.id),
             format_time(point.time),
             point.consistency.value,
-            where if here else "-",
+            Text(where) if here else "-",
             *(["yes" if there else "-"] if with_target else []),
             Text(disks),
         )

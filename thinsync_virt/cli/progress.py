@@ -18,11 +18,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.plans import DiskPlan, Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint
 from thinsync_virt.model.reports import Registration, SnapshotReport
+from thinsync_virt.model.text import printable
 from thinsync_virt.units import format_duration, format_size
 
 LINE_EVERY = 5.0
@@ -41,7 +41,7 @@ class LineObserver:
     def line(self, text: str) -> None:
         """One line for a person."""
         if not self._quiet:
-            click.echo(text, err=True)
+            click.echo("  " * text.startswith("  ") + printable(text), err=True)
 
     def step(self, text: str) -> None:
         """What is being done now."""
@@ -64,7 +64,7 @@ class LineObserver:
         """The transfer (or what ``verb`` says) of ``total`` bytes begins."""
         self._total, self._started = total, time.monotonic()
         self._next_line = self._started + LINE_EVERY
-        self.line(f"  {verb} {format_size(total)}")
+        self.line(_begin(verb, total))
 
     def progress(self, done: int) -> None:
         """So many bytes so far."""
@@ -81,9 +81,6 @@ class LineObserver:
         """What virsh start would start there."""
         if registration.changed:
             self.line(f"  registered there: point {short_id(registration.point)}")
-        for finding in registration.findings:
-            if finding.severity is Severity.WARNING:
-                self.line(f"  note: {finding.subject}: {finding.message}")
 
 
 class BarObserver(LineObserver):
@@ -95,9 +92,12 @@ class BarObserver(LineObserver):
         self._task = progress.add_task("", total=None, visible=False)
 
     def line(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, highlight=False)
+        self._bar.console.print("  " * text.startswith("  ") + printable(text), markup=False, highlight=False)
 
     def transfer(self, total: int, *, verb: str = "sending") -> None:
+        if total == 0:
+            self.line(_begin(verb, total))
+            return
         self._bar.update(self._task, description=f"  {verb}", total=total, visible=True)
 
     def progress(self, done: int) -> None:
@@ -106,6 +106,13 @@ class BarObserver(LineObserver):
     def registered(self, registration: Registration) -> None:
         self._bar.update(self._task, visible=False)
         super().registered(registration)
+
+
+def _begin(verb: str, total: int) -> str:
+    """``  sending 35.0 MiB``; without data something else may travel: what was discarded, sizes, a definition."""
+    if total:
+        return f"  {verb} {format_size(total)}"
+    return f"  {verb} no data: what changed was discarded, or is not on the disks"
 
 
 def describe_snapshot(report: SnapshotReport) -> str:

@@ -29,8 +29,10 @@ def command(boot: bool, as_json: bool) -> None:
     else:
         for line in recovery.done:
             click.echo(line)
-        for line in recovery.failed:
-            click.echo(f"not done: {line}", err=True)
+        for failed in recovery.failed:
+            click.echo(f"not done: {failed.message}", err=True)
+            if failed.hint:
+                click.echo(f"  what to do: {failed.hint}", err=True)
         if not recovery.done and not recovery.failed:
             click.echo("nothing to clean up")
     if recovery.failed:

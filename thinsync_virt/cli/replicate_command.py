@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import click
 
-from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
+from thinsync_virt.cli.completion import complete_domains
+from thinsync_virt.cli.options import EXIT_STATUS, choice_options, json_option, parse_wishes, to_option
 from thinsync_virt.cli.output import print_json
 from thinsync_virt.model.reports import Quiesce
 
 
 @click.command("replicate", epilog=EXIT_STATUS)
-@click.argument("domain")
+@click.argument("domain", shell_complete=complete_domains)
 @to_option(required=True)
-@click.option(
-    "--pool", metavar="VG/POOL", help="The thin pool at the target (remembered; default: the only one)."
-)
-@click.option(
-    "--map",
-    "maps",
-    metavar="A=B",
-    multiple=True,
-    help="vda=VG/POOL puts one disk elsewhere; net:br0=br7 renames a network or bridge. Repeatable, remembered.",
-)
-@click.option("--exclude", metavar="TARGET", multiple=True, help="Leave a disk out (remembered). Repeatable.")
-@click.option(
-    "--include", metavar="TARGET", multiple=True, help="Take a disk back that was excluded. Repeatable."
-)
+@choice_options
 @click.option(
     "--quiesce",
     type=click.Choice([value.value for value in Quiesce]),
@@ -68,12 +56,9 @@ def command(
     """
     from thinsync_virt.cli.build import Session
     from thinsync_virt.cli.progress import make_observer
-    from thinsync_virt.model.names import VolumeName
-    from thinsync_virt.planning.choices import Wishes, parse_maps
     from thinsync_virt.replication.driver import Request, replicate
 
-    disk_pools, networks = parse_maps(maps)
-    wishes = Wishes(VolumeName.parse(pool) if pool else None, disk_pools, networks, include, exclude)
+    wishes = parse_wishes(pool, maps, exclude, include)
     request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run)
     with Session.open(to) as session, make_observer(quiet=as_json) as observer:
         if not dry_run:

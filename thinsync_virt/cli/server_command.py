@@ -6,14 +6,15 @@ import sys
 
 import click
 
+from thinsync_virt.cli.options import EXIT_STATUS
 from thinsync_virt.errors import UsageError
 
 
-@click.command("server")
+@click.command("server", epilog=EXIT_STATUS)
 def command() -> None:
     """What runs at the far end of ssh: serves this host as a target on standard input and output.
 
-    Started by the other host's thinsync-vm; not for people.
+    Started by the other host's thinsync-vm; not for people, and without --json, since all it prints is a protocol.
 
     \b
     Example:

@@ -9,40 +9,76 @@ import click
 from thinsync_virt.cli.output import print_findings
 from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.names import short_id
+from thinsync_virt.model.plans import DiskPlan, Mode
+from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import Outcome, ReplicationReport
 from thinsync_virt.units import format_duration, format_size
 
 
 def print_summary(report: ReplicationReport, to: str) -> None:
-    """What changed per disk, one line that says it all, and the next command worth knowing."""
-    domain, where = shlex.quote(report.domain), shlex.quote(to)
+    """Warnings, what changed per disk, one line that says it all, and the next command worth knowing."""
+    print_findings(report.findings, least=Severity.WARNING)
     match report.outcome:
         case Outcome.DRY_RUN:
-            print_findings(report.findings, least=Severity.WARNING)
-            click.echo(f"{report.domain}: nothing was changed (dry run); it would be sent:")
-            for disk in report.plan:
-                reason = f" ({disk.reason})" if disk.reason else ""
-                click.echo(f"  {disk.target}: {disk.mode.value}{reason}")
-            click.echo(f"Next: thinsync-vm replicate {domain} --to {where}")
+            _print_plan(report)
+            following = "replicate"
         case Outcome.UP_TO_DATE:
-            assert report.point is not None
-            click.echo(
-                f"{report.domain} is up to date at {report.target}: nothing changed since point"
-                f" #{report.point.sequence} {short_id(report.point.id)} ({format_duration(report.seconds)})"
-            )
-            click.echo(f"Next: thinsync-vm points {domain} --to {where}")
+            _print_up_to_date(report)
+            following = "points"
         case Outcome.REPLICATED:
-            assert report.point is not None
-            for sent in report.disks:
-                click.echo(
-                    f"  {sent.target}: {format_size(sent.changed)} of {format_size(sent.size)} changed,"
-                    f" {format_size(sent.sent)} sent"
-                )
-            changed = sum(sent.changed for sent in report.disks)
-            click.echo(
-                f"{report.domain} -> {report.target}: point #{report.point.sequence} {short_id(report.point.id)},"
-                f" {report.point.consistency.value}, {format_size(changed)} changed,"
-                f" {format_size(report.stream_bytes)} sent in {format_duration(report.seconds)};"
-                f" the target is {format_duration(report.behind)} behind"
-            )
-            click.echo(f"Next: thinsync-vm verify {domain} --to {where}")
+            _print_replicated(report)
+            following = "verify"
+    click.echo(f"Next: thinsync-vm {following} {shlex.quote(report.domain)} --to {shlex.quote(to)}")
+
+
+def _print_plan(report: ReplicationReport) -> None:
+    click.echo(f"{report.domain}: nothing was changed (dry run); it would be sent:")
+    for disk in report.plan:
+        click.echo(f"  {disk.target}: {_describe(disk)}")
+    known = [disk.expected for disk in report.plan if disk.expected is not None]
+    if len(known) == len(report.plan):
+        click.echo(f"In all at most {format_size(sum(known))}, and what changes until the snapshot.")
+
+
+def _describe(disk: DiskPlan) -> str:
+    reason = f" ({disk.reason})" if disk.reason else ""
+    if disk.expected is None:
+        return f"{disk.mode.value}{reason}"
+    what = "mapped" if disk.mode is Mode.FULL else "in chunks that changed"
+    return f"{disk.mode.value}{reason}, {format_size(disk.expected)} {what}"
+
+
+def _print_up_to_date(report: ReplicationReport) -> None:
+    point = report.point
+    assert point is not None
+    click.echo(
+        f"{report.domain} is up to date at {report.target}: nothing changed since point"
+        f" {_name(point)} ({format_duration(report.seconds)})"
+    )
+    age = f"the target is not behind, its point is {format_duration(report.behind)} old"
+    if report.registered == point.id:
+        click.echo(f"  registered there: point {_name(point)}; {age}")
+    else:
+        other = f"point {short_id(report.registered)}" if report.registered else "nothing"
+        click.echo(f"  registered there: {other}, until the next run registers {_name(point)}; {age}")
+
+
+def _print_replicated(report: ReplicationReport) -> None:
+    point = report.point
+    assert point is not None
+    for sent in report.disks:
+        data = format_size(sent.sent) if sent.sent else "no data"
+        click.echo(
+            f"  {sent.target}: {format_size(sent.changed)} of {format_size(sent.size)} changed, {data} sent"
+        )
+    changed = sum(sent.changed for sent in report.disks)
+    click.echo(
+        f"{report.domain} -> {report.target}: point {_name(point)},"
+        f" {point.consistency.value}, {format_size(changed)} changed,"
+        f" {format_size(report.stream_bytes)} sent in {format_duration(report.seconds)};"
+        f" the target is {format_duration(report.behind)} behind"
+    )
+
+
+def _name(point: RecoveryPoint) -> str:
+    return f"#{point.sequence} {short_id(point.id)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from thinsync_virt.cli.completion import complete_domains
 from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
 from thinsync_virt.cli.output import print_findings, print_json
 from thinsync_virt.errors import Code, DiffersError
@@ -15,7 +16,7 @@ SHOWN_RANGES = 20
 
 
 @click.command("verify", epilog=EXIT_STATUS)
-@click.argument("domain")
+@click.argument("domain", shell_complete=complete_domains)
 @to_option(required=False)
 @click.option(
     "--point", metavar="ID", default="", help="Which point: its id or the start of it (default: the newest)."
@@ -63,6 +64,13 @@ def command(domain: str, to: str | None, point: str, as_json: bool) -> int:
         print_json({"equal": proof.equal, "seconds": seconds, "proof": proof})
         return 0 if proof.equal else Code.DIFFERS.exit_status
     _print(proof, domain, host, seconds)
+    if proof.same and proof.registered:
+        first = proof.registered[0]
+        raise DiffersError(
+            f"{domain}: point #{chosen.sequence} {short_id(chosen.id)} is equal at both ends, but what is registered"
+            f" at {host} is not that point: {first.message}",
+            hint=first.hint,
+        )
     if not proof.equal:
         raise DiffersError(
             f"{domain}: point #{chosen.sequence} {short_id(chosen.id)} is not the same at both ends",

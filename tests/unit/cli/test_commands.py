@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +13,18 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.values import DOMAIN, bad_disk, cdrom, disk, domain, point
+from tests.unit.values import DOMAIN, OTHER_GROUP, bad_disk, cdrom, disk, domain, point
 from thinsync_virt.cli import build
-from thinsync_virt.cli.main import DAILY, PLUMBING, group, main
-from thinsync_virt.endpoint.recovery import Recovery
+from thinsync_virt.cli.commands import DAILY, PLUMBING, group
+from thinsync_virt.cli.main import main
+from thinsync_virt.cli.output import format_time, print_findings
+from thinsync_virt.cli.progress import LineObserver
+from thinsync_virt.endpoint.recovery import NotDone, Recovery
 from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.reports import Outcome, ReplicationReport
+from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.units import MIB
 
 
@@ -32,11 +38,13 @@ def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...]
             yield from leaves(below, *path, name)
     else:
         yield path, command
+        for name, below in getattr(command, "subcommands", {}).items():
+            yield from leaves(below, *path, name)
 
 
 ALL = dict(leaves(group))
-# What people do not call: the far end of ssh, and a service.
-SERVICES = {("server",), ("guard",)}
+# What prints no result: a protocol on standard output, and a service that writes to the journal.
+WITHOUT_JSON = {("server",), ("guard",)}
 
 
 def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -64,15 +72,17 @@ def test_help_has_an_example_and_the_exit_status(path: tuple[str, ...]) -> None:
     assert result.exit_code == 0
     assert f"thinsync-vm {path[0]}" in result.output.partition("Example:")[2] or path == ("guard",)
     assert "Example:" in result.output
-    if path not in SERVICES:
-        assert "--json" in result.output
-        for code in Code:
-            assert str(code.exit_status) in result.output.partition("Exit status:")[2]
+    for code in Code:
+        assert str(code.exit_status) in result.output.partition("Exit status:")[2]
+    options = {name for param in ALL[path].params for name in param.opts}
+    assert ("--json" in options) is (path not in WITHOUT_JSON)
+    # Who looks for it in vain is told why.
+    assert "--json" in result.output
 
 
 def test_the_overview_puts_daily_commands_first() -> None:
     output = CliRunner().invoke(group, ["--help"]).output
-    assert [path[0] for path in ALL] == [*DAILY, *PLUMBING]
+    assert [path[0] for path in ALL if len(path) == 1] == [*DAILY, *PLUMBING]
     positions = [output.index(f"\n  {name} ") for name in (*DAILY, *PLUMBING)]
     assert positions == sorted(positions)
     assert output.index("Daily commands:") < positions[0] < output.index("Plumbing:")
@@ -200,7 +210,7 @@ def test_stopped(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("thinsync_virt.cli.main._silence_stdout", lambda: None)
+    monkeypatch.setattr("thinsync_virt.cli.failures.silence_stdout", lambda: None)
     failing.error = error
     assert run("list", capsys=capsys)[0] == status
 
@@ -235,6 +245,27 @@ def test_check_never_fails_but_finds(
     status, out, _ = run("check", "web01", "--to", "beta", capsys=capsys)
     assert status == 0
     assert "Next: thinsync-vm replicate web01 --to beta" in out
+
+
+@pytest.mark.parametrize("to", ["nohost", "root@nohost:2222", "[fe80::1]", "root@[fe80::1]:22"])
+def test_a_host_that_cannot_be_reached_is_named_once(to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from thinsync_virt.cli import checks
+
+    def session(where: str) -> None:
+        spec = build.parse_host(where)
+        raise UnreachableError(f"{spec.host}: there is no host of this name", hint="check the name")
+
+    libvirt = SimpleNamespace(close=lambda: None)
+    here = SimpleNamespace(name="alpha", findings=tuple, hypervisor=libvirt)
+    monkeypatch.setattr(build.LocalHost, "make", lambda: here)
+    monkeypatch.setattr(build.Session, "open", session)
+    (found,) = checks.look(None, to, Wishes())
+    assert (found.subject, found.message, found.hint) == (
+        to,
+        "there is no host of this name",
+        "check the name",
+    )
+    assert found.code is Code.UNREACHABLE
 
 
 # Results.
@@ -295,7 +326,7 @@ def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         (3, True, False),
     ]
     _, out, _ = run("points", "web01", "--to", "beta", capsys=capsys)
-    assert "yes, confirmed" in out
+    assert "yes, confirmed by beta" in out
     assert "THERE" in out
     _, out, _ = run("points", "web01", capsys=capsys)
     assert "THERE" not in out
@@ -304,21 +335,57 @@ def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "There are no recovery points of web01." in out
 
 
+def test_points_of_two_targets_say_who_confirmed_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = ReplicaKey(DOMAIN, OTHER_GROUP)
+    held = (
+        point(4, confirmed_by="beta"),
+        point(4, number=40, confirmed_by="[b]gamma[/b]", key=elsewhere),
+        point(5, number=50, key=elsewhere),
+    )
+    monkeypatch.setattr(build, "local_points", lambda name: held)
+    lines = run("points", "web01", capsys=capsys)[1].splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["#4", "#4", "#5"]
+    assert "confirmed by beta" in lines[1] and "confirmed by [b]gamma[/b]" in lines[2]
+    assert "confirmed" not in lines[3]
+    rows = json.loads(run("points", "web01", "--json", capsys=capsys)[1])
+    assert [row["confirmed_by"] for row in rows] == ["beta", "[b]gamma[/b]", ""]
+
+
 def test_recover(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[bool] = []
 
     def recovery(*, boot: bool) -> Recovery:
         asked.append(boot)
-        return Recovery(["web01: thawed"], ["vg0/pool: busy"]) if boot else Recovery()
+        return Recovery(["web01: thawed"], [NotDone("vg0/pool: busy", "wait for it")]) if boot else Recovery()
 
     monkeypatch.setattr(build, "local_recovery", recovery)
     status, out, _ = run("recover", capsys=capsys)
     assert status == 0 and "nothing to clean up" in out
     status, out, _ = run("recover", "--boot", "--json", capsys=capsys)
-    assert status == 1 and json.loads(out) == {"done": ["web01: thawed"], "failed": ["vg0/pool: busy"]}
+    assert status == 1
+    assert json.loads(out) == {
+        "done": ["web01: thawed"],
+        "failed": [{"message": "vg0/pool: busy", "hint": "wait for it"}],
+    }
     status, out, err = run("recover", "--boot", capsys=capsys)
-    assert (status, out, err) == (1, "web01: thawed\n", "not done: vg0/pool: busy\n")
+    assert (status, out) == (1, "web01: thawed\n")
+    assert err == "not done: vg0/pool: busy\n  what to do: wait for it\n"
     assert asked == [False, True, True]
+
+
+def test_what_a_replication_cannot_clean_up_is_told_with_the_way_out() -> None:
+    host: Any = SimpleNamespace(
+        source=lambda: None,
+        prover=lambda _: SimpleNamespace(close=lambda: None),
+        recover=lambda: Recovery(["web01: thawed"], [NotDone("vg0/pool: busy", "wait for it")]),
+    )
+    target: Any = None
+    said: list[str] = []
+    with ExitStack() as stack:
+        build.Session(host, target, stack).recover(said.append)
+    assert said == ["web01: thawed", "not cleaned up: vg0/pool: busy", "  what to do: wait for it"]
 
 
 def test_the_end_of_a_replication(capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,6 +411,26 @@ def test_names_that_others_chose_are_no_markup(
     assert "[red]x[/red]" in run("list", capsys=capsys)[1]
 
 
+@pytest.mark.parametrize("answer", ["n\n", "\n"])
+def test_a_metadata_snapshot_is_not_released_against_the_answer(
+    answer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody has stopped the program: 130 is for whoever does."""
+    released: list[str] = []
+    leases = SimpleNamespace(is_ours=lambda _: False, release_foreign=lambda pool: released.append(pool.name))
+    monkeypatch.setattr("thinsync_virt.system.lvm.Lvm.pool", lambda _, name: SimpleNamespace(name=name))
+    monkeypatch.setattr("thinsync_virt.endpoint.metadata_lease.MetadataLeases", lambda: leases)
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+    status, out, err = run("pool", "release", "vg0/pool", capsys=capsys)
+    assert status == Code.CONFLICT.exit_status
+    assert "vg0/pool: the metadata snapshot was not released" in err and "stopped" not in err + out
+    assert "what to do: once its reader has ended: thinsync-vm pool release vg0/pool" in err
+    assert released == []
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    run("pool", "release", "vg0/pool", capsys=capsys)
+    assert [str(name) for name in released] == ["vg0/pool"]
+
+
 def test_the_recorded_target(monkeypatch: pytest.MonkeyPatch) -> None:
     held = (point(1, confirmed_by="old"), point(2, confirmed_by="beta"), point(3))
     monkeypatch.setattr(build, "local_points", lambda name: held)
@@ -359,3 +446,31 @@ def test_errors_are_one_family() -> None:
     for code in Code:
         error = ThinsyncError("what happened", code=code, hint="what to do")
         assert (str(error), error.code.exit_status > 0, error.retry) == ("what happened", True, False)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [((1 << 63) - 1, "9223372036854775807 s after 1970"), (10**15, f"{10**15} s after 1970")],
+)
+def test_a_time_that_no_calendar_has_is_shown_all_the_same(seconds: int, shown: str) -> None:
+    assert format_time(seconds) == shown
+    assert format_time(1_763_942_400).startswith("2025-11-2")
+
+
+STEERING = "\x1b]0;mine\x07 \x1b[2J\u202eno"
+
+
+def test_nothing_from_elsewhere_steers_the_terminal(
+    failing: Failing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Guests choose what their agent says, and the other host what its errors say."""
+    failing.error = NotFoundError(f"the agent says: {STEERING}", hint=f"look: {STEERING}")
+    failing.error.add_note(f"and: {STEERING}")
+    errors = run("list", capsys=capsys)[2]
+    print_findings((Finding(Severity.WARNING, f"beta{STEERING}", f"said {STEERING}", f"do {STEERING}"),))
+    LineObserver().line(f"  said {STEERING}")
+    said = capsys.readouterr()
+    shown = errors + said.out + said.err
+    assert shown.count("no") == 7, shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+    assert said.err.startswith("  said")
