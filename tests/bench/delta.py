@@ -1,101 +1,227 @@
-"""``make bench``: thinsync-vm delta against thin_delta, whole processes on the same metadata, in turn.
-
-Environment: THIN_DELTA names a second thin_delta to measure against; BENCH_DIR where the metadata lies (/dev/shm).
-"""
+"""``make bench``: thinsync-vm delta against thin_delta, whole processes on the same metadata, in turn."""
 
 from __future__ import annotations
 
+import json
 import os
-import statistics
-import subprocess
+import platform
+import re
+import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from tests.bench.metadata_maker import SIZES, make
+import click
 
-ROUNDS = 3
-SHARES = (0.001, 0.01, 0.1)
-HERE = Path(__file__).resolve().parent
-OURS = [
-    sys.executable,
-    "-m",
-    "thinsync_virt.cli.main",
-    "delta",
-    "--base",
-    "1",
-    "--head",
-    "2",
-    "--format",
-    "thin-delta",
-]
+from tests.bench import phases
+from tests.bench.answers import difference, ranges_of, read_answer
+from tests.bench.cells import LAYOUTS, Cell, cells, share_named, size_named
+from tests.bench.goals import Result
+from tests.bench.measure import FailedError, Spawner, in_turn
+from tests.bench.metadata_maker import Ints, differing_blocks, make
+from tests.bench.programs import PYTHON, Program, delta_arguments, own_program, peer, profiled
+from tests.bench.report import HEAD, LEGEND, as_json, cell_lines, summary
+
+_STATS = re.compile(r"^(\d+) metadata blocks read", re.MULTILINE)
 
 
-class Cost(NamedTuple):
-    """Of one process: seconds of the clock and of the processor, peak memory in MiB."""
+class Bench:
+    """Measures cells; ``programs``: ours first."""
 
-    wall: float
-    cpu: float
-    memory: float
+    def __init__(
+        self, spawner: Spawner, programs: Sequence[Program], scratch: Path, rounds: int | None
+    ) -> None:
+        self._spawner = spawner
+        self._programs = list(programs)
+        self._scratch = scratch
+        self._rounds = rounds
+
+    def measure(self, cell: Cell, metadata: Path) -> Result:
+        """One cell, its metadata made for it. Raises FailedError."""
+        _progress(f"{cell}: making metadata")
+        try:
+            changed = make(metadata, cell.mappings, cell.share, clustered=cell.layout == "clustered")
+        except OSError as error:
+            raise FailedError(
+                f"{cell}: {error.strerror} in {metadata.parent}; --memory-dir and --disk-dir name other places"
+            ) from error
+        _progress(f"{cell}: comparing answers")
+        memory, read = self._answers(cell, metadata, changed)
+        rounds = self._rounds or cell.rounds
+        _progress(f"{cell}: measuring, {rounds} rounds")
+        costs = in_turn(
+            self._spawner,
+            self._programs,
+            metadata,
+            memory,
+            rounds=rounds,
+            cold=cell.cold,
+            scratch=self._scratch,
+        )
+        differing = differing_blocks(cell.mappings, changed)
+        return Result(cell, self._programs, costs, read, differing, self._phases(metadata, cold=cell.cold))
+
+    def _answers(self, cell: Cell, metadata: Path, changed: Ints) -> tuple[list[int], int]:
+        """Peak memory of each program, and how many blocks ours read. Raises FailedError at a wrong answer."""
+        truth = ranges_of(changed)
+        answer, stderr = self._scratch / "answer", self._scratch / "stderr"
+        memory = []
+        read = 0
+        for program in self._programs:
+            argv = program.argv(metadata)
+            if program.ours:
+                argv.append("--stats")
+            cost = self._spawner.run(argv, stdout=answer, stderr=stderr, sample=True)
+            memory.append(cost.memory)
+            try:
+                wrong = difference(read_answer(answer, cell.mappings), truth)
+            except ValueError as error:
+                wrong = str(error)
+            if wrong:
+                raise FailedError(f"{cell}: {program.name} gives a wrong answer: {wrong}")
+            if program.ours:
+                said = _STATS.search(stderr.read_text())
+                if said is None:
+                    raise FailedError(f"{program.name} --stats does not tell how many blocks it read")
+                read = int(said[1])
+        answer.unlink()
+        return memory, read
+
+    def _phases(self, metadata: Path, *, cold: bool) -> dict[str, float]:
+        """Seconds of each phase of ours, of what is left of the processors' time, and of waiting; none if it failed."""
+        counters = self._scratch / "phases"
+        counters.write_bytes(bytes(phases.SIZE))
+        program = self._programs[0]
+        argv = [*profiled(program, self._scratch, counters), *delta_arguments(metadata)]
+        try:
+            cost = self._spawner.run(argv, stderr=self._scratch / "stderr", cold=metadata if cold else None)
+        except FailedError:
+            # The clock interrupts system calls; what it shows is worth less than the table.
+            return {}
+        found = phases.read_sums(counters.read_bytes())
+        rest = max(cost.cpu - sum(found.values()), 0)
+        return {**found, "rest": rest, "waiting": max(cost.wall - cost.cpu, 0)}
 
 
-def measure(argv: list[str]) -> Cost:
-    started = time.perf_counter()
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{argv[0]} ended with status {status}")
-    cpu = usage.ru_utime + usage.ru_stime
-    return Cost(time.perf_counter() - started, cpu, usage.ru_maxrss / 1024)
+def _chosen(parse: Callable[[str], Any]) -> Callable[[Any, Any, tuple[str, ...]], list[Any]]:
+    def parsed(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> list[Any]:
+        try:
+            return [parse(text) for text in texts]
+        except (ValueError, KeyError) as error:
+            raise click.BadParameter(str(error)) from error
+
+    return parsed
 
 
-def table() -> None:
-    """Medians of ROUNDS; the ratio is the peer's time by ours."""
-    peers = [["thin_delta"], *([[os.environ["THIN_DELTA"]]] if os.environ.get("THIN_DELTA") else [])]
-    versions = [
-        subprocess.run([*peer, "--version"], capture_output=True, text=True, check=True)
-        .stdout.strip()
-        .split()[-1]
-        for peer in peers
+_DIRECTORY = click.Path(exists=True, file_okay=False, writable=True, path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--size", "sizes", multiple=True, callback=_chosen(size_named), help="Mappings: 16M. All if none."
+)
+@click.option("--changed", "shares", multiple=True, callback=_chosen(share_named), help="0.1%. All if none.")
+@click.option("--layout", "layouts", multiple=True, type=click.Choice(LAYOUTS), help="Both if none.")
+@click.option(
+    "--rounds", type=click.IntRange(1), help="Of each program; 3 to 9, by the cell's size, if not given."
+)
+@click.option("--first", default="thin_delta", show_default=True, help="The thin_delta to measure against.")
+@click.option("--second", envvar="THIN_DELTA", help="Another one, by path; or THIN_DELTA in the environment.")
+@click.option("--python", default=PYTHON, show_default=True, help="Runs ours, with the packages that it has.")
+@click.option("--no-disk", is_flag=True, help="Only from memory.")
+@click.option("--disk-only", is_flag=True, help="Only from a disk.")
+@click.option(
+    "--memory-dir",
+    envvar="BENCH_DIR",
+    default="/dev/shm",
+    show_default=True,
+    type=_DIRECTORY,
+    help="A tmpfs.",
+)
+@click.option(
+    "--disk-dir", default="/var/tmp", show_default=True, type=_DIRECTORY, help="On a disk's file system."
+)
+@click.option("--json", "report", type=click.Path(path_type=Path), help="Write all figures there.")
+def main(
+    sizes: list[str],
+    shares: list[float],
+    layouts: tuple[str, ...],
+    rounds: int | None,
+    first: str,
+    second: str | None,
+    python: str,
+    no_disk: bool,
+    disk_only: bool,
+    memory_dir: Path,
+    disk_dir: Path,
+    report: Path | None,
+) -> None:
+    """Times, memory and blocks read of thinsync-vm delta beside thin_delta's; every answer is compared.
+
+    A wrong answer of any program ends it with status 1; a goal that is missed is marked, and listed at the end.
+    """
+    if no_disk and disk_only:
+        raise click.UsageError("--no-disk and --disk-only leave nothing")
+    wanted = cells(sizes, shares, layouts, memory=not disk_only, disk=not no_disk)
+    if any(cell.cold for cell in wanted):
+        _check_disk(disk_dir)
+    results = []
+    with tempfile.TemporaryDirectory(prefix="thinsync-bench-", dir=memory_dir) as name, Spawner() as spawner:
+        scratch = Path(name)
+        programs = [own_program(scratch, python), peer(first), *([peer(second)] if second else [])]
+        print("\n".join(["", *_machine(programs), *LEGEND, "", HEAD]), flush=True)
+        bench = Bench(spawner, programs, scratch, rounds)
+        for cell in wanted:
+            with tempfile.NamedTemporaryFile(
+                prefix="thinsync-bench-", dir=disk_dir if cell.cold else scratch
+            ) as file:
+                try:
+                    result = bench.measure(cell, Path(file.name))
+                except FailedError as error:
+                    _progress("")
+                    raise click.ClickException(str(error)) from error
+            results.append(result)
+            _progress("")
+            print("\n".join(cell_lines(result)), flush=True)
+            if report:
+                report.write_text(json.dumps(as_json(results), indent=1) + "\n")
+    print("\n".join(summary(results)))
+
+
+def _machine(programs: Sequence[Program]) -> list[str]:
+    names = " and ".join(program.name for program in programs[1:])
+    command = " ".join(programs[0].command[:-1])
+    load = os.getloadavg()[0]
+    return [
+        f"thinsync-vm delta ({command}) against {names}",
+        f"{os.cpu_count()} processors, load {load:.1f}, Linux {platform.release()}",
     ]
-    path = Path(os.environ.get("BENCH_DIR", "/dev/shm")) / f"thinsync-bench-{os.getpid()}"
-    print(
-        f"\ndelta of a volume and its snapshot, whole processes, median of {ROUNDS} (wall / cpu seconds, MiB)\n"
-    )
-    heads = "".join(f"{'thin_delta ' + version:>28}{'ratio':>9}" for version in versions)
-    print(f"{'mappings':<10}{'changed':<20}{'thinsync-vm delta':>28}{heads}")
-    try:
-        for size, count in SIZES.items():
-            for share in SHARES:
-                for clustered in (True, False):
-                    make(path, count, share, clustered=clustered)
-                    _row(
-                        f"{size:<10}{share:>6.1%} {'clustered' if clustered else 'scattered':<13}",
-                        path,
-                        peers,
-                    )
-    finally:
-        path.unlink(missing_ok=True)
 
 
-def _row(title: str, path: Path, peers: list[list[str]]) -> None:
-    commands = [[*OURS, "--metadata", str(path)]]
-    commands += [[*peer, "--snap1", "1", "--snap2", "2", str(path)] for peer in peers]
-    costs: list[list[Cost]] = [[] for _ in commands]
-    for round_ in range(ROUNDS + 1):
-        for found, command in zip(costs, commands, strict=True):
-            cost = measure(command)
-            if round_:
-                found.append(cost)
-    ours, *others = [Cost(*map(statistics.median, zip(*found, strict=True))) for found in costs]
-    cells = "".join(f"{_cell(other):>28}{other.wall / ours.wall:>9.1f}" for other in others)
-    print(f"{title}{_cell(ours):>28}{cells}", flush=True)
+def _check_disk(directory: Path) -> None:
+    """A file there can be read past the page cache, and does not lie in memory."""
+    mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    inside = [(point, kind) for point, kind in mounts if directory.resolve().is_relative_to(point)]
+    kind = max(inside, key=lambda mount: len(mount[0]))[1]
+    if kind in ("tmpfs", "ramfs"):
+        raise click.UsageError(f"{directory} lies in memory ({kind}): --disk-dir names one on a disk")
 
 
-def _cell(cost: Cost) -> str:
-    return f"{cost.wall:.3f} / {cost.cpu:.3f}  {cost.memory:.0f}"
+_begun = time.monotonic()
+
+
+def _progress(text: str) -> None:
+    """One line on a terminal that is written over and over; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        return
+    width = shutil.get_terminal_size().columns - 1
+    line = f"[{time.monotonic() - _begun:5.0f} s] {text}" if text else ""
+    sys.stderr.write(f"\r{line[:width]:<{width}}\r" if not text else f"\r{line[:width]:<{width}}")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":
-    table()
+    main()

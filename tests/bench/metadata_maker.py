@@ -1,173 +1,257 @@
-"""Metadata of a volume and its snapshot, of any number of mappings, as the kernel's copy-on-write leaves it.
+"""Metadata of a volume and its snapshots, of any number of mappings, as the kernel's copy-on-write leaves it.
 
-The snapshot's tree has new nodes on the paths to what has changed, and shares all others. Worst layout: metadata blocks
-shuffled, data blocks at random, nodes half full. The space maps are there and empty: who reads mappings opens them, and
-looks no further.
+Device 1 is the volume, device 2 its snapshot, device 3 a snapshot of that one, and so on; each has a share of its
+mappings changed. It has new nodes on the paths to what has changed, and shares all others::
+
+    device 1      device 2
+       |              |
+      [.]            [.]'          new: it leads to what has changed
+     /   \\          /   \\
+   [.]   [.] <----- . -> [.]'      the left one is used twice
+   / \\   / \\            / \\
+  L   L L   L <------- . -> L'     and so are the data blocks of L' that have not changed
+
+Worst layout: metadata blocks shuffled, data blocks at random, nodes half full. thin_check accepts it: the space maps
+count every use, details and node sizes are as 1.x insists.
 """
 
 from __future__ import annotations
 
+import mmap
+import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from thinsync_virt.thin.blocks import BLOCK, INTERNAL, LEAF, MOST_ENTRIES, NODE_SALT, SUPERBLOCK_SALT
-from thinsync_virt.thin.checksum import checksums_function
+from tests.thinmeta.blocks import INNER, LEAF, NODE_XOR, SUPERBLOCK_XOR, WORDS, Longs, reseal, room_for, seal
+from tests.thinmeta.space_maps import most_blocks, write_space_maps
 
-Words = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
 
-INDEX_SALT = 160478
 ENTRIES = 126
-_KEYS_AT = 4
-_VALUES_AT = _KEYS_AT + MOST_ENTRIES
+"""Of a node: half of what it has room for, as writing in order leaves it."""
+ROOM = room_for(8)
+SIZES = {
+    "254 k": 16 * ENTRIES**2,
+    "508 k": 32 * ENTRIES**2,
+    "1 M": 1 << 20,
+    "4 M": 1 << 22,
+    "16.8 M": 1 << 24,
+}
+"""Mappings; the last is 1 TiB in chunks of 64 KiB."""
+
+_VALUES_AT = 4 + ROOM
 _CLUSTER = 1024
 _AT_ONCE = 4096
+_DETAILS_ROOM = room_for(24) // 3 * 3
+_SLACK = 64
 
 
-class _File:
-    """Nodes at shuffled places."""
+class Shape(NamedTuple):
+    """The tree that all devices have: of each level from the leaves up, where its nodes' entries begin, and the end."""
 
-    def __init__(self, path: Path, blocks: int, dice: np.random.Generator) -> None:
-        self.places = iter(
-            np.split(1 + dice.permutation(blocks - 1), np.arange(_AT_ONCE, blocks - 1, _AT_ONCE))
-        )
-        self._left = np.empty(0, dtype=np.int64)
-        with path.open("wb") as file:
-            file.truncate(blocks * BLOCK)
-        self.words = np.memmap(path, dtype="<u8", mode="r+", shape=(blocks, BLOCK // 8))
-        self._checksums = checksums_function()
+    cuts: list[Ints]
 
-    def claim(self, count: int) -> npt.NDArray[np.int64]:
-        while len(self._left) < count:
-            self._left = np.concatenate((self._left, next(self.places)))
-        taken, self._left = self._left[:count], self._left[count:]
-        return taken
+    @classmethod
+    def of(cls, count: int) -> Shape:
+        """Every node but the root has ENTRIES entries or a little more."""
+        cuts = []
+        while True:
+            nodes = max(1, count // ENTRIES)
+            cuts.append(np.arange(nodes + 1, dtype=np.int64) * count // nodes)
+            if nodes == 1:
+                return cls(cuts)
+            count = nodes
 
-    def write(self, places: npt.NDArray[np.int64], nodes: Words, salt: int) -> None:
-        for first in range(0, len(places), _AT_ONCE):
-            part = np.ascontiguousarray(nodes[first : first + _AT_ONCE])
-            where = places[first : first + _AT_ONCE]
-            part[:, 1] = where
-            sums = np.array(self._checksums(part.data.cast("B")), dtype=np.uint64)
-            part[:, 0] = (part[:, 0] & ~np.uint64(0xFFFFFFFF)) | (sums ^ np.uint64(salt))
-            self.words[where] = part
+    @property
+    def nodes(self) -> int:
+        """Of one device, all levels."""
+        return sum(len(level) - 1 for level in self.cuts)
 
-
-def _nodes(keys: Words, values: Words, *, leaf: bool) -> Words:
-    """Nodes of ENTRIES entries each, the last one of what is left; number and checksum are missing."""
-    count = -(-len(keys) // ENTRIES)
-    made = np.zeros((count, BLOCK // 8), dtype=np.uint64)
-    full = len(keys) // ENTRIES
-    made[:full, _KEYS_AT : _KEYS_AT + ENTRIES] = keys[: full * ENTRIES].reshape(full, ENTRIES)
-    made[:full, _VALUES_AT : _VALUES_AT + ENTRIES] = values[: full * ENTRIES].reshape(full, ENTRIES)
-    rest = len(keys) - full * ENTRIES
-    if rest:
-        made[full, _KEYS_AT : _KEYS_AT + rest] = keys[full * ENTRIES :]
-        made[full, _VALUES_AT : _VALUES_AT + rest] = values[full * ENTRIES :]
-    entries = np.full(count, ENTRIES, dtype=np.uint64)
-    if rest:
-        entries[-1] = rest
-    made[:, 0] = np.uint64((LEAF if leaf else INTERNAL) << 32)
-    made[:, 2] = entries | np.uint64(MOST_ENTRIES << 32)
-    made[:, 3] = 8
-    return made
+    def touched(self, changed: Ints) -> list[Ints]:
+        """Of each level, the nodes that lead to what has changed."""
+        found = []
+        for level in self.cuts:
+            changed = np.unique(np.searchsorted(level, changed, "right") - 1)
+            found.append(changed)
+        return found
 
 
-SIZES = {"254 k": 16 * ENTRIES**2, "1 M": 63 * ENTRIES**2, "4 M": 2 * ENTRIES**3, "16 M": 8 * ENTRIES**3}
-"""Numbers of mappings that fill all nodes."""
-
-
-def choose(count: int, share: float, dice: np.random.Generator, *, clustered: bool) -> npt.NDArray[np.int64]:
+def choose(count: int, share: float, dice: np.random.Generator, *, clustered: bool) -> Ints:
     """Which chunks change, ascending."""
     wanted = max(1, int(count * share))
     if not clustered:
         return np.sort(dice.choice(count, wanted, replace=False))
     size = min(_CLUSTER, wanted)
     starts = dice.choice(max(count // size, 1), max(wanted // size, 1), replace=False) * size
-    chosen: npt.NDArray[np.int64] = np.unique((starts[:, None] + np.arange(size)).ravel())
+    chosen: Ints = np.unique((starts[:, None] + np.arange(size)).ravel())
     return chosen
 
 
-def make(path: Path, count: int, share: float, *, clustered: bool, seed: int = 1) -> npt.NDArray[np.int64]:
-    """Device 1 with ``count`` mappings, device 2 its snapshot of which ``share`` has changed; the changed chunks."""
-    if count % ENTRIES**2 or (count > ENTRIES**3 and count % ENTRIES**3):
-        raise ValueError(
-            f"{count} mappings do not fill all nodes: thin_delta wants none less than a third full"
-        )
+def differing_blocks(count: int, changed: Ints) -> int:
+    """How many metadata blocks one of two devices has and the other has not."""
+    return 2 * sum(len(level) for level in Shape.of(count).touched(changed))
+
+
+def make(path: Path, count: int, share: float, *, clustered: bool, seed: int = 1, snapshots: int = 1) -> Ints:
+    """Write it; the chunks in which devices 1 and 2 differ, ascending. Raises OSError where there is no room."""
     dice = np.random.default_rng(seed)
-    changed = choose(count, share, dice, clustered=clustered)
-    leaves = -(-count // ENTRIES)
-    file = _File(path, int(2.1 * leaves * (1 + 2 / ENTRIES)) + 64, dice)
-    keys = np.arange(count, dtype=np.uint64)
-    values = dice.permutation(count).astype(np.uint64) << np.uint64(24)
-    old = file.claim(leaves)
-    file.write(old, _nodes(keys, values, leaf=True), NODE_SALT)
-    values[changed] = (np.arange(count, count + len(changed)).astype(np.uint64) << np.uint64(24)) | np.uint64(
-        1
-    )
-    touched = np.unique(changed // ENTRIES)
-    new = old.copy()
-    new[touched] = file.claim(len(touched))
-    for first in range(0, len(touched), _AT_ONCE):
-        part = touched[first : first + _AT_ONCE]
-        if len(part) and part[-1] == leaves - 1:
-            whole = part[:-1]
-            last = _nodes(keys[(leaves - 1) * ENTRIES :], values[(leaves - 1) * ENTRIES :], leaf=True)
-            file.write(new[part[-1:]], last, NODE_SALT)
-        else:
-            whole = part
-        if len(whole):
-            rows = (whole[:, None] * ENTRIES + np.arange(ENTRIES)).ravel()
-            file.write(new[whole], _nodes(keys[rows], values[rows], leaf=True), NODE_SALT)
-    roots = _upwards(file, keys[::ENTRIES], old, new)
-    _finish(file, roots, count, len(changed))
-    file.words.flush()
-    return changed
+    changes = [choose(count, share, dice, clustered=clustered) for _ in range(snapshots)]
+    shape = Shape.of(count)
+    data_blocks = count + sum(map(len, changes)) + _SLACK
+    nodes = shape.nodes + sum(len(level) for change in changes for level in shape.touched(change)) + 2
+    overflowing = (count if snapshots > 1 else 0) + snapshots
+    blocks = nodes + most_blocks(data_blocks, 2 * nodes, overflowing=overflowing) + _SLACK
+    file = _File(path, blocks, data_blocks, dice)
+    devices = _Devices(file, shape, dice.permutation(data_blocks))
+    roots = [devices.create(), *(devices.snapshot(change) for change in changes)]
+    file.close(_trees(file, roots, count), snapshots)
+    return changes[0]
 
 
-def _upwards(
-    file: _File, keys: Words, old: npt.NDArray[np.int64], new: npt.NDArray[np.int64]
-) -> tuple[int, int]:
-    while len(old) > 1:
-        count = -(-len(old) // ENTRIES)
-        above = file.claim(count)
-        file.write(above, _nodes(keys, old.astype(np.uint64), leaf=False), NODE_SALT)
-        touched = np.unique(np.flatnonzero(old != new) // ENTRIES)
-        fresh = above.copy()
-        fresh[touched] = file.claim(len(touched))
-        nodes = _nodes(keys, new.astype(np.uint64), leaf=False)
-        file.write(fresh[touched], nodes[touched], NODE_SALT)
-        keys, old, new = keys[::ENTRIES], above, fresh
-    return int(old[0]), int(new[0])
+class _File:
+    """Blocks at shuffled places, and how often each is used."""
+
+    def __init__(self, path: Path, blocks: int, data_blocks: int, dice: np.random.Generator) -> None:
+        self._free = 1 + dice.permutation(blocks - 1)
+        self._claimed = 0
+        self._unsealed: dict[int, int] = {}
+        with path.open("w+b") as file:
+            # Without room behind it, writing to the map would kill the process.
+            os.posix_fallocate(file.fileno(), 0, blocks * WORDS * 8)
+            self._map = mmap.mmap(file.fileno(), 0)
+        self.rows: Longs = np.frombuffer(self._map, np.uint64).reshape(blocks, WORDS)
+        self.used = np.zeros(blocks, np.uint32)
+        self.data = np.zeros(data_blocks, np.uint32)
+
+    def claim(self, count: int) -> Ints:
+        """Places for so many blocks."""
+        taken = self._free[self._claimed : self._claimed + count]
+        if len(taken) < count:
+            raise ValueError(f"{len(self.rows)} blocks are too few")
+        self._claimed += count
+        return taken
+
+    def allocate(self, xor: int) -> int:
+        """A place for one block that is sealed at the end."""
+        number = int(self.claim(1)[0])
+        self._unsealed[number] = xor
+        return number
+
+    def write(self, places: Ints, nodes: Longs) -> None:
+        """Nodes to their places."""
+        nodes[:, 1] = places
+        seal(nodes, NODE_XOR)
+        self.rows[places] = nodes
+        # Written is written; what is mapped no longer needs to be in this process's memory.
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def close(self, trees: tuple[int, int], time: int) -> None:
+        """Write space maps and superblock."""
+        self.used[0] = 1
+        maps = write_space_maps(self, self.used, self.data)
+        block = bytearray(WORDS * 8)
+        struct.pack_into("<QIIQQ", block, 32, 27022010, 2, time, time + 1, 0)
+        block[64 : 64 + len(maps)] = maps
+        struct.pack_into("<QQIIQ", block, 320, *trees, 128, 8, len(self.rows))
+        self.rows[0] = np.frombuffer(bytes(block), np.uint64)
+        reseal(self.rows, [*self._unsealed.items(), (0, SUPERBLOCK_XOR)])
 
 
-def _finish(file: _File, roots: tuple[int, int], mapped: int, changed: int) -> None:
-    place = file.claim(2)
-    top = _nodes(np.array([1, 2], dtype=np.uint64), np.array(roots, dtype=np.uint64), leaf=True)
-    file.write(place[:1], top, NODE_SALT)
-    details = np.zeros((1, BLOCK // 8), dtype=np.uint64)
-    most = (BLOCK - 32) // 32 // 3 * 3
-    details[0, 0] = np.uint64(LEAF << 32)
-    details[0, 2] = np.uint64(2 | most << 32)
+class _Devices:
+    """The devices' trees, each made from the one before it."""
+
+    def __init__(self, file: _File, shape: Shape, data: Ints) -> None:
+        self._file = file
+        self._shape = shape
+        count = int(shape.cuts[0][-1])
+        self._values = data[:count].astype(np.uint64) << np.uint64(24)
+        self._data = data[count:]
+        self._taken = 0
+        self._time = 0
+        self._levels: list[Ints] = []
+
+    def create(self) -> int:
+        """Device 1, all of its nodes new; its root."""
+        self._levels = [np.empty(len(cuts) - 1, np.int64) for cuts in self._shape.cuts]
+        return self._write([np.arange(len(cuts) - 1) for cuts in self._shape.cuts])
+
+    def snapshot(self, changed: Ints) -> int:
+        """A device of which this is other than the one before; its root."""
+        self._time += 1
+        fresh = self._data[self._taken : self._taken + len(changed)].astype(np.uint64)
+        self._taken += len(changed)
+        self._values[changed] = fresh << np.uint64(24) | np.uint64(self._time)
+        return self._write(self._shape.touched(changed))
+
+    def _write(self, touched: list[Ints]) -> int:
+        """New nodes in place of these; each refers once more to all that it has entries for."""
+        below: Longs | Ints = self._values
+        spans = np.arange(len(self._values) + 1, dtype=np.int64)
+        for level, (cuts, nodes) in enumerate(zip(self._shape.cuts, touched, strict=True)):
+            places = self._file.claim(len(nodes))
+            for part in _parts(len(nodes)):
+                found, children = _nodes(cuts, nodes[part], spans, below, leaf=level == 0)
+                if level == 0:
+                    # Within one device no data block is mapped twice, so each place is raised once.
+                    self._file.data[(children >> np.uint64(24)).astype(np.int64)] += 1
+                else:
+                    self._file.used[children.astype(np.int64)] += 1
+                self._file.write(places[part], found)
+            self._levels[level][nodes] = places
+            below = self._levels[level]
+            spans = spans[cuts]
+        root = int(self._levels[-1][0])
+        self._file.used[root] += 1
+        return root
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(first, first + _AT_ONCE) for first in range(0, count, _AT_ONCE))
+
+
+def _nodes(cuts: Ints, which: Ints, lows: Ints, values: Longs | Ints, *, leaf: bool) -> tuple[Longs, Longs]:
+    """These nodes of a level, number and checksum missing; and all of their values.
+
+    ``lows``: of each entry of the level, its key.
+    """
+    lengths = cuts[which + 1] - cuts[which]
+    columns = np.arange(int(lengths.max()))
+    filled = columns < lengths[:, None]
+    entries = (cuts[which][:, None] + columns)[filled]
+    made = np.zeros((len(which), WORDS), np.uint64)
+    made[:, 0] = (LEAF if leaf else INNER) << 32
+    made[:, 2] = lengths.astype(np.uint64) | np.uint64(ROOM << 32)
+    made[:, 3] = 8
+    found = values[entries].astype(np.uint64)
+    made[:, 4 : 4 + len(columns)][filled] = lows[entries].astype(np.uint64)
+    made[:, _VALUES_AT : _VALUES_AT + len(columns)][filled] = found
+    return made, found
+
+
+def _trees(file: _File, roots: list[int], mapped: int) -> tuple[int, int]:
+    """The tree of devices and the tree of their details, a leaf each."""
+    if len(roots) > _DETAILS_ROOM:
+        raise ValueError(f"no more than {_DETAILS_ROOM} devices")
+    ids = np.arange(1, len(roots) + 1, dtype=np.int64)
+    cuts = np.array([0, len(roots)], np.int64)
+    tops, _ = _nodes(cuts, np.array([0]), ids, np.array(roots, np.int64), leaf=True)
+    details = np.zeros((1, WORDS), np.uint64)
+    details[0, 0] = LEAF << 32
+    details[0, 2] = len(roots) | _DETAILS_ROOM << 32
     details[0, 3] = 24
-    details[0, 4:6] = (1, 2)
-    for index in range(2):
-        details[0, 4 + most + 3 * index] = mapped
-    file.write(place[1:], details, NODE_SALT)
-    index, empty = file.claim(2)
-    file.write(np.array([index]), np.zeros((1, BLOCK // 8), dtype=np.uint64), INDEX_SALT)
-    nothing = np.zeros((1, BLOCK // 8), dtype=np.uint64)
-    nothing[0, 0] = np.uint64(LEAF << 32)
-    nothing[0, 2] = np.uint64(MOST_ENTRIES << 32)
-    nothing[0, 3] = 8
-    file.write(np.array([empty]), nothing, NODE_SALT)
-    block = bytearray(BLOCK)
-    struct.pack_into("<QIIQQ", block, 32, 27022010, 2, 1, 2, 0)
-    struct.pack_into("<QQQQ", block, 64, mapped + changed + 1, mapped + changed, empty, empty)
-    struct.pack_into("<QQQQ", block, 192, len(file.words), len(file.words), index, empty)
-    struct.pack_into("<QQIIQ", block, 320, int(place[0]), int(place[1]), 128, 8, len(file.words))
-    file.write(
-        np.array([0]), np.frombuffer(bytes(block), dtype=np.uint64).reshape(1, -1).copy(), SUPERBLOCK_SALT
-    )
+    details[0, 4 : 4 + len(roots)] = ids
+    for index in range(len(roots)):
+        # Mapped chunks, transaction, when it was created and when a snapshot of it was last taken or it was one.
+        last = min(index + 1, len(roots) - 1)
+        at = 4 + _DETAILS_ROOM + 3 * index
+        details[0, at : at + 3] = (mapped, index, index | last << 32)
+    places = file.claim(2)
+    file.write(places[:1], tops)
+    file.write(places[1:], details)
+    file.used[places] += 1
+    return int(places[0]), int(places[1])

@@ -143,6 +143,12 @@ class Hosts:
         ]
         return self.node(node).popen(command)
 
+    def mapped(self, name: str, *, node: str = "alpha") -> dict[str, int]:
+        """Bytes that each disk of a domain has mapped now, by target."""
+        rows = json.loads(self.thinsync("list", "--json", node=node).stdout)
+        (row,) = (row for row in rows if row["name"] == name)
+        return {disk["target"]: disk["mapped"] for disk in row["disks"] if disk["volume"]}
+
     def verify(self, name: str, *, node: str = "alpha") -> dict[str, Any]:
         """The newest common point is equal at both ends."""
         report: dict[str, Any] = json.loads(

@@ -13,6 +13,7 @@ import time
 
 from thinsync_virt.endpoint.mappings import ThinToolsOpener
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
+from thinsync_virt.endpoint.transactions import finish_transaction
 from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.model.names import VolumeName
@@ -114,6 +115,9 @@ def killed_batches(rounds: int = 12) -> None:
         except (NotFoundError, PoolError):
             confirmed = False
         assert confirmed == (equal and len(made) == 3), (confirmed, equal, made)
+        # Killed between its message and the pool's id, LVM leaves a pool that only this makes usable again.
+        for pool in lvm.pools():
+            finish_transaction(lvm, pool)
         lvm.remove([request.volume for request in wanted])
         lvm.check_transaction(POOL)
         sh("udevadm settle")

@@ -102,6 +102,34 @@ def test_up_to_date_until_the_definition_changes(site: Hosts, off: str) -> None:
     site.verify(off)
 
 
+def test_a_dry_run_knows_what_a_run_will_send(site: Hosts, off: str) -> None:
+    def expected() -> dict[str, int]:
+        report = site.replicate(off, "--dry-run")
+        assert report["outcome"] == "dry-run"
+        return {disk["target"]: disk["expected"] for disk in report["plan"]}
+
+    def changed() -> dict[str, int]:
+        return {disk["target"]: disk["changed"] for disk in site.replicate(off)["disks"]}
+
+    full = expected()
+    assert site.volumes("alpha", off) == site.volumes("beta", off) == {}
+    assert 0 < full["vda"] <= 32 << 20
+    assert changed() == full
+    write(site, off, "vdb", 5)
+    assert expected() == {"vda": 0, "vdb": 65536}
+    assert changed() == {"vda": 0, "vdb": 65536}
+    site.sh("alpha", f"blkdiscard -o 5M -l 1M /dev/vg0/{off}-vdb")
+    assert expected() == {"vda": 0, "vdb": 0}
+    words = ("replicate", off, "--to", "beta", "--pool", "vg0/pool")
+    discarded = site.thinsync(*words)
+    assert "sending no data" in discarded.stderr and "sending 0 B" not in discarded.stderr, discarded.stderr
+    assert "point #3" in discarded.stdout and "no data sent" in discarded.stdout, discarded.stdout
+    check_copy(site, off, "vda", "vdb")
+    again = site.thinsync(*words).stdout
+    assert "up to date at beta" in again and "registered there: point #3" in again, again
+    assert "confirmed by beta" in site.thinsync("points", off).stdout
+
+
 @pytest.mark.parametrize(
     ("source", "target"),
     [("vg0/pool", COARSE), (COARSE, "vg0/pool")],
@@ -110,6 +138,12 @@ def test_up_to_date_until_the_definition_changes(site: Hosts, off: str) -> None:
 def test_another_chunk_size(site: Hosts, source: str, target: str) -> None:
     name = site.guest(disks=2, size="32M", fs=("ext4", "raw"), start=False, pool=source)
     write(site, name, "vdb", 3, 5, 17)
+    checked = json.loads(site.thinsync("check", name, "--to", "beta", "--pool", target, "--json").stdout)
+    differing = [
+        one for one in checked["findings"] if "512.0 KiB" in one["message"] and "64.0 KiB" in one["message"]
+    ]
+    assert {one["subject"] for one in differing} == {"beta: disk vda", "beta: disk vdb"}, checked
+    assert checked["ready"] and {one["severity"] for one in differing} == {"info"}, checked
     site.replicate(name, "--pool", target)
     there = check_copy(site, name, "vda", "vdb")
     assert pools_of(site, *there) == [target.partition("/")[2]] * 2
@@ -182,6 +216,10 @@ def test_choices_are_remembered(site: Hosts, off: str) -> None:
     refused = site.refused(off, code="not-replicable")
     assert "vdc" in refused["message"] and "--exclude vdc" in refused["hint"]
     assert site.volumes("alpha", off) == site.volumes("beta", off) == {}
+    choices = ("--pool", "vg0/pool", "--map", f"vdb={COARSE}", "--exclude", "vdc")
+    assert json.loads(site.thinsync("check", off, "--to", "beta", *choices, "--json").stdout)["ready"]
+    forgotten = json.loads(site.thinsync("check", off, "--to", "beta", "--json", check=False).stdout)
+    assert not forgotten["ready"], "a check remembers nothing"
     remembering(site, off, "--pool", "vg0/pool", "--map", f"vdb={COARSE}", "--exclude", "vdc")
     assert pools_of(site, *check_copy(site, off, "vda", "vdb")) == ["pool", "coarse"]
     assert remembering(site, off)["outcome"] == "up-to-date"

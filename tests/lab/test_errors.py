@@ -8,6 +8,8 @@ import pytest
 from product import Hosts
 from thinlab import Lab
 
+pytestmark = pytest.mark.matrix(sample=5, group="errors")
+
 
 @pytest.fixture(scope="module")
 def off(lab: Lab) -> Iterator[tuple[Hosts, str]]:

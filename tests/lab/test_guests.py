@@ -76,12 +76,20 @@ def refused_without_a_point(site: Hosts, name: str, *words: str) -> dict[str, An
     return error
 
 
+def refused_untouched(site: Hosts, name: str, *words: str) -> dict[str, Any]:
+    """A replication that the guest's agent stops before anything at either host is changed; the guard is not asked."""
+    before = site.everything(name), site.windows(name)
+    error = site.refused(name, *words, code="guest")
+    assert (site.everything(name), site.windows(name)) == before
+    return error
+
+
 @pytest.mark.parametrize(
     ("agent", "why"), [("no", "no guest agent channel"), ("silent", "agent")], ids=["none", "never answers"]
 )
 def test_without_an_agent_that_answers(site: Hosts, agent: str, why: str) -> None:
     name = site.guest(disks=2, size="64M", agent=agent)
-    error = refused_without_a_point(site, name, "--quiesce", "require")
+    error = refused_untouched(site, name, "--quiesce", "require")
     assert why in error["message"] and "--quiesce auto" in error["hint"]
     site.wait_writing(name, at_least=2)
     taken = replicated(site, name)
@@ -106,7 +114,7 @@ def test_quiescing_off_still_takes_all_disks_at_one_instant(site: Hosts, shared:
 def test_somebody_else_has_frozen_the_guest(site: Hosts, shared: str) -> None:
     site.sh("alpha", f"virsh -q domfsfreeze {shared}")
     try:
-        error = refused_without_a_point(site, shared, "--quiesce", "require")
+        error = refused_untouched(site, shared, "--quiesce", "require")
         assert "somebody else" in error["message"]
         taken = replicated(site, shared, writes=False)
         assert taken["consistency"] == "crash" and "somebody else" in taken["reason"], taken
@@ -119,7 +127,7 @@ def test_somebody_else_has_frozen_the_guest(site: Hosts, shared: str) -> None:
 def test_paused_by_the_user_it_stays_paused(site: Hosts, shared: str) -> None:
     site.sh("alpha", f"virsh -q suspend {shared}")
     try:
-        error = refused_without_a_point(site, shared, "--quiesce", "require")
+        error = refused_untouched(site, shared, "--quiesce", "require")
         assert "paused already" in error["message"]
         taken = replicated(site, shared, writes=False)
         assert taken["consistency"] == "crash" and "paused already" in taken["reason"], taken

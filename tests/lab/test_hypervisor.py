@@ -12,6 +12,8 @@ from product import PEER
 from seeds import seed
 from thinlab import Lab
 
+pytestmark = pytest.mark.matrix(sample=4, group="hypervisor")
+
 SCRIPT = Path(__file__).parent / "hypervisor_on_node.py"
 PLACE = "/run/hypervisor_on_node.py"
 ADDRESS = {"alpha": "10.77.0.1", "beta": "10.77.0.2"}

@@ -129,12 +129,12 @@ def test_two_runs_at_once(site: Hosts, live: str) -> None:
 
 def test_a_full_pool_at_the_target(site: Hosts, live: str) -> None:
     with pool_at_beta(site, "tiny", "16M") as pool:
-        # Too small for what would come: found out when that is known. Nothing of the attempt is left.
-        points, disks = site.points(live), site.disks("beta", live)
-        error = site.refused(live, "--pool", pool, code="space")
-        assert pool in error["message"] and "lvextend" in error["hint"], error
-        assert (site.points(live), site.disks("beta", live)) == (points, disks)
-        assert site.unsealed("alpha", live) == site.unsealed("beta", live) == []
+        # Too small for what would come: known from what is mapped, before anything is touched.
+        for words in ((), ("--dry-run",)):
+            with untouched(site, live):
+                error = site.refused(live, "--pool", pool, *words, code="space")
+            assert pool in error["message"] and "are needed" in error["message"], error
+            assert "lvextend" in error["hint"], error
         site.wait_writing(live, at_least=2)
         # Full already: nothing is frozen to find out.
         site.sh(
@@ -145,6 +145,58 @@ def test_a_full_pool_at_the_target(site: Hosts, live: str) -> None:
         with untouched(site, live):
             error = site.refused(live, "--pool", pool, code="space")
             assert pool in error["message"] and "lvextend" in error["hint"], error
+
+
+def test_without_a_guard_nothing_is_begun(site: Hosts, live: str) -> None:
+    units = "thinsync-guard.socket thinsync-guard.path"
+    # The socket's file stays: it proves nothing.
+    site.sh("alpha", f"systemctl stop {units} thinsync-guard.service; test -S /run/thinsync/guard.sock")
+    try:
+        for words in ((), ("--dry-run",)):
+            with untouched(site, live):
+                error = site.refused(live, *words, code="unreachable")
+            assert "guard" in error["message"] and "systemctl" in error["hint"], error
+        assert stops(site, "alpha") == ["alpha: guard"]
+    finally:
+        site.sh("alpha", f"systemctl start {units}")
+    assert stops(site, "alpha") == []
+    site.replicate(live)
+
+
+def stops(site: Hosts, node: str, *words: str) -> list[str]:
+    """What ``check`` says would stop a replication; its exit status goes with it."""
+    done = site.thinsync("check", *words, "--json", node=node, check=False)
+    report = json.loads(done.stdout)
+    found = [one["subject"] for one in report["findings"] if one["severity"] == "refusal"]
+    assert report["ready"] is (done.returncode == 0) is (not found), report
+    return found
+
+
+def test_check_asks_libvirt_at_both_ends(site: Hosts) -> None:
+    units = "libvirtd.socket libvirtd-ro.socket libvirtd-admin.socket libvirtd.service virtqemud.socket"
+    units += " virtqemud-ro.socket virtqemud-admin.socket virtqemud.service"
+    running = site.sh(
+        "beta", f"for one in {units}; do systemctl -q is-active $one && echo $one; done; true"
+    ).split()
+    assert running
+    site.sh("beta", f"systemctl stop {' '.join(running)}")
+    try:
+        assert stops(site, "beta") == ["beta: libvirt"]
+        assert stops(site, "alpha", "--to", "beta") == ["beta: libvirt"]
+    finally:
+        site.sh("beta", f"systemctl start {' '.join(running)}")
+    assert stops(site, "alpha", "--to", "beta") == stops(site, "beta") == []
+
+
+def test_a_full_pool_stops_only_who_uses_it(site: Hosts, live: str) -> None:
+    with pool_at_beta(site, "brim", "16M") as pool:
+        site.sh(
+            "beta",
+            f"lvcreate -qy -V 16M -T {pool} -n brim-x;"
+            " dd if=/dev/zero of=/dev/vg0/brim-x bs=1M count=16 oflag=direct status=none",
+        )
+        assert stops(site, "beta") == stops(site, "alpha", live, "--to", "beta", "--pool", "vg0/pool") == []
+        assert f"beta: pool {pool}" in stops(site, "alpha", live, "--to", "beta", "--pool", pool)
 
 
 def test_full_metadata_of_the_volume_group(site: Hosts, off: str) -> None:

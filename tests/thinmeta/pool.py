@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.thinmeta.space_maps import SpaceMaps
-from thinsync_virt.thin.checksum import checksums_function
+from tests.thinmeta.blocks import BLOCK, INNER, LEAF, NODE_XOR, SUPERBLOCK_XOR, Longs, reseal
+from tests.thinmeta.counts import Counts
+from tests.thinmeta.space_maps import write_space_maps
 
-Longs = NDArray[np.uint64]
-BLOCK = 4096
-LEAF, INNER = 2, 1
-NODE_XOR, SUPERBLOCK_XOR = 121107, 160774
 _DETAILS_ROOM = 126
 
 
@@ -239,11 +236,18 @@ class ThinPool:
             held = self.allocate(SUPERBLOCK_XOR)
             held_roots = self._roots(self.held)
             self._superblock(held, held_roots, bytes(256), 0)
-        maps = SpaceMaps(self).build(roots, held) if space_maps else self.data_blocks.to_bytes(8, "little")
+        maps = self._space_maps(roots, held) if space_maps else self.data_blocks.to_bytes(8, "little")
         self.checksummed[0] = SUPERBLOCK_XOR
         self._superblock(0, roots, maps, held)
-        self._checksum()
+        reseal(self.rows, self.checksummed.items())
         self.rows.flush()
+
+    def _space_maps(self, roots: tuple[int, int], held: int) -> bytes:
+        counts = Counts(self, roots, held)
+        # Nodes that writing made and replaced again are no longer anybody's.
+        for number in [number for number in self.checksummed if not counts.used[number]]:
+            del self.checksummed[number]
+        return write_space_maps(self, counts.used, counts.data)
 
     def _superblock(self, number: int, roots: tuple[int, int], maps: bytes, held: int) -> None:
         block = bytearray(BLOCK)
@@ -292,18 +296,3 @@ class ThinPool:
             self.rows[number] = row
             made.append((ids[start] if ids else 0, number))
         return made
-
-    def _checksum(self) -> None:
-        reseal(self.rows, self.checksummed.items())
-
-
-def reseal(rows: Longs, blocks: Iterable[tuple[int, int]]) -> None:
-    """Put the checksums of (block, xor) right."""
-    checksums = checksums_function()
-    todo = list(blocks)
-    for at in range(0, len(todo), 256):
-        part = todo[at : at + 256]
-        numbers = [number for number, _ in part]
-        content = memoryview(bytearray(rows[numbers].tobytes()))
-        found = np.array(checksums(content), np.uint64) ^ np.array([xor for _, xor in part], np.uint64)
-        rows[numbers, 0] = rows[numbers, 0] & np.uint64(0xFFFFFFFF << 32) | found

@@ -9,132 +9,136 @@ from __future__ import annotations
 
 import itertools
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from tests.thinmeta.pool import ThinPool
+from tests.thinmeta.blocks import BITMAP_XOR, BLOCK, INDEX_XOR, INNER, LEAF, NODE_XOR, Longs, room_for
 
-BITMAP_XOR, INDEX_XOR, NODE_XOR = 240779, 160478, 121107
-PER_BITMAP = (4096 - 16) * 4
+PER_BITMAP = (BLOCK - 16) * 4
+MOST_BITMAPS = 255
+Counts = NDArray[Any]
+"""Uses of each block, of any unsigned type."""
+
 _ROOT = struct.Struct("<QQQQ")
-LEAF, INNER = 2, 1
+_COUNT = 4
+_INDEX_ENTRY = 16
 
 
-class SpaceMaps:
-    """Counts what the trees of a pool use, and writes it down."""
+class Store(Protocol):
+    """Metadata in the making; checksums are put right by whoever keeps it."""
 
-    def __init__(self, pool: ThinPool) -> None:
-        self.pool = pool
-        self.used = np.zeros(pool.blocks, np.uint32)
-        self.data = np.zeros(pool.data_blocks, np.uint32)
+    @property
+    def rows(self) -> Longs:
+        """All blocks."""
+        ...
 
-    def build(self, roots: tuple[int, int], held: int) -> bytes:
-        """The 256 bytes of both maps' roots in the superblock."""
-        pool = self.pool
-        before = set(pool.checksummed)
-        self.used[0] = 1
-        self._trees(roots[0], roots[1])
-        if held:
-            self.used[held] += 1
-            row = pool.rows[held]
-            self._trees(int(row[40]), int(row[41]))
-        # Nodes that writing made and replaced again are no longer anybody's.
-        for number in before:
-            if not self.used[number]:
-                del pool.checksummed[number]
-        before = set(pool.checksummed)
-        data = self._map(self.data, self._index_tree)
-        # The map of metadata blocks counts its own blocks, so they are all taken before it is filled in.
-        bitmaps = [pool.allocate(BITMAP_XOR) for _ in range(-(-pool.blocks // PER_BITMAP))]
-        index = pool.allocate(INDEX_XOR)
-        many = int(np.count_nonzero(self.used > 2))
-        counts = [pool.allocate() for _ in range(max(1, -(-many // 339)) + (1 if many > 339 else 0))]
-        for number in set(pool.checksummed) - before:
-            self.used[number] = 1
-        metadata = self._map(self.used, self._index_block, bitmaps, index, counts)
-        return data.ljust(128, b"\0") + metadata.ljust(128, b"\0")
+    def allocate(self, xor: int) -> int:
+        """A free block, to be checksummed with ``xor``."""
+        ...
 
-    def _trees(self, mapping: int, details: int) -> None:
-        self._count(details, mapping=None)
-        self._count(mapping, mapping=True)
 
-    def _count(self, number: int, mapping: bool | None) -> None:
-        """One more use of a node; what it refers to is counted at its first."""
-        self.used[number] += 1
-        if self.used[number] > 1:
-            return
-        row = self.pool.rows[number]
-        inner = int(row[0]) >> 32 == INNER
-        count, room = int(row[2]) & 0xFFFFFFFF, int(row[2]) >> 32
-        values = row[4 + room : 4 + room + count]
-        if inner:
-            for child in values.tolist():
-                self._count(child, mapping)
-        elif mapping:
-            for root in values.tolist():
-                self._count(root, mapping=False)
-        elif mapping is False:
-            np.add.at(self.data, (values >> np.uint64(24)).astype(np.int64), 1)
+def write_space_maps(store: Store, used: Counts, data: Counts) -> bytes:
+    """Both maps, and the 256 bytes of their roots in the superblock. ``used`` gets what the maps themselves take."""
+    if len(used) > MOST_BITMAPS * PER_BITMAP:
+        raise ValueError(f"{len(used)} metadata blocks are more than a pool may have")
 
-    def _map(
-        self,
-        counts: Any,
-        index: Any,
-        bitmaps: list[int] | None = None,
-        index_block: int = 0,
-        count_blocks: list[int] | None = None,
-    ) -> bytes:
-        total = -(-len(counts) // PER_BITMAP)
-        bitmaps = bitmaps or [self.pool.allocate(BITMAP_XOR) for _ in range(total)]
-        two: Any = np.zeros(total * PER_BITMAP, np.uint8)
-        two[: len(counts)] = np.minimum(counts, 3)
-        # The higher of the two bits comes first.
-        two = (two >> 1) | (two & 1) << 1
-        quads = two.reshape(-1, 4)
-        packed = quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6
-        entries = []
-        for at, number in enumerate(bitmaps):
-            part = counts[at * PER_BITMAP : (at + 1) * PER_BITMAP]
-            header = struct.pack("<IIQ", 0, 0, number)
-            body = packed[at * (4096 - 16) : (at + 1) * (4096 - 16)].tobytes()
-            self.pool.rows[number] = np.frombuffer(header + body, np.uint64)
-            free = np.flatnonzero(part == 0)
-            entries.append(struct.pack("<QII", number, len(free), int(free[0]) if len(free) else len(part)))
-        root = index(entries, index_block)
-        many = np.flatnonzero(counts > 2)
-        tree = self._tree([(int(b), struct.pack("<I", int(counts[b]))) for b in many], 4, count_blocks)
-        return _ROOT.pack(len(counts), int(np.count_nonzero(counts)), root, tree)
-
-    def _index_tree(self, entries: list[bytes], _: int) -> int:
-        return self._tree(list(enumerate(entries)), 16, None)
-
-    def _index_block(self, entries: list[bytes], number: int) -> int:
-        block = struct.pack("<IIQ", 0, 0, number) + b"".join(entries)
-        self.pool.rows[number] = np.frombuffer(block.ljust(4096, b"\0"), np.uint64)
+    def take(xor: int) -> int:
+        number = store.allocate(xor)
+        used[number] = 1
         return number
 
-    def _tree(self, items: list[tuple[int, bytes]], size: int, numbers: list[int] | None) -> int:
-        room = (4096 - 32) // (8 + size) // 3 * 3
-        take = iter(numbers or ())
-        level = self._level(items, room, size, LEAF, take)
-        while len(level) > 1:
-            level = self._level([(k, struct.pack("<Q", n)) for k, n in level], 252, 8, INNER, take)
-        return level[0][1]
+    data_root = _map(
+        store, data, [take(BITMAP_XOR) for _ in range(_bitmaps(data))], _index_tree, _taken(take)
+    )
+    # The map of metadata blocks counts its own blocks, so they are all taken before it is filled in.
+    bitmaps = [take(BITMAP_XOR) for _ in range(_bitmaps(used))]
+    index = take(INDEX_XOR)
+    many = int(np.count_nonzero(used > 2))
+    counts = iter([take(NODE_XOR) for _ in range(_tree_size(many, _COUNT))])
 
-    def _level(
-        self, items: list[tuple[int, bytes]], room: int, size: int, flag: int, take: Any
-    ) -> list[tuple[int, int]]:
-        count = max(1, -(-len(items) // room))
-        cuts = [len(items) * part // count for part in range(count + 1)]
-        made = []
+    def index_block(store: Store, entries: list[bytes], _: Iterator[int]) -> int:
+        block = struct.pack("<IIQ", 0, 0, index) + b"".join(entries)
+        store.rows[index] = np.frombuffer(block.ljust(BLOCK, b"\0"), np.uint64)
+        return index
+
+    used_root = _map(store, used, bitmaps, index_block, counts)
+    return data_root.ljust(128, b"\0") + used_root.ljust(128, b"\0")
+
+
+def most_blocks(data: int, metadata: int, *, overflowing: int) -> int:
+    """How many blocks the maps take at most; ``overflowing`` blocks are used more than twice."""
+    bitmaps = -(-data // PER_BITMAP), -(-metadata // PER_BITMAP)
+    return sum(bitmaps) + _tree_size(bitmaps[0], _INDEX_ENTRY) + 1 + 2 * _tree_size(overflowing, _COUNT)
+
+
+def _taken(take: Any) -> Iterator[int]:
+    while True:
+        yield take(NODE_XOR)
+
+
+def _bitmaps(counts: Counts) -> int:
+    return -(-len(counts) // PER_BITMAP)
+
+
+def _map(store: Store, counts: Counts, bitmaps: list[int], index: Any, nodes: Iterator[int]) -> bytes:
+    entries = []
+    for at, number in enumerate(bitmaps):
+        part = counts[at * PER_BITMAP : (at + 1) * PER_BITMAP]
+        header = struct.pack("<IIQ", 0, 0, number)
+        store.rows[number] = np.frombuffer(header + _packed(part), np.uint64)
+        free = np.flatnonzero(part == 0)
+        first = int(free[0]) if len(free) else len(part)
+        entries.append(struct.pack("<QII", number, len(free), first))
+    root = index(store, entries, nodes)
+    many = np.flatnonzero(counts > 2)
+    values = counts[many].astype("<u4").view(np.uint8).reshape(-1, _COUNT)
+    tree = _tree(store, many.astype(np.uint64), values, nodes)
+    return _ROOT.pack(len(counts), int(np.count_nonzero(counts)), root, tree)
+
+
+def _packed(counts: Counts) -> bytes:
+    """Four blocks a byte."""
+    two: Any = np.zeros(PER_BITMAP, np.uint8)
+    two[: len(counts)] = np.minimum(counts, 3)
+    # The higher of the two bits comes first.
+    two = (two >> 1) | (two & 1) << 1
+    quads = two.reshape(-1, 4)
+    return bytes(quads[:, 0] | quads[:, 1] << 2 | quads[:, 2] << 4 | quads[:, 3] << 6)
+
+
+def _index_tree(store: Store, entries: list[bytes], nodes: Iterator[int]) -> int:
+    values = np.frombuffer(b"".join(entries), np.uint8).reshape(-1, _INDEX_ENTRY)
+    return _tree(store, np.arange(len(entries), dtype=np.uint64), values, nodes)
+
+
+def _tree_size(count: int, size: int) -> int:
+    """How many nodes a tree has."""
+    total = level = max(1, -(-count // room_for(size)))
+    while level > 1:
+        level = -(-level // room_for(8))
+        total += level
+    return total
+
+
+def _tree(store: Store, keys: Longs, values: NDArray[np.uint8], nodes: Iterator[int]) -> int:
+    """A B-tree of values of some bytes; its root."""
+    flag = LEAF
+    while True:
+        size = values.shape[1]
+        room = room_for(size)
+        count = max(1, -(-len(keys) // room))
+        cuts = [len(keys) * part // count for part in range(count + 1)]
+        numbers = []
         for start, end in itertools.pairwise(cuts):
-            number = next(take, 0) or self.pool.allocate(NODE_XOR)
-            part = items[start:end]
-            block = struct.pack("<IIQIIII", 0, flag, number, len(part), room, size, 0)
-            block += b"".join(struct.pack("<Q", key) for key, _ in part).ljust(8 * room, b"\0")
-            block += b"".join(value for _, value in part)
-            self.pool.rows[number] = np.frombuffer(block.ljust(4096, b"\0"), np.uint64)
-            made.append((part[0][0] if part else 0, number))
-        return made
+            number = next(nodes)
+            block = struct.pack("<IIQIIII", 0, flag, number, end - start, room, size, 0)
+            block += keys[start:end].tobytes().ljust(8 * room, b"\0") + values[start:end].tobytes()
+            store.rows[number] = np.frombuffer(block.ljust(BLOCK, b"\0"), np.uint64)
+            numbers.append(number)
+        if count == 1:
+            return numbers[0]
+        keys, flag = keys[cuts[:-1]], INNER
+        values = np.array(numbers, "<u8").view(np.uint8).reshape(-1, 8)

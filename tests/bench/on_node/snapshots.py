@@ -8,7 +8,8 @@ import sys
 import time
 
 from thinsync_virt.model.names import VolumeName
-from thinsync_virt.system.lvm_commands import SnapshotRequest, snapshot_batch
+from thinsync_virt.system.fed_process import FedProcess
+from thinsync_virt.system.lvm_commands import SHELL_ENVIRONMENT, SnapshotRequest, snapshot_batch
 
 GROUP, POOL = "vg0", "benchpool"
 ORIGINS = [f"bench{number}" for number in range(4)]
@@ -32,12 +33,13 @@ def batch(names: list[str]) -> float:
     ]
     argv, stdin = snapshot_batch(requests)
     # As in a freeze: the process is there, and waits for its commands.
-    process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
-    )
+    process = FedProcess(argv, SHELL_ENVIRONMENT)
     time.sleep(0.5)
     started = time.monotonic()
-    process.communicate(stdin, timeout=120)
+    process.feed(stdin)
+    process.end_input()
+    if not process.wait(120):
+        raise SystemExit(f"LVM did not end: {process.output()}")
     taken = time.monotonic() - started
     listed = subprocess.run(
         ["lvs", "--noheadings", "-o", "lv_name", GROUP], check=True, capture_output=True, text=True

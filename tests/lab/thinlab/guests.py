@@ -156,9 +156,12 @@ class Guests:
     def shutdown(self, node: str, name: str, *, limit: float = 90) -> None:
         """Shut the guest down cleanly, and wait."""
         machine = self._lab.node(node)
-        machine.run(["virsh", "-q", "shutdown", name])
+        asked = machine.run(["virsh", "-q", "shutdown", name], check=False)
         deadline = time.monotonic() + limit
         while machine.run(["virsh", "-q", "domstate", name]).stdout.strip() != "shut off":
+            # virsh fails as well when the guest was quicker than its answer.
+            if not asked.ok and "not running" not in asked.stderr:
+                raise LabError(f"{name} on {node} cannot be shut down: {asked.stderr}", "`virsh list --all`")
             if time.monotonic() > deadline:
                 raise LabError(
                     f"{name} on {node} does not shut down in {limit:g} s", f"`lab guest-run {node} {name} ps`"

@@ -44,9 +44,31 @@ def discard(volume: str) -> None:
     run("blkdiscard", "-o", str(start), "-l", str(dice.choice([1, 4]) << 20), f"/dev/{name.vg}/{volume}")
 
 
+def roll_back(volume: str) -> bool:
+    """Merge a snapshot into its origin: the origin lives on under the snapshot's device id."""
+    origin = lvm.volume(VolumeName(name.vg, volume)).origin
+    if origin not in alive:
+        return False
+    paths = [f"{name.vg}/{each}" for each in (volume, origin)]
+    run("lvchange", "-an", *paths)
+    run("lvconvert", "-qqy", "--merge", paths[0])
+    run("lvchange", "-ay", "-K", paths[1])
+    alive.remove(volume)
+    return True
+
+
+def take_or_drop(volume: str) -> None:
+    """A device id that LVM does not know of: dropped, and used again for another snapshot."""
+    thin_id = dice.choice([1000, 1001, 1002])
+    of = lvm.volume(VolumeName(name.vg, volume)).thin_id
+    words = f"delete {thin_id}" if thin_id in extra else f"create_snap {thin_id} {of}"
+    run("dmsetup", "message", f"{name.vg}-{name.lv}-tpool", "0", words)
+    extra.symmetric_difference_update({thin_id})
+
+
 def compare() -> int:
     volumes = [volume for volume in lvm.volumes(name.vg) if volume.pool == name]
-    ids = [volume.thin_id for volume in volumes]
+    ids = [volume.thin_id for volume in volumes] + sorted(extra)
     compared = 0
     with leases.hold(pool):
         tools = ThinTools(metadata_path(name), metadata_snapshot=True)
@@ -67,13 +89,26 @@ def compare() -> int:
 
 serial = 1
 alive = ["life1"]
+extra: set[int] = set()
 run("lvcreate", "-qy", "-V", f"{SIZE}b", "-T", str(name), "-n", "life1")
-total = 0
-for step in range(40):
+total = rolled = 0
+KINDS = [
+    "write",
+    "write",
+    "write",
+    "discard",
+    "snapshot",
+    "snapshot",
+    "delete",
+    "resize",
+    "new",
+    "rollback",
+    "raw",
+    "raw",
+]
+for step in range(48):
     volume = dice.choice(alive)
-    match dice.choice(
-        ["write", "write", "write", "discard", "snapshot", "snapshot", "delete", "resize", "new"]
-    ):
+    match dice.choice(KINDS):
         case "write":
             write(volume)
         case "discard":
@@ -93,6 +128,17 @@ for step in range(40):
             serial += 1
             run("lvcreate", "-qy", "-V", f"{SIZE}b", "-T", str(name), "-n", f"life{serial}")
             alive.append(f"life{serial}")
+        case "rollback":
+            rolled += roll_back(volume)
+        case "raw":
+            take_or_drop(volume)
     if step % 4 == 3:
         total += compare()
+# Each of these at least once, whatever the dice said.
+if not rolled:
+    run("lvcreate", "-qy", "-kn", "-s", "-n", "last", f"{name.vg}/{alive[0]}")
+    alive.append("last")
+    write(alive[0])
+    assert roll_back("last")
+    total += compare()
 print(total)
