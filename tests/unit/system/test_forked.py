@@ -202,9 +202,11 @@ def test_a_worker_ends_when_the_caller_is_gone() -> None:
 
     caller = os.fork()
     if not caller:
-        os.close(reading)
-        in_order([endless] * 2, _Stuck())
-        os._exit(0)
+        try:
+            os.close(reading)
+            in_order([endless] * 2, _Stuck())
+        finally:
+            os._exit(1)
     os.close(writing)
     with open(reading, "rb") as pids:
         started = [int(pids.readline()), int(pids.readline())]
