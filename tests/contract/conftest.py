@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from tests import hypothesis_profile
+from tests import administrators_tools, hypothesis_profile
 
 hypothesis_profile.use()
+administrators_tools.find()

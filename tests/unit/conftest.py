@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests import hypothesis_profile
+from tests import administrators_tools, hypothesis_profile
 from thinsync_virt.endpoint import locking
 from thinsync_virt.system import steps
 from thinsync_virt.system.locks import lock_path
 
 hypothesis_profile.use()
+administrators_tools.find()
 
 # Started in the background by a shell, we would ignore SIGINT, and by nohup SIGHUP: so would every process that a
 # test starts.
