@@ -63,10 +63,7 @@ def _as_json(point: RecoveryPoint, here: bool, there: bool) -> dict[str, object]
         "here": here,
         "there": there,
         "confirmed_by": point.confirmed_by,
-        "disks": [
-            {"target": disk.target, "volume": str(disk.volume.name), "size": disk.volume.size}
-            for disk in point.disks
-        ],
+        "disks": [{"target": disk.target, "volume": disk.name, "size": disk.size} for disk in point.disks],
     }
 
 
@@ -80,7 +77,7 @@ def _print_table(rows: list[tuple[RecoveryPoint, tuple[bool, bool]]], *, with_ta
     for point, (here, there) in rows:
         # One host may replicate to several, and number its points for each of them.
         where = f"yes, confirmed by {point.confirmed_by}" if point.confirmed_by else "yes"
-        disks = ", ".join(f"{disk.target} {format_size(disk.volume.size)}" for disk in point.disks)
+        disks = ", ".join(f"{disk.target} {format_size(disk.size)}" for disk in point.disks)
         table.add_row(
             f"#{point.sequence}",
             short_id(point.id),

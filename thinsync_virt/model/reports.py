@@ -52,11 +52,15 @@ class SentDisk:
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What ``virsh start`` would start at the target now."""
+    """What ``virsh start`` would start at the target now.
+
+    A store registers nothing: then ``point`` is "", and ``start`` says how the newest point is started.
+    """
 
     point: str
     changed: bool
     findings: tuple[Finding, ...] = ()
+    start: str = ""
 
 
 class Outcome(enum.StrEnum):
@@ -72,7 +76,8 @@ class ReplicationReport:
     """The end of one run.
 
     ``behind`` is how old the target's newest point is at this moment, in seconds: what changed here since is not there
-    (nothing, when up to date). ``registered`` is the point that ``virsh start`` would start there, "" for none.
+    (nothing, when up to date). ``registered`` is the point that ``virsh start`` would start there, "" for none;
+    ``start`` says how one is started where nothing is ever registered.
     """
 
     outcome: Outcome
@@ -87,3 +92,4 @@ class ReplicationReport:
     behind: float
     findings: tuple[Finding, ...] = ()
     registered: str = ""
+    start: str = ""

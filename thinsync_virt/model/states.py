@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from thinsync_virt.model.domains import Domain
+from thinsync_virt.model.names import check_lvm_uuid
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, RegisteredDomain
 from thinsync_virt.model.volumes import Pool, PoolStatus
@@ -35,6 +36,18 @@ class PoolReport:
     group: GroupReport
     time: int
     threshold: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Where a target can keep replicas: in its thin pools, or in the store of that id ("" when it is none)."""
+
+    pools: tuple[PoolReport, ...]
+    store: str = ""
+
+    def __post_init__(self) -> None:
+        if self.store:
+            check_lvm_uuid(self.store)
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,6 @@ def _plan_disk(
         return DiskPlan(disk.target, Mode.FULL, "the disk is new")
     if disk.volume is None or disk.volume.pool != held.volume.pool:
         return DiskPlan(disk.target, Mode.FULL, "the disk has moved to another pool")
-    if copy.volume.pool != choices.pool_of(disk.target):
+    if copy.place != choices.place_of(disk.target):
         return DiskPlan(disk.target, Mode.FULL, "its copy goes to another pool")
     return DiskPlan(disk.target, Mode.INCREMENTAL)

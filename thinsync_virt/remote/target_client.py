@@ -13,7 +13,8 @@ from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Registration
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import Offer, TargetState
+from thinsync_virt.model.targets import StoreTarget
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.codec import from_wire, to_wire
 from thinsync_virt.stream.frames import Piece
@@ -42,10 +43,14 @@ class RemoteTarget:
     ``host`` is its name for messages, ``address`` what ``--to`` must say to reach it again.
     """
 
-    def __init__(self, client: Client, address: str = "") -> None:
+    def __init__(self, client: Client, address: str = "", store: StoreTarget | None = None) -> None:
+        """``store`` is what the server is to serve in place of its host's thin pools. Raises ThinsyncError."""
         self.host = client.name
         self.address = address or client.name
         self._client = client
+        if store is not None:
+            self._client.call("open", {"kind": store.kind.value, "path": store.path})
+            self.host = f"{client.name}:{store.kind.value}:{store.path}"
 
     @property
     def package(self) -> str:
@@ -56,9 +61,9 @@ class RemoteTarget:
         """Lock the domain's replicas there until the connection ends. Raises BusyError."""
         self._client.call("begin", {"domain": domain})
 
-    def pools(self) -> tuple[PoolReport, ...]:
-        """Every thin pool there."""
-        return from_wire(tuple[PoolReport, ...], self._client.call("pools", {})["pools"], "pools")
+    def offer(self) -> Offer:
+        """Where replicas can be kept there."""
+        return from_wire(Offer, self._client.call("offer", {})["offer"], "offer")
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
         """What is there for a domain."""

@@ -17,7 +17,8 @@ from thinsync_virt.model.names import check_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Registration
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import Offer, TargetState
+from thinsync_virt.model.targets import StoreTarget, TargetKind
 from thinsync_virt.remote.codec import from_wire, to_wire
 from thinsync_virt.remote.server import CallIO, Handler
 from thinsync_virt.stream.events import Event
@@ -30,7 +31,7 @@ class ServedTarget(Protocol):
 
     def begin(self, domain: str) -> None: ...
 
-    def pools(self) -> tuple[PoolReport, ...]: ...
+    def offer(self) -> Offer: ...
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]: ...
 
@@ -101,6 +102,8 @@ class _Params:
 
 
 Call = Callable[[_Params, CallIO], dict[str, Any]]
+OpenStore = Callable[[StoreTarget], Mapping[str, Handler]]
+"""Gives the calls of the store in a directory. Raises ThinsyncError when there can be none."""
 
 
 def target_handlers(target: ServedTarget, prover: ServedProver) -> dict[str, Handler]:
@@ -111,6 +114,41 @@ def target_handlers(target: ServedTarget, prover: ServedProver) -> dict[str, Han
         **_proof_calls(target, prover),
     }
     return {name: _handler(call) for name, call in calls.items()}
+
+
+def openable(table: Mapping[str, Handler], open_store: OpenStore) -> dict[str, Handler]:
+    """The table of a host that serves stores too: after ``open`` the same calls are for a store.
+
+    ::
+
+        {"kind": "archive", "path": "/srv/copies"}     once, before any other call
+
+    ``open_store`` gives the store's own table. The path is the client's: it may be any that is absolute.
+    """
+    serving = dict(table)
+    asked = False
+
+    def opened(params: _Params, io: CallIO) -> dict[str, Any]:
+        target = StoreTarget(params.take("kind", TargetKind), params.take("path", str))
+        params.done()
+        if asked:
+            raise StreamError("a store is opened first of all, and once", retry=False)
+        serving.update(open_store(target))
+        return {}
+
+    def passed(name: str) -> Handler:
+        def handle(params: dict[str, Any], io: CallIO) -> dict[str, Any] | None:
+            nonlocal asked
+            try:
+                return serving[name](params, io)
+            finally:
+                asked = True
+
+        return handle
+
+    handlers = {name: passed(name) for name in table}
+    serving["open"] = _handler(opened)
+    return {**handlers, "open": passed("open")}
 
 
 def _handler(call: Call) -> Handler:
@@ -127,9 +165,9 @@ def _state_calls(target: ServedTarget) -> dict[str, Call]:
         target.begin(domain)
         return {}
 
-    def pools(params: _Params, io: CallIO) -> dict[str, Any]:
+    def offer(params: _Params, io: CallIO) -> dict[str, Any]:
         params.done()
-        return {"pools": to_wire(target.pools())}
+        return {"offer": to_wire(target.offer())}
 
     def states(params: _Params, io: CallIO) -> dict[str, Any]:
         domain, name = params.identifier("domain"), params.take("name", str)
@@ -149,7 +187,7 @@ def _state_calls(target: ServedTarget) -> dict[str, Call]:
 
     return {
         "begin": begin,
-        "pools": pools,
+        "offer": offer,
         "states": states,
         "check": check,
         "host_findings": host_findings,

@@ -26,8 +26,8 @@ from thinsync_virt.model.reports import (
     SentDisk,
     SnapshotReport,
 )
-from thinsync_virt.model.states import PoolReport, SourceState, TargetState
-from thinsync_virt.planning.choices import Wishes, choose, remembered_state, travelling_disks
+from thinsync_virt.model.states import SourceState, TargetState
+from thinsync_virt.planning.choices import Wishes, choose, remembered_state, target_uuid, travelling_disks
 from thinsync_virt.planning.replication import abandoned, find_conflict, plan_disks, plan_replication
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
 
@@ -118,11 +118,11 @@ def _look(source: Source, target: Target, request: Request, observer: Observer) 
     if not request.dry_run:
         target.begin(domain.uuid)
     states = target.states(domain.uuid, domain.name)
-    pools = target.pools()
+    offer = target.offer()
     remembered = remembered_state(states, request.wishes)
-    choices = choose(domain, request.wishes, remembered.choices if remembered else None, pools, target.host)
+    choices = choose(domain, request.wishes, remembered.choices if remembered else None, offer, target.host)
     disks = travelling_disks(domain, choices)
-    key = ReplicaKey(domain.uuid, _group_uuid(pools, choices))
+    key = ReplicaKey(domain.uuid, target_uuid(offer, choices))
     target_state = next((state for state in states if state.key == key), None) or _fresh_state(key, states)
     source_state = source.state(domain, key)
     conflict = find_conflict(source_state, target_state, host=target.host)
@@ -142,10 +142,6 @@ def _look(source: Source, target: Target, request: Request, observer: Observer) 
 def _of_mode(mode: Mode, plans: tuple[DiskPlan, ...], disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
     wanted = {plan.target for plan in plans if plan.mode is mode}
     return tuple(disk for disk in disks if disk.target in wanted)
-
-
-def _group_uuid(pools: tuple[PoolReport, ...], choices: Choices) -> str:
-    return next(report.group.uuid for report in pools if report.pool.name == choices.pool)
 
 
 def _fresh_state(key: ReplicaKey, states: tuple[TargetState, ...]) -> TargetState:
@@ -303,8 +299,8 @@ def _nothing_new(plan: Replicate, head: Head, stream: Outgoing) -> bool:
         return False
     if any(disk.mode is Mode.FULL for disk in plan.disks) or len(plan.disks) != len(plan.base.disks):
         return False
-    base_sizes = {disk.target: disk.volume.size for disk in plan.base.disks}
-    head_sizes = {disk.target: disk.volume.size for disk in head.point.disks}
+    base_sizes = {disk.target: disk.size for disk in plan.base.disks}
+    head_sizes = {disk.target: disk.size for disk in head.point.disks}
     return base_sizes == head_sizes and all(disk.changed == 0 for disk in stream.disks)
 
 
@@ -341,6 +337,7 @@ def _report(
         0.0 if newest is None else max(0.0, time.time() - newest),
         findings,
         registered,
+        registration.start if registration is not None else "",
     )
 
 

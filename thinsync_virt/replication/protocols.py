@@ -14,7 +14,7 @@ from thinsync_virt.model.plans import Replicate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Head, Quiesce, Registration, SentDisk
-from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+from thinsync_virt.model.states import Offer, SourceState, TargetState
 
 Notify = Callable[[str], None]
 """Tells a person, in one line, what is being done."""
@@ -109,7 +109,9 @@ class Target(Protocol):
     host: str
     address: str
 
-    def pools(self) -> tuple[PoolReport, ...]: ...
+    def offer(self) -> Offer:
+        """Where replicas can be kept there."""
+        ...
 
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas until the session ends. Raises BusyError, naming who runs."""

@@ -24,6 +24,7 @@ from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, Unreachable
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.reports import Outcome, ReplicationReport
+from thinsync_virt.model.targets import HostTarget, TargetSpec
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.units import MIB
 
@@ -252,7 +253,8 @@ def test_a_host_that_cannot_be_reached_is_named_once(to: str, monkeypatch: pytes
     from thinsync_virt.cli import checks
 
     def session(where: str) -> None:
-        spec = build.parse_host(where)
+        spec = TargetSpec.parse(where)
+        assert isinstance(spec, HostTarget)
         raise UnreachableError(f"{spec.host}: there is no host of this name", hint="check the name")
 
     libvirt = SimpleNamespace(close=lambda: None)

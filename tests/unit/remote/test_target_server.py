@@ -16,7 +16,7 @@ POINT = "b0" * 16
 
 CALLS: dict[str, dict[str, Any]] = {
     "begin": {"domain": DOMAIN},
-    "pools": {},
+    "offer": {},
     "states": {"domain": DOMAIN, "name": "web01"},
     "check": {
         "key": KEY,

@@ -21,7 +21,7 @@ from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 from thinsync_virt.model.reports import Head, Quiesce, Registration, SentDisk, SnapshotReport
-from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+from thinsync_virt.model.states import Offer, PoolReport, SourceState, TargetState
 from thinsync_virt.planning.retention import expired_at_source, expired_at_target
 from thinsync_virt.replication.protocols import Notify, Outgoing
 from thinsync_virt.units import MIB
@@ -235,9 +235,9 @@ class FakeTarget:
     def sealed(self) -> list[RecoveryPoint]:
         return sorted((held for held, _ in self.points.values()), key=lambda point: point.order)
 
-    def pools(self) -> tuple[PoolReport, ...]:
-        self.fuse.step("pools")
-        return self.reports
+    def offer(self) -> Offer:
+        self.fuse.step("offer")
+        return Offer(self.reports)
 
     def begin(self, domain: str) -> None:
         self.fuse.step("begin")

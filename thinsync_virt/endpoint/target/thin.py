@@ -29,7 +29,7 @@ from thinsync_virt.model.names import VolumeName, new_id, short_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, Mark
 from thinsync_virt.model.reports import Registration
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import Offer, PoolReport, TargetState
 from thinsync_virt.model.tags import Role, longest_tags
 from thinsync_virt.planning.arrival import judge_arrival
 from thinsync_virt.planning.retention import expired_at_target
@@ -108,6 +108,10 @@ class ThinTarget:
         """Every thin pool here."""
         return report_pools(self._lvm)
 
+    def offer(self) -> Offer:
+        """Its thin pools, each as a place for replicas."""
+        return Offer(self.pools())
+
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
         """What is here for a domain."""
         return self.inventory.states(domain, name)
@@ -175,7 +179,8 @@ class ThinTarget:
         def admit(incoming: Incoming, choices: Choices) -> None:
             self._check_locked(incoming.key.domain)
             reports = {report.pool.name: report for report in self.pools()}
-            group = reports[choices.pool].group.uuid if choices.pool in reports else ""
+            chosen = reports.get(choices.pool) if choices.pool is not None else None
+            group = chosen.group.uuid if chosen is not None else ""
             check_incoming(incoming, choices, group, expected)
             by_pool: dict[VolumeName, int] = {}
             for target, coming in expected.items():
