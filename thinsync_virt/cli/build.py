@@ -42,7 +42,8 @@ from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.steps import reached
 
 if TYPE_CHECKING:
-    from thinsync_virt.model.targets import HostTarget
+    from thinsync_virt.endpoint.target.local import LocalTarget
+    from thinsync_virt.model.targets import Target
     from thinsync_virt.remote.target_client import RemoteTarget
     from thinsync_virt.replication.verify import Proof
 
@@ -216,20 +217,32 @@ def recorded_target(domain: str) -> str:
     return max(confirmed, key=lambda point: point.order).confirmed_by
 
 
-def parse_host(to: str) -> HostTarget:
-    """The host that ``--to`` names. Raises UsageError for targets that are no hosts: a later version's."""
-    from thinsync_virt.model.targets import HostTarget, TargetSpec
+def open_target(spec: Target, host: str, stack: ExitStack) -> RemoteTarget | LocalTarget:
+    """The target that ``--to`` names, seen from this host, which is ``host``; open until ``stack`` is closed."""
+    from thinsync_virt.model.targets import StoreTarget
 
-    spec = TargetSpec.parse(to)
-    if not isinstance(spec, HostTarget):
-        raise UsageError(f"{to}: this version replicates to hosts only", hint="write --to HOST")
-    return spec
+    if isinstance(spec, StoreTarget) and spec.host is None:
+        from thinsync_virt.endpoint.target.local import LocalTarget
+        from thinsync_virt.endpoint.target.stores.opening import open_store
+
+        end, prover = open_store(spec, host)
+        stack.callback(end.end)
+        stack.callback(prover.close)
+        return LocalTarget(end, prover, str(spec))
+    from thinsync_virt.remote.connect import connect
+    from thinsync_virt.remote.greeting import our_greeting
+    from thinsync_virt.remote.target_client import RemoteTarget
+
+    store, address = (spec, spec.host) if isinstance(spec, StoreTarget) else (None, spec)
+    assert address is not None
+    client = stack.enter_context(connect(address, our_greeting(__version__, host)))
+    return RemoteTarget(client, str(spec), store)
 
 
 class Session:
-    """This host as source and one other as target, for the length of a command."""
+    """This host as source, and another one or a directory as target, for the length of a command."""
 
-    def __init__(self, host: LocalHost, target: RemoteTarget, stack: ExitStack) -> None:
+    def __init__(self, host: LocalHost, target: RemoteTarget | LocalTarget, stack: ExitStack) -> None:
         self.host = host
         self.source = host.source()
         self.target = target
@@ -240,17 +253,14 @@ class Session:
     @classmethod
     @contextmanager
     def open(cls, to: str) -> Iterator[Session]:
-        """Connect. Raises UsageError, UnreachableError."""
-        from thinsync_virt.remote.connect import connect
-        from thinsync_virt.remote.greeting import our_greeting
-        from thinsync_virt.remote.target_client import RemoteTarget
+        """Connect, or open the directory. Raises UsageError, UnreachableError, ConflictError."""
+        from thinsync_virt.model.targets import TargetSpec
 
-        spec = parse_host(to)
+        spec = TargetSpec.parse(to)
         host = LocalHost.make()
         with ExitStack() as stack:
-            client = stack.enter_context(connect(spec, our_greeting(__version__, host.name)))
             stack.callback(host.hypervisor.close)
-            yield cls(host, RemoteTarget(client, str(spec)), stack)
+            yield cls(host, open_target(spec, host.name, stack), stack)
 
     def lock(self, domain: str) -> AbstractContextManager[None]:
         """One replication of a domain at a time. Raises BusyError: already running, pid N."""

@@ -16,13 +16,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def to_option(*, required: bool) -> Callable[[F], F]:
-    """``--to [USER@]HOST[:PORT]``."""
+    """``--to [USER@]HOST[:PORT]``, or a directory here or there."""
     return click.option(
         "--to",
         "to",
-        metavar="HOST",
+        metavar="TARGET",
         required=required,
-        help="The other host: [USER@]HOST[:PORT], reached over ssh.",
+        help="The other host: [USER@]HOST[:PORT], reached over ssh; or a directory, here or with HOST: before it:"
+        " archive:/PATH (streams), qcow2:/PATH, file:/PATH (raw images; XFS or btrfs).",
     )
 
 

@@ -43,16 +43,18 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Bring the copy of DOMAIN on another host up to date: all of it the first time, then what changed.
+    """Bring the copy of DOMAIN at the target up to date: all of it the first time, then what changed.
 
     The guest goes on running. Its file systems are frozen for a moment through qemu-guest-agent, all disks are
-    snapshotted at one instant, and what differs from the last common recovery point travels over ssh. The domain is
-    registered there, ready for virsh start.
+    snapshotted at one instant, and what differs from the last common recovery point travels over ssh. On another
+    host's thin pool the domain is registered, ready for virsh start; a directory keeps points as files.
 
     \b
     Example:
       thinsync-vm replicate web01 --to backup1
       thinsync-vm replicate web01 --to root@backup1:2222 --pool vg1/fast --map net:br0=br7
+      thinsync-vm replicate web01 --to archive:/mnt/usb
+      thinsync-vm replicate web01 --to backup1:qcow2:/srv/copies
     """
     from thinsync_virt.cli.build import Session
     from thinsync_virt.cli.progress import make_observer

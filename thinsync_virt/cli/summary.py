@@ -28,6 +28,8 @@ def print_summary(report: ReplicationReport, to: str) -> None:
         case Outcome.REPLICATED:
             _print_replicated(report)
             following = "verify"
+    if report.start:
+        click.echo(f"  nothing is registered there; {report.start}")
     click.echo(f"Next: thinsync-vm {following} {shlex.quote(report.domain)} --to {shlex.quote(to)}")
 
 
@@ -56,7 +58,9 @@ def _print_up_to_date(report: ReplicationReport) -> None:
         f" {_name(point)} ({format_duration(report.seconds)})"
     )
     age = f"the target is not behind, its point is {format_duration(report.behind)} old"
-    if report.registered == point.id:
+    if report.start:
+        click.echo(f"  {age}")
+    elif report.registered == point.id:
         click.echo(f"  registered there: point {_name(point)}; {age}")
     else:
         other = f"point {short_id(report.registered)}" if report.registered else "nothing"

@@ -1,0 +1,357 @@
+"""``archive:``: each point is a stream file, full or an increment on the one before (docs/stream-format.md).
+
+The file is whole as ``thinsync-vm receive`` takes it, its definition included. A point is read through the files that
+it stands on. Merging is a pass over sorted extents: it makes the file anew that the oldest kept point needs, and the
+commit of the record exchanges them.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from thinsync_virt import __version__
+from thinsync_virt.endpoint.target.stores.directory import DomainFolder, failing, seal_file
+from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
+from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
+from thinsync_virt.errors import StreamError
+from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.names import new_id, short_id
+from thinsync_virt.model.plans import Mode
+from thinsync_virt.model.targets import TargetKind
+from thinsync_virt.stream.compression import pack
+from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
+from thinsync_virt.stream.frames import FrameType, Piece
+from thinsync_virt.stream.header import StreamDisk, StreamHeader
+from thinsync_virt.stream.index import Frame, FrameIndex
+from thinsync_virt.stream.overlay import Layer, Segment, segments
+from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.system import steps
+from thinsync_virt.system.files import sync_directory
+from thinsync_virt.units import KIB, MIB
+
+STREAM = "stream.tsv"
+LEVEL = 3
+"""Of Zstandard: faster than disks, and nearly as small as it gets."""
+_PACK_FROM = 4 * KIB
+_KEPT_FRAMES = 4
+_SYNC_EVERY = 64 * MIB
+
+
+class ArchiveKeeper:
+    """Streams with a record."""
+
+    kind = TargetKind.ARCHIVE
+    chained = True
+    slack = 6
+
+    def findings(self, directory: Path, where: str) -> tuple[Finding, ...]:
+        """Any file system will do."""
+        return ()
+
+    def write(self, incoming: Incoming) -> StreamFileWriter:
+        """A file with the stream as it comes, packed again."""
+        return StreamFileWriter(incoming.directory / STREAM, incoming.header, incoming.definition)
+
+    def read(self, folder: DomainFolder, chain: Chain) -> ArchivedDisk:
+        """The disk through all the files on which it stands."""
+        target = chain[0][1].target
+        return ArchivedDisk([folder.file(point, disk) for point, disk in reversed(chain)], target)
+
+    def merge(self, folder: DomainFolder, retired: Sequence[PointRecord], child: PointRecord) -> None:
+        """One file that says what those of ``retired`` and ``child`` say; it takes the place of the child's."""
+        run = [*retired, child]
+        files = {point.id: folder.file(point, point.disks[0]) for point in run}
+        name = f"merged-{new_id()}.tsv"
+        path = folder.point_path(child) / name
+        merged = _merge(folder, run, files, path)
+        steps.reached("merged")
+        status = seal_file(path)
+        with failing("write", path):
+            sync_directory(path.parent)
+        disks = tuple(
+            replace(
+                disk,
+                file=name,
+                base=merged[disk.target],
+                file_size=status.st_size,
+                file_time=status.st_mtime_ns,
+            )
+            for disk in child.disks
+        )
+        gone = frozenset(point.id for point in retired)
+        folder.commit(folder.record.with_point(replace(child, disks=disks)).without(gone))
+        steps.reached("merge committed")
+
+    def start(self, folder: DomainFolder, point: PointRecord) -> str:
+        """It has to be received first."""
+        return (
+            f"restore it: thinsync-vm stream cat archive:{folder.path.parent} {folder.record.name}"
+            f" --point {short_id(point.id)} | thinsync-vm receive VG/NAME"
+        )
+
+
+class StreamFileWriter:
+    """One stream file."""
+
+    def __init__(self, path: Path, header: StreamHeader, definition: bytes) -> None:
+        self._path = path
+        self._header = header
+        self._writer = StreamWriter()
+        self._unsynced = 0
+        with failing("make", path):
+            self._file = path.open("xb", buffering=0)
+        try:
+            self._put(self._writer.begin(header))
+            self._put(self._writer.definition(definition))
+        except BaseException:
+            self.close()
+            raise
+
+    def data(self, disk: int, offset: int, data: memoryview) -> None:
+        """A piece, packed if that makes it smaller."""
+        packed = pack(data, LEVEL) if len(data) >= _PACK_FROM else None
+        self._put(self._writer.data(disk, offset, data, packed))
+
+    def zero(self, disk: int, offset: int, length: int) -> None:
+        """Zeroes that are mapped."""
+        self._put(self._writer.zero(disk, offset, length))
+
+    def unmap(self, disk: int, offset: int, length: int) -> None:
+        """Nothing mapped any more."""
+        self._put(self._writer.unmap(disk, offset, length))
+
+    def checkpoint(self) -> None:
+        """As in the stream that came."""
+        self._put(self._writer.checkpoint())
+
+    def finish(self) -> dict[str, str]:
+        """The end of the stream; all of it on stable storage."""
+        self._put(self._writer.end())
+        with failing("flush", self._path):
+            os.fsync(self._file.fileno())
+        self.close()
+        return {disk.target: self._path.name for disk in self._header.disks}
+
+    def close(self) -> None:
+        """Nothing is flushed."""
+        self._file.close()
+
+    def _put(self, pieces: Sequence[Piece]) -> None:
+        with failing("write", self._path):
+            for piece in pieces:
+                view = memoryview(piece).cast("B")
+                self._unsynced += len(view)
+                while view:
+                    view = view[self._file.write(view) or 0 :]
+            if self._unsynced >= _SYNC_EVERY:
+                self._unsynced = 0
+                os.fsync(self._file.fileno())
+                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class ArchivedStream:
+    """One stream file, open for reading at any place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with failing("open", path):
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self.index = FrameIndex.of(self.read_at)
+        except StreamError as error:
+            self.close()
+            raise StreamError(
+                f"{path}: {error.message}",
+                hint="choose another point, or replicate again to another directory",
+                retry=False,
+            ) from error
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def read_at(self, position: int, length: int) -> bytes:
+        """Bytes of the file; fewer only at its end."""
+        with failing("read", self._path):
+            found = os.pread(self._fd, length, position)
+            while 0 < len(found) < length and (
+                more := os.pread(self._fd, length - len(found), position + len(found))
+            ):
+                found += more
+            return found
+
+    def payload(self, frame: Frame) -> memoryview:
+        """The bytes of an extent of data. Raises StreamError when they are damaged."""
+        try:
+            return self.index.payload(self.read_at, frame)
+        except StreamError as error:
+            raise StreamError(
+                f"{self._path}: {error.message}", hint="choose another point: thinsync-vm points", retry=False
+            ) from error
+
+    def definition(self) -> bytes:
+        """The packed definition."""
+        return self.index.definition(self.read_at)
+
+    def layer(self, target: str) -> Layer:
+        """The extents of one disk."""
+        for disk, columns in zip(self.index.header.disks, self.index.columns, strict=True):
+            if disk.target == target:
+                return Layer(columns, disk.size)
+        raise StreamError(f"{self._path} has no disk {target}", retry=False)
+
+
+class ArchivedDisk:
+    """A disk through the streams that it stands on, oldest first.
+
+    Memory: 32 bytes for each extent, and 40 for each in the index of its file.
+    """
+
+    def __init__(self, paths: Sequence[Path], target: str) -> None:
+        self._streams: list[ArchivedStream] = []
+        self._frames: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
+        try:
+            self._streams.extend(ArchivedStream(path) for path in paths)
+            self._layers = [stream.layer(target) for stream in self._streams]
+        except BaseException:
+            self.close()
+            raise
+        self.size = self._layers[-1].size
+        self._starts, self._ends = array("Q"), array("Q")
+        self._where = array("Q")
+        for segment in segments(self._layers):
+            self._starts.append(segment.start)
+            self._ends.append(segment.end)
+            self._where.extend((segment.layer, segment.index))
+
+    def close(self) -> None:
+        """Idempotent."""
+        for stream in self._streams:
+            stream.close()
+
+    def spoken(self) -> Iterator[tuple[int, int, FrameType]]:
+        """First byte, length and kind of what the streams say of the disk, ascending."""
+        for index in range(len(self._starts)):
+            segment = self._segment(index)
+            yield segment.start, segment.end - segment.start, self._frame(segment).kind
+
+    def extents(self) -> Iterator[Extent]:
+        """What is data; zeroes need no reading."""
+        return coalesce(
+            Extent(start, length, ExtentKind.DATA)
+            for start, length, kind in self.spoken()
+            if kind is FrameType.DATA
+        )
+
+    def read(self, start: int, length: int) -> bytes:
+        """Raises StreamError where what is stored is damaged."""
+        found = bytearray(length)
+        index = max(bisect_right(self._starts, start) - 1, 0)
+        while index < len(self._starts) and self._starts[index] < start + length:
+            segment = self._segment(index)
+            frame = self._frame(segment)
+            first, last = max(segment.start, start), min(segment.end, start + length)
+            if first < last and frame.kind is FrameType.DATA:
+                content = self._content(segment.layer, frame)
+                found[first - start : last - start] = content[first - frame.start : last - frame.start]
+            index += 1
+        return bytes(found)
+
+    def _segment(self, index: int) -> Segment:
+        return Segment(
+            self._starts[index], self._ends[index], self._where[2 * index], self._where[2 * index + 1]
+        )
+
+    def _frame(self, segment: Segment) -> Frame:
+        return self._layers[segment.layer].columns[segment.index]
+
+    def _content(self, layer: int, frame: Frame) -> memoryview:
+        content = self._frames.pop((layer, frame.position), None)
+        if content is None:
+            content = self._streams[layer].payload(frame)
+        self._frames[layer, frame.position] = content
+        if len(self._frames) > _KEPT_FRAMES:
+            self._frames.popitem(last=False)
+        return content
+
+
+def _merge(
+    folder: DomainFolder, run: Sequence[PointRecord], files: dict[str, Path], path: Path
+) -> dict[str, str | None]:
+    """Write the merged stream of the last point of ``run``; the base of each of its disks then."""
+    head = run[-1]
+    disks: list[tuple[DiskRecord, DiskRecord, ArchivedDisk]] = []
+    last = ArchivedStream(files[head.id])
+    try:
+        definition = last.definition()
+        for disk in head.disks:
+            chain = [link for link in folder.chain(head, disk.target) if link[0].id in files]
+            disks.append(
+                (
+                    disk,
+                    chain[-1][1],
+                    ArchivedDisk([files[point.id] for point, _ in reversed(chain)], disk.target),
+                )
+            )
+        header = _merged_header(last.index.header, [(bottom, opened) for _, bottom, opened in disks])
+        writer = StreamFileWriter(path, header, definition)
+        try:
+            for number, (_, _, opened) in enumerate(disks):
+                _copy(opened, number, header.disks[number].mode, writer)
+            writer.finish()
+        finally:
+            writer.close()
+    finally:
+        last.close()
+        for _, _, opened in disks:
+            opened.close()
+    return {disk.target: bottom.base for disk, bottom, _ in disks}
+
+
+def _merged_header(header: StreamHeader, disks: Sequence[tuple[DiskRecord, ArchivedDisk]]) -> StreamHeader:
+    bases = {bottom.base for bottom, _ in disks if bottom.base is not None}
+    modes = [Mode.FULL if bottom.base is None else Mode.INCREMENTAL for bottom, _ in disks]
+    base = bases.pop() if bases else None
+    return replace(
+        header,
+        base=base,
+        package=__version__,
+        delta=delta_id(
+            base,
+            header.point,
+            (
+                DeltaDisk(disk.target, disk.size, disk.chunk_size, mode, tuple(coalesce(_spoken(opened))))
+                for disk, mode, (_, opened) in zip(header.disks, modes, disks, strict=True)
+            ),
+        ),
+        disks=tuple(
+            StreamDisk(disk.target, disk.size, disk.chunk_size, mode, bottom.base)
+            for disk, mode, (bottom, _) in zip(header.disks, modes, disks, strict=True)
+        ),
+    )
+
+
+def _spoken(disk: ArchivedDisk) -> Iterator[Extent]:
+    for start, length, kind in disk.spoken():
+        unmapped = kind is FrameType.UNMAP
+        yield Extent(start, length, ExtentKind.UNMAPPED if unmapped else ExtentKind.DATA)
+
+
+def _copy(disk: ArchivedDisk, number: int, mode: Mode, writer: StreamFileWriter) -> None:
+    for start, length, kind in disk.spoken():
+        match kind:
+            case FrameType.DATA:
+                writer.data(number, start, memoryview(disk.read(start, length)))
+            case FrameType.ZERO:
+                writer.zero(number, start, length)
+            case _ if mode is Mode.INCREMENTAL:
+                writer.unmap(number, start, length)
