@@ -4,6 +4,7 @@
     send(writer.begin(header))
     send(writer.definition(blob))
     send(writer.data(0, 1 << 20, payload))    # [head, payload]: nothing is copied
+    send(writer.data(0, 2 << 20, payload, pack(payload, 1)))
     send(writer.unmap(0, 8 << 20, 65536))
     send(writer.end())
 
@@ -16,6 +17,7 @@ import xxhash
 
 from thinsync_virt.stream.frames import (
     MAX_PAYLOAD,
+    PACKED,
     PREAMBLE,
     FrameType,
     Piece,
@@ -53,6 +55,11 @@ class StreamWriter:
         """The number of the last checkpoint, 0 before the first."""
         return self._rules.checkpoints
 
+    @property
+    def fresh_extents(self) -> bool:
+        """Whether there were extents since the last checkpoint: only then may another one follow."""
+        return self._rules.fresh_extents
+
     def begin(self, header: StreamHeader) -> list[Piece]:
         """Preamble and BEGIN frame."""
         payload = encode_header(header)
@@ -68,13 +75,22 @@ class StreamWriter:
             pieces += self._frame(FrameType.DEFINITION, offset=position, length=len(piece), payload=piece)
         return pieces
 
-    def data(self, disk: int, offset: int, payload: Piece) -> list[Piece]:
-        """``payload`` at byte ``offset`` of a disk; more than 1 MiB becomes several frames."""
-        if 0 < len(payload) <= MAX_PAYLOAD:
-            self._rules.extent(FrameType.DATA, disk, offset, len(payload))
-            return self._frame(FrameType.DATA, disk=disk, offset=offset, length=len(payload), payload=payload)
-        if not payload:
-            raise RuleError(f"no data at byte {offset} of disk {disk}")
+    def data(self, disk: int, offset: int, payload: Piece, packed: Piece | None = None) -> list[Piece]:
+        """``payload`` at byte ``offset`` of a disk; more than 1 MiB becomes several frames.
+
+        ``packed`` is the same compressed (compression.py, of at most 1 MiB): it travels if it is shorter.
+        """
+        length = len(payload)
+        if 0 < length <= MAX_PAYLOAD:
+            self._rules.extent(FrameType.DATA, disk, offset, length)
+            flags = 0
+            if packed is not None and len(packed) < length:
+                payload, flags = packed, PACKED
+            return self._frame(
+                FrameType.DATA, flags=flags, disk=disk, offset=offset, length=length, payload=payload
+            )
+        if not payload or packed is not None:
+            raise RuleError(f"{length} bytes of data at byte {offset} of disk {disk}")
         pieces: list[Piece] = []
         for piece in _split(payload):
             pieces += self.data(disk, offset, piece)
@@ -115,9 +131,18 @@ class StreamWriter:
         return [PREAMBLE]
 
     def _frame(
-        self, kind: FrameType, *, disk: int = 0, offset: int = 0, length: int = 0, payload: Piece = b""
+        self,
+        kind: FrameType,
+        *,
+        flags: int = 0,
+        disk: int = 0,
+        offset: int = 0,
+        length: int = 0,
+        payload: Piece = b"",
     ) -> list[Piece]:
-        head = encode_head(kind, self._number, disk=disk, offset=offset, length=length, payload=payload)
+        head = encode_head(
+            kind, self._number, flags=flags, disk=disk, offset=offset, length=length, payload=payload
+        )
         self._digest.update(head)
         self._number += 1
         self._bytes += len(head) + len(payload)

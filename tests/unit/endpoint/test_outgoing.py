@@ -122,7 +122,7 @@ def events_of(stream: OutgoingStream) -> list[Event]:
 def applied(events: list[Event], number: int, there: bytearray) -> bytes:
     for event in events:
         match event:
-            case Data(disk, offset, data) if disk == number:
+            case Data(disk, offset, data, _) if disk == number:
                 there[offset : offset + len(data)] = data
             case Zero(disk, offset, length) | Unmap(disk, offset, length) if disk == number:
                 there[offset : offset + length] = bytes(length)

@@ -100,6 +100,7 @@ def stream(
     full = StreamDisk("vda", 64 * MIB, 64 * KIB, Mode.FULL, None)
     header = StreamHeader(
         "web01",
+        key.domain,
         key,
         identifier(9),
         9,
@@ -109,6 +110,7 @@ def stream(
         definition.id,
         len(packed),
         "0.1.0",
+        identifier(77),
         disks or (full,),
     )
     return [Begin(header), DefinitionPiece(0, memoryview(packed))]

@@ -52,7 +52,9 @@ def test_a_pool_is_watched_by_what_is_taken_from_it(length: int, monkeypatch: py
     filler: Any = ChunkFiller(device, replace(pool_report().pool, chunk_size=CHUNK), fresh=False)  # type: ignore[arg-type]
     monkeypatch.setattr(receiver, "_fillers", [filler])
     monkeypatch.setattr(receiver, "_pools", (POOL,))
-    events: list[Event] = [Data(0, number * CHUNK, memoryview(bytes(length))) for number in range(2 * total)]
+    events: list[Event] = [
+        Data(0, number * CHUNK, memoryview(bytes(length)), length) for number in range(2 * total)
+    ]
     with pytest.raises(SpaceError, match="vg0/pool at beta is full"):
         receiver.run(iter(events), lambda _: None)
     assert len(device.chunks) <= total

@@ -134,7 +134,7 @@ def test_another_version_names_the_way_out() -> None:
     stream = bytearray(small_stream())
     stream[8] = 3
     error = refused(bytes(stream))
-    assert "stream format 3, this program reads 0" in error.message
+    assert "stream format 3, this program reads 1" in error.message
     assert "upgrade" in error.hint
 
 
@@ -334,6 +334,20 @@ def with_change(path: str, value: object) -> dict[str, Any]:
         ("point", "33"),
         ("point", "AA" * 16),
         ("replica.domain", "44" * 16),
+        ("replica.domain", ...),
+        ("replica", ...),
+        ("replica", "web01"),
+        ("domain", None),
+        ("domain", ...),
+        ("delta", ...),
+        ("delta", ""),
+        ("delta", None),
+        ("delta", "ab" * 15),
+        ("disks.0.start", ...),
+        ("disks.0.start", None),
+        ("disks.0.start", -512),
+        ("disks.0.start", 100),
+        ("disks.0.start", 9 * MIB),
         ("replica.target", "vg0"),
         ("replica.more", None),
         ("sequence", -1),
@@ -404,7 +418,7 @@ def test_the_writer_obeys_the_rules() -> None:
     writer.begin(header())
     with pytest.raises(RuleError, match="begins twice"):
         writer.begin(header())
-    with pytest.raises(RuleError, match="no data"):
+    with pytest.raises(RuleError, match="0 bytes of data"):
         writer.data(0, 0, b"")
     with pytest.raises(RuleError, match="whole sectors"):
         writer.data(0, 0, bytes(100))

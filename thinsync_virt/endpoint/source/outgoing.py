@@ -11,6 +11,7 @@ from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_b
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import SentDisk
+from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
 from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.stream.writer import StreamWriter
@@ -20,6 +21,8 @@ from thinsync_virt.units import MIB
 Pieces = list[Piece]
 """Bytes of a stream that belong together: a frame's head and its payload, which is not copied."""
 
+CHECKPOINT_BYTES = 64 * MIB
+"""After so many bytes read the target is to make durable what it has: a broken transfer repeats no more than that."""
 PIECE = MIB
 _ZEROES = bytes(PIECE)
 GRAIN = 4096
@@ -50,7 +53,8 @@ def differing_runs(data: bytes, known: bytes) -> Iterator[tuple[int, int]]:
 class OutgoingDisk:
     """A head volume's delta: ``extents`` ascending, clipped to the volume's size.
 
-    ``base_path`` and ``base_size`` are the base's volume ("" and 0 for a full copy).
+    ``base_path`` and ``base_size`` are the base's volume ("" and 0 for a full copy). What lies before byte ``start``
+    has travelled already.
     """
 
     target: str
@@ -61,6 +65,16 @@ class OutgoingDisk:
     extents: tuple[Extent, ...]
     base_path: str = ""
     base_size: int = 0
+    start: int = 0
+
+    @property
+    def left(self) -> tuple[Extent, ...]:
+        """What is still to travel."""
+        return tuple(
+            Extent(max(extent.start, self.start), extent.end - max(extent.start, self.start), extent.kind)
+            for extent in self.extents
+            if extent.end > self.start
+        )
 
 
 @dataclass
@@ -79,6 +93,7 @@ class OutgoingStream:
     packed_definition: bytes
     deltas: tuple[OutgoingDisk, ...]
     read: int = 0
+    _unchecked: int = 0
     _counts: dict[str, _Count] = field(default_factory=dict)
     _writer: StreamWriter = field(default_factory=StreamWriter)
     _devices: dict[str, BlockDevice] = field(default_factory=dict)
@@ -91,12 +106,21 @@ class OutgoingStream:
     @property
     def total(self) -> int:
         """Bytes of data that will be read."""
-        return sum(data_bytes(delta.extents) for delta in self.deltas)
+        return sum(data_bytes(delta.left) for delta in self.deltas)
 
     @property
     def expected(self) -> dict[str, Announcement]:
         """What each disk will bring."""
         return {delta.target: Announcement.of(delta.extents) for delta in self.deltas}
+
+    @property
+    def delta(self) -> str:
+        """The id of what travels, whatever of it has travelled before."""
+        return delta_id(
+            self.base.id if self.base is not None else None,
+            self.head.id,
+            (DeltaDisk(d.target, d.size, d.chunk_size, d.mode, d.extents) for d in self.deltas),
+        )
 
     @property
     def stream_bytes(self) -> int:
@@ -125,13 +149,17 @@ class OutgoingStream:
         yield self._writer.definition(self.packed_definition)
         for index, delta in enumerate(self.deltas):
             base = self._devices[delta.base_path] if delta.base_path else None
-            yield from self._disk(index, delta, self._devices[delta.path], base)
+            for pieces in self._disk(index, delta, self._devices[delta.path], base):
+                yield pieces
+                if self._unchecked >= CHECKPOINT_BYTES:
+                    yield from self._checkpoint()
+            yield from self._checkpoint()
         yield self._writer.end()
 
     def _disk(
         self, index: int, delta: OutgoingDisk, head: BlockDevice, base: BlockDevice | None
     ) -> Iterator[Pieces]:
-        for extent in delta.extents:
+        for extent in delta.left:
             if extent.kind is ExtentKind.UNMAPPED:
                 # A full copy begins with nothing mapped.
                 if delta.mode is Mode.INCREMENTAL:
@@ -141,6 +169,7 @@ class OutgoingStream:
                 length = min(PIECE, extent.end - start)
                 data = head.read(start, length)
                 self.read += length
+                self._unchecked += length
                 known = b""
                 if base is not None and start < delta.base_size:
                     known = base.read(start, min(length, delta.base_size - start))
@@ -156,9 +185,16 @@ class OutgoingStream:
             self._counts[target].sent += last - first
             yield self._writer.data(index, start + first, run)
 
+    def _checkpoint(self) -> Iterator[Pieces]:
+        """A checkpoint, if something has travelled since the one before."""
+        if self._writer.fresh_extents:
+            self._unchecked = 0
+            yield self._writer.checkpoint()
+
     def _header(self) -> StreamHeader:
         return StreamHeader(
             domain_name=self.domain_name,
+            domain_uuid=self.head.key.domain,
             key=self.head.key,
             point=self.head.id,
             sequence=self.head.sequence,
@@ -168,6 +204,7 @@ class OutgoingStream:
             definition=self.head.definition,
             definition_size=len(self.packed_definition),
             package=__version__,
+            delta=self.delta,
             disks=tuple(self._stream_disk(delta) for delta in self.deltas),
         )
 
@@ -179,4 +216,5 @@ class OutgoingStream:
             delta.chunk_size,
             delta.mode,
             self.base.id if incremental and self.base is not None else None,
+            delta.start,
         )

@@ -19,6 +19,7 @@ from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.units import MIB, align_down, align_up
 
+_SENT = "it was made to be received into volumes: thinsync-vm receive"
 WATCH_EVERY = 64 * MIB
 """After so many bytes the pools are looked at: a full pool holds writes back for a minute, and everybody's."""
 
@@ -65,7 +66,7 @@ class Receiver:
             case DefinitionPiece(_, data):
                 self._packed += data
                 self._create_when_defined()
-            case Data(disk, offset, data):
+            case Data(disk, offset, data, _):
                 self._fillers[disk].write(offset, data)
                 self._count(len(data), self._fillers[disk].chunks(offset, len(data)))
             case Zero(disk, offset, length):
@@ -89,6 +90,10 @@ class Receiver:
             raise StreamError(
                 "the definition in the stream is not the one that its header names", retry=False
             )
+        if header.key is None:
+            raise StreamError("the stream is for no replica", hint=_SENT, retry=False)
+        if any(disk.start for disk in header.disks):
+            raise StreamError("the stream goes on where another had stopped, which is not here", retry=False)
         choices = Choices.from_json(self._definition.parts.get(CHOICES, b""))
         if any(disk.base not in (None, header.base) for disk in header.disks):
             raise StreamError("a disk in the stream has another base than its point", retry=False)

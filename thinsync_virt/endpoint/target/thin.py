@@ -200,7 +200,7 @@ class ThinTarget:
             for event in events:
                 if isinstance(event, Begin):
                     # Before its definition is kept in memory.
-                    self._check_locked(event.header.key.domain)
+                    self._check_locked(event.header.domain_uuid)
                 yield event
 
         point = Receiver(self._lvm, DmSetup(), admit, self.host).run(ours(), progress)
