@@ -94,6 +94,11 @@ class ThinSendWriter:
         """There are none in this format."""
         return 0
 
+    @property
+    def fresh_extents(self) -> bool:
+        """Whether a checkpoint is worth its while: never."""
+        return False
+
     def begin(self, header: StreamHeader) -> list[Piece]:
         """The BEGIN header, which says nothing. Raises UsageError for what this format cannot carry."""
         if len(header.disks) != 1 or header.definition_size:
@@ -226,7 +231,7 @@ class ThinSendReader:
             return [self._take_statistics(*_STATISTICS.unpack(piece))]
         events: list[Event] = []
         if self._phase is _Phase.PAYLOAD:
-            events.append(Data(0, self._offset, piece))
+            events.append(Data(0, self._offset, piece, len(piece)))
             self._offset += len(piece)
             self._data += len(piece)
         self._take_more()
