@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.unit.endpoint.devices import FileLvm, FileMappings
 from tests.unit.values import GROUP, LVM_UUID, pool_report
+from thinsync_virt.endpoint.volumes import locking
 from thinsync_virt.endpoint.volumes.places import Wishes
 from thinsync_virt.endpoint.volumes.receive import Reception, VolumeReceiver
 from thinsync_virt.endpoint.volumes.recovery import recover_received, recover_sent
@@ -145,3 +147,11 @@ def refuses(world: World, error: type[ThinsyncError], text: str, call: Any) -> T
     assert caught.value.hint
     assert world.state() == before
     return caught.value
+
+
+def make_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Empty pools, and locks of its own."""
+    (tmp_path / "devices").mkdir()
+    monkeypatch.setattr(locking, "lock_path", lambda *parts: tmp_path / "locks" / ("@".join(parts) + ".lock"))
+    pools = [replace(pool_report(name).pool, active=True) for name in (HERE, THERE)]
+    return World(FileLvm.installed(tmp_path / "devices", pools, monkeypatch))

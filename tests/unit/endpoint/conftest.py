@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.endpoint.between import FIRST, HERE, SECOND, THERE, World, changed, noise
-from tests.unit.endpoint.devices import FileLvm
-from tests.unit.values import pool_report
-from thinsync_virt.endpoint.volumes import locking
+from tests.unit.endpoint.between import FIRST, SECOND, World, changed, make_world, noise
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    (tmp_path / "devices").mkdir()
-    monkeypatch.setattr(locking, "lock_path", lambda *parts: tmp_path / "locks" / ("@".join(parts) + ".lock"))
-    pools = [replace(pool_report(name).pool, active=True) for name in (HERE, THERE)]
-    return World(FileLvm.installed(tmp_path / "devices", pools, monkeypatch))
+    return make_world(tmp_path, monkeypatch)
 
 
 @pytest.fixture
