@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,11 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from thinsync_virt import __version__
+from thinsync_virt.cli.mappings_choice import chosen_opener
 from thinsync_virt.cli.privilege import need_root
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.locking import replica_lock
-from thinsync_virt.endpoint.mappings import MappingsOpener, OwnOpener, ThinToolsOpener
+from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.pools import VolumeFinder
 from thinsync_virt.endpoint.proof import Prover
@@ -29,6 +29,7 @@ from thinsync_virt.endpoint.recovery import (
 from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.endpoint.target.thin import ThinTarget
+from thinsync_virt.endpoint.volumes.recovery import recover_received, recover_sent
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
 from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
@@ -46,19 +47,6 @@ if TYPE_CHECKING:
     from thinsync_virt.model.targets import Target
     from thinsync_virt.remote.target_client import RemoteTarget
     from thinsync_virt.replication.verify import Proof
-
-
-def _opener() -> MappingsOpener:
-    """Our own reader, unless ``THINSYNC_MAPPINGS=thin-tools`` asks for the other. Raises UsageError."""
-    match os.environ.get("THINSYNC_MAPPINGS", "own"):
-        case "own":
-            return OwnOpener()
-        case "thin-tools":
-            return ThinToolsOpener()
-        case other:
-            raise UsageError(
-                f"THINSYNC_MAPPINGS is {other!r}", hint="own (what holds without it) or thin-tools"
-            )
 
 
 class _Guard:
@@ -85,7 +73,7 @@ class LocalHost:
         need_root()
         lvm = Lvm()
         return cls(
-            lvm, LibvirtHypervisor(reached=reached), _opener(), VolumeFinder(lvm), socket.gethostname()
+            lvm, LibvirtHypervisor(reached=reached), chosen_opener(), VolumeFinder(lvm), socket.gethostname()
         )
 
     def source(self) -> ThinSource:
@@ -121,6 +109,8 @@ class LocalHost:
         recovery.attempt(lambda: recover_transactions(self.lvm, leases, recovery))
         for role in (Role.SOURCE, Role.TARGET):
             recovery.attempt(partial(recover_sets, self.lvm, role, recovery))
+        recovery.attempt(lambda: recover_received(self.lvm, recovery.attempt))
+        recovery.attempt(lambda: recover_sent(self.lvm, recovery.attempt))
         if not boot:
             recovery.attempt(self._restore_started)
         return recovery

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from thinsync_virt import __version__
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
 from thinsync_virt.model.plans import Mode
-from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.points import Consistency, RecoveryPoint
 from thinsync_virt.model.reports import SentDisk
 from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
 from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
+from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.units import MIB
@@ -77,6 +78,18 @@ class OutgoingDisk:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class VolumeHead:
+    """What a stream says of a volume that is sent without a domain, as a RecoveryPoint does of a point."""
+
+    id: str
+    time: int
+    consistency: Consistency
+    sequence: int = 0
+    definition: str = ""
+    key: None = None
+
+
 @dataclass
 class _Count:
     changed: int = 0
@@ -85,17 +98,21 @@ class _Count:
 
 @dataclass
 class OutgoingStream:
-    """Iterate to get the stream's bytes, between :meth:`open` and the close of what it gives."""
+    """Iterate to get the stream's bytes, between :meth:`open` and the close of what it gives.
 
-    head: RecoveryPoint
+    ``addressed``: it is for the replica whose point it carries, and for nobody else.
+    """
+
+    head: RecoveryPoint | VolumeHead
     domain_name: str
-    base: RecoveryPoint | None
+    base: RecoveryPoint | VolumeHead | None
     packed_definition: bytes
     deltas: tuple[OutgoingDisk, ...]
+    addressed: bool = True
+    writer: StreamWriter | ThinSendWriter = field(default_factory=StreamWriter)
     read: int = 0
     _unchecked: int = 0
     _counts: dict[str, _Count] = field(default_factory=dict)
-    _writer: StreamWriter = field(default_factory=StreamWriter)
     _devices: dict[str, BlockDevice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,7 +142,7 @@ class OutgoingStream:
     @property
     def stream_bytes(self) -> int:
         """Bytes of the stream so far."""
-        return self._writer.bytes_sent
+        return self.writer.bytes_sent
 
     @property
     def disks(self) -> tuple[SentDisk, ...]:
@@ -145,8 +162,8 @@ class OutgoingStream:
 
     def __iter__(self) -> Iterator[Pieces]:
         """The stream, frame by frame."""
-        yield self._writer.begin(self._header())
-        yield self._writer.definition(self.packed_definition)
+        yield self.writer.begin(self._header())
+        yield self.writer.definition(self.packed_definition)
         for index, delta in enumerate(self.deltas):
             base = self._devices[delta.base_path] if delta.base_path else None
             for pieces in self._disk(index, delta, self._devices[delta.path], base):
@@ -154,7 +171,7 @@ class OutgoingStream:
                 if self._unchecked >= CHECKPOINT_BYTES:
                     yield from self._checkpoint()
             yield from self._checkpoint()
-        yield self._writer.end()
+        yield self.writer.end()
 
     def _disk(
         self, index: int, delta: OutgoingDisk, head: BlockDevice, base: BlockDevice | None
@@ -163,7 +180,7 @@ class OutgoingStream:
             if extent.kind is ExtentKind.UNMAPPED:
                 # A full copy begins with nothing mapped.
                 if delta.mode is Mode.INCREMENTAL:
-                    yield self._writer.unmap(index, extent.start, extent.length)
+                    yield self.writer.unmap(index, extent.start, extent.length)
                 continue
             for start in range(extent.start, extent.end, PIECE):
                 length = min(PIECE, extent.end - start)
@@ -180,22 +197,22 @@ class OutgoingStream:
         for first, last in differing_runs(data, known):
             run = memoryview(data)[first:last]
             if run == _ZEROES[: last - first]:
-                yield self._writer.zero(index, start + first, last - first)
+                yield self.writer.zero(index, start + first, last - first)
                 continue
             self._counts[target].sent += last - first
-            yield self._writer.data(index, start + first, run)
+            yield self.writer.data(index, start + first, run)
 
     def _checkpoint(self) -> Iterator[Pieces]:
         """A checkpoint, if something has travelled since the one before."""
-        if self._writer.fresh_extents:
+        if self.writer.fresh_extents:
             self._unchecked = 0
-            yield self._writer.checkpoint()
+            yield self.writer.checkpoint()
 
     def _header(self) -> StreamHeader:
         return StreamHeader(
             domain_name=self.domain_name,
-            domain_uuid=self.head.key.domain,
-            key=self.head.key,
+            domain_uuid=self.head.key.domain if self.head.key is not None else "",
+            key=self.head.key if self.addressed else None,
             point=self.head.id,
             sequence=self.head.sequence,
             time=self.head.time,

@@ -24,14 +24,14 @@ from thinsync_virt.endpoint.removal import (
 )
 from thinsync_virt.endpoint.source.agent_check import look_at_agent
 from thinsync_virt.endpoint.source.amounts import differing_bytes, mapped_bytes
-from thinsync_virt.endpoint.source.difference import read_difference
+from thinsync_virt.endpoint.source.deltas import Pair, read_deltas
+from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, SpaceError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import CacheMode, Disk, Domain
-from thinsync_virt.model.extents import Extent, clip
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode, Replicate
@@ -63,8 +63,6 @@ class TakesSets(Protocol):
         """The version that the guard runs. Raises ThinsyncError when there is no guard."""
         ...
 
-
-_OPEN_ATTEMPTS = 3
 
 _LATE = (
     "the guest runs again: try when host and guest are less busy, or allow more time with --freeze-timeout"
@@ -322,7 +320,7 @@ class ThinSource:
         The deltas are read when the context opens, under one metadata snapshot per pool.
         """
         chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
-        extents = self._extents(plan, head.point)
+        extents = read_deltas(self._lvm, self._mappings, self._pairs(plan, head.point))
         deltas: list[OutgoingDisk] = []
         names = [disk.volume.name for disk in head.point.disks]
         for disk, mode in self._with_modes(plan, head.point):
@@ -345,20 +343,8 @@ class ThinSource:
         domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
         with activated(self._lvm, tuple(names)), ExitStack() as devices:
             stream = OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas))
-            devices.enter_context(self._opened(stream, tuple(names)))
+            devices.enter_context(open_stream(self._lvm, stream, tuple(names)))
             yield stream
-
-    def _opened(self, stream: OutgoingStream, names: tuple[VolumeName, ...]) -> ExitStack:
-        """The stream's devices, open from now on: nobody who has read one of them beside us can deactivate it."""
-        for attempt in range(1, _OPEN_ATTEMPTS + 1):
-            try:
-                return stream.open()
-            except NotFoundError:
-                # A verification that read the base has ended just now, and deactivated what was not open yet.
-                if attempt == _OPEN_ATTEMPTS:
-                    raise
-                self._lvm.activate(names)
-        raise AssertionError("unreachable")
 
     @staticmethod
     def _with_modes(plan: Replicate, point: RecoveryPoint) -> Iterator[tuple[PointDisk, Mode]]:
@@ -366,30 +352,19 @@ class ThinSource:
         for disk in point.disks:
             yield disk, modes[disk.target]
 
-    def _extents(self, plan: Replicate, point: RecoveryPoint) -> dict[str, tuple[Extent, ...]]:
-        by_pool: dict[VolumeName, list[tuple[PointDisk, Mode]]] = {}
+    def _pairs(self, plan: Replicate, point: RecoveryPoint) -> Iterator[Pair]:
         for disk, mode in self._with_modes(plan, point):
-            by_pool.setdefault(disk.volume.pool, []).append((disk, mode))
-        extents: dict[str, tuple[Extent, ...]] = {}
-        for pool, members in by_pool.items():
-            report = self._lvm.pool(pool)
-            with self._mappings.open(report) as mappings:
-                for disk, mode in members:
-                    base = plan.base.disk(disk.target) if plan.base is not None else None
-                    if mode is Mode.INCREMENTAL and base is not None:
-                        if base.volume.pool != pool:
-                            # Device ids mean something in their own pool only.
-                            raise PoolError(
-                                f"{disk.volume.name} and {base.volume.name} are in different pools",
-                                hint="run it again: then all of that disk is sent",
-                            )
-                        extents[disk.target] = read_difference(
-                            mappings, base.volume, disk.volume, report.chunk_size
-                        )
-                    else:
-                        found = mappings.mappings(disk.volume.thin_id)
-                        extents[disk.target] = tuple(clip(found, disk.volume.size))
-        return extents
+            base = plan.base.disk(disk.target) if plan.base is not None else None
+            if mode is not Mode.INCREMENTAL or base is None:
+                yield Pair(disk.target, disk.volume, None)
+                continue
+            if base.volume.pool != disk.volume.pool:
+                # Device ids mean something in their own pool only.
+                raise PoolError(
+                    f"{disk.volume.name} and {base.volume.name} are in different pools",
+                    hint="run it again: then all of that disk is sent",
+                )
+            yield Pair(disk.target, disk.volume, base.volume)
 
     def confirm(self, head: RecoveryPoint, address: str) -> None:
         """Record that the target at ``address`` holds ``head``: from here on it may serve as base."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from thinsync_virt.endpoint.target.staging import Incoming, Staging
-from thinsync_virt.errors import SpaceError, StreamError
+from thinsync_virt.endpoint.target.watching import check_room_left
+from thinsync_virt.errors import StreamError
 from thinsync_virt.model.definition import CHOICES, Definition, unpack
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.replicas import Choices
-from thinsync_virt.model.volumes import Pool, PoolMode
-from thinsync_virt.planning.arrival import RESERVE_PERCENT
+from thinsync_virt.model.volumes import Pool
 from thinsync_virt.stream.events import Begin, Checkpoint, Data, DefinitionPiece, End, Event, Unmap, Zero
 from thinsync_virt.stream.header import StreamHeader
 from thinsync_virt.system.block import BlockDevice
@@ -133,13 +133,7 @@ class Receiver:
 
     def _watch(self) -> None:
         for pool in self._pools:
-            status = self._dm.pool_status(pool)
-            left = status.total_data - status.used_data
-            if status.mode is not PoolMode.RW or left * 100 < status.total_data * RESERVE_PERCENT:
-                raise SpaceError(
-                    f"pool {pool} at {self._host} is full: the transfer was stopped before its guests stand still",
-                    hint=f"give it room at {self._host}: lvextend -L +SIZE {pool}",
-                )
+            check_room_left(pool, self._dm.pool_status(pool), self._host)
 
 
 class ChunkFiller:
