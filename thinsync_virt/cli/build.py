@@ -30,7 +30,7 @@ from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.endpoint.volumes.recovery import recover_received, recover_sent
-from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
+from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.guard.service import undo_left_overs

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("server", epilog=EXIT_STATUS)
 def command() -> None:
-    """What runs at the far end of ssh: serves this host, or a directory of it, as a target on standard input and output.
+    """What runs at the far end of ssh: serves this host, or a directory of it, on standard input and output.
 
     Started by the other host's thinsync-vm; not for people, and without --json, since all it prints is a protocol.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from thinsync_virt.cli import cat_command
 from thinsync_virt.cli.options import EXIT_STATUS, json_option
 from thinsync_virt.cli.output import print_json
 from thinsync_virt.errors import DiffersError, StreamError
@@ -13,7 +14,10 @@ _FILE = click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 
 @click.group("stream", context_settings={"max_content_width": 100})
 def command() -> None:
-    """Look at streams that were kept in files."""
+    """Look at streams that were kept in files, and make one of a point that a directory keeps."""
+
+
+command.add_command(cat_command.command)
 
 
 @command.command("info", epilog=EXIT_STATUS)

@@ -125,30 +125,32 @@ def openable(table: Mapping[str, Handler], open_store: OpenStore) -> dict[str, H
 
     ``open_store`` gives the store's own table. The path is the client's: it may be any that is absolute.
     """
-    serving = dict(table)
+    serving: dict[str, Handler] = dict(table)
     asked = False
 
     def opened(params: _Params, io: CallIO) -> dict[str, Any]:
-        target = StoreTarget(params.take("kind", TargetKind), params.take("path", str))
-        params.done()
+        nonlocal asked
         if asked:
             raise StreamError("a store is opened first of all, and once", retry=False)
+        asked = True
+        # What cannot be opened must not leave the host's pools in its place.
+        serving.clear()
+        target = StoreTarget(params.take("kind", TargetKind), params.take("path", str))
+        params.done()
         serving.update(open_store(target))
         return {}
 
     def passed(name: str) -> Handler:
         def handle(params: dict[str, Any], io: CallIO) -> dict[str, Any] | None:
             nonlocal asked
-            try:
-                return serving[name](params, io)
-            finally:
-                asked = True
+            asked = True
+            if name not in serving:
+                raise StreamError("the store that was asked for is not open", retry=False)
+            return serving[name](params, io)
 
         return handle
 
-    handlers = {name: passed(name) for name in table}
-    serving["open"] = _handler(opened)
-    return {**handlers, "open": passed("open")}
+    return {**{name: passed(name) for name in table}, "open": _handler(opened)}
 
 
 def _handler(call: Call) -> Handler:

@@ -22,12 +22,12 @@ class Layer(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """Bytes ``start`` to ``end`` of the disk, which extent number ``index`` of layer number ``layer`` covers."""
+    """Bytes ``start`` to ``end`` of the disk, which extent number ``frame`` of layer number ``layer`` covers."""
 
     start: int
     end: int
     layer: int
-    index: int
+    frame: int
 
 
 def segments(layers: Sequence[Layer]) -> Iterator[Segment]:

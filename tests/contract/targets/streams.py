@@ -18,7 +18,7 @@ from thinsync_virt.stream.events import Event
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.stream.reader import read_stream
 from thinsync_virt.stream.writer import StreamWriter
-from thinsync_virt.units import KIB
+from thinsync_virt.units import KIB, MIB
 
 GRAIN = 4 * KIB
 CHUNK = 64 * KIB
@@ -95,7 +95,9 @@ def stream(
             zero = not piece.strip(b"\0")
             extents.append(Extent(start, end - start, ExtentKind.UNMAPPED if zero else ExtentKind.DATA))
             if not zero:
-                pieces += writer.data(index, start, piece, pack(piece, 1))
+                for at in range(0, len(piece), MIB):
+                    part = piece[at : at + MIB]
+                    pieces += writer.data(index, start + at, part, pack(part, 1))
             elif unmaps:
                 pieces += writer.unmap(index, start, end - start)
             else:

@@ -231,7 +231,7 @@ class ArchivedDisk:
         for segment in segments(self._layers):
             self._starts.append(segment.start)
             self._ends.append(segment.end)
-            self._where.extend((segment.layer, segment.index))
+            self._where.extend((segment.layer, segment.frame))
 
     def close(self) -> None:
         """Idempotent."""
@@ -272,7 +272,7 @@ class ArchivedDisk:
         )
 
     def _frame(self, segment: Segment) -> Frame:
-        return self._layers[segment.layer].columns[segment.index]
+        return self._layers[segment.layer].columns[segment.frame]
 
     def _content(self, layer: int, frame: Frame) -> memoryview:
         content = self._frames.pop((layer, frame.position), None)
