@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +35,7 @@ from thinsync_virt.model.targets import StoreTarget, TargetKind
 from thinsync_virt.remote.target_server import ServedProver, ServedTarget
 from thinsync_virt.system import steps
 from thinsync_virt.system.images import SparseFile, can_clone
+from thinsync_virt.system.locks import hold, lock_path
 
 
 class Fuse:
@@ -77,6 +79,10 @@ class Site(Protocol):
         """All that is there, to compare."""
         ...
 
+    def saved(self) -> Callable[[], None]:
+        """Keeps all that is there; called, it brings it back."""
+        ...
+
 
 class ThinSite:
     """Thin volumes in memory, files in the place of their devices."""
@@ -86,6 +92,12 @@ class ThinSite:
         directory.mkdir()
         self.lvm = FileLvm.installed(directory, [pool_report().pool], monkeypatch)
         monkeypatch.setattr(thin_module, "report_pools", lambda _: (pool_report(),))
+        locks = tmp_path / "locks"
+
+        def replica_lock(role: Role, domain: str, *, what: str = "", host: str = "") -> Any:
+            return hold(lock_path("target", domain, directory=locks), 0, what=what, host=host)
+
+        monkeypatch.setattr(thin_module, "replica_lock", replica_lock)
         self.choices = CHOICES
         self.key = KEY
         self.fuse = Fuse()
@@ -122,6 +134,18 @@ class ThinSite:
     def everything(self) -> object:
         return {one.name: (one.tags, self.lvm.content(one.name)) for one in self.lvm.volumes()}
 
+    def saved(self) -> Callable[[], None]:
+        stored = dict(self.lvm.stored)
+        contents = {name: self.lvm.content(name) for name in stored}
+
+        def bring_back() -> None:
+            self.lvm.commits = None
+            self.lvm.stored = dict(stored)
+            for name, content in contents.items():
+                Path(name.path).write_bytes(content)
+
+        return bring_back
+
 
 class StoreSite:
     """A directory."""
@@ -147,7 +171,8 @@ class StoreSite:
     def session(self) -> Iterator[tuple[ServedTarget, ServedProver]]:
         store = self.store
         self._key = ReplicaKey(DOMAIN, store.identity.id)
-        target, prover = StoreEnd(store, self.keeper, "beta"), StoreProver(store, self.keeper)
+        locks = self.path.with_name("locks")
+        target, prover = StoreEnd(store, self.keeper, "beta", locks), StoreProver(store, self.keeper)
         try:
             target.begin(DOMAIN)
             yield target, prover
@@ -193,6 +218,16 @@ class StoreSite:
             for path in sorted(self.path.rglob("*"))
             if path.is_file() and not path.is_symlink()
         }
+
+    def saved(self) -> Callable[[], None]:
+        kept = self.path.with_name("kept")
+        shutil.copytree(self.path, kept, symlinks=True)
+
+        def bring_back() -> None:
+            shutil.rmtree(self.path)
+            shutil.copytree(kept, self.path, symlinks=True)
+
+        return bring_back
 
 
 class FileSite(StoreSite):
@@ -288,6 +323,4 @@ def replace_bytes(path: Path, old: bytes, new: bytes) -> None:
     assert content.count(old) == 1 and len(old) == len(new)
     path.chmod(0o600)
     path.write_bytes(content.replace(old, new))
-    import os
-
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))

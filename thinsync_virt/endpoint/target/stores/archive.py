@@ -8,6 +8,7 @@ commit of the record exchanges them.
 from __future__ import annotations
 
 import os
+import shlex
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
@@ -70,7 +71,11 @@ class ArchiveKeeper:
         files = {point.id: folder.file(point, point.disks[0]) for point in run}
         name = f"merged-{new_id()}.tsv"
         path = folder.point_path(child) / name
-        merged = _merge(folder, run, files, path)
+        try:
+            merged = _merge(folder, run, files, path)
+        except Exception:
+            path.unlink(missing_ok=True)
+            raise
         steps.reached("merged")
         status = seal_file(path)
         with failing("write", path):
@@ -91,8 +96,9 @@ class ArchiveKeeper:
 
     def start(self, folder: DomainFolder, point: PointRecord) -> str:
         """It has to be received first."""
+        store, name = shlex.quote(f"archive:{folder.path.parent}"), shlex.quote(folder.record.name)
         return (
-            f"restore it: thinsync-vm stream cat archive:{folder.path.parent} {folder.record.name}"
+            f"to start it, restore it: thinsync-vm stream cat {store} {name}"
             f" --point {short_id(point.id)} | thinsync-vm receive VG/NAME"
         )
 

@@ -113,7 +113,7 @@ class Arrival:
         folder = self._folder = self._store.make_domain(header.domain_name, header.domain_uuid)
         bases = self._bases(folder, header)
         directory = folder.incoming_path(header.point)
-        if directory.exists():
+        if directory.is_symlink() or directory.exists():
             remove_tree(directory)
         with failing("make", directory):
             directory.mkdir(mode=0o700)

@@ -69,9 +69,11 @@ class StoreDirectory:
         self._look()
 
     def _look(self) -> None:
-        if not self.path.exists():
+        with failing("look at", self.path):
+            there, directory = self.path.exists(), self.path.is_dir()
+        if not there:
             return
-        if not self.path.is_dir():
+        if not directory:
             raise ConflictError(
                 f"{self.path} is no directory", hint="name a directory, or one that is to be made"
             )
@@ -255,15 +257,18 @@ def write_definition(path: Path, definition: Definition, *, twin: Path | None) -
         path.mkdir(mode=0o700)
         for name, data in sorted(definition.parts.items()):
             file = path / part_file(name)
-            if twin is None or not _linked(twin / part_file(name), file):
+            if twin is None or not _linked(twin / part_file(name), file, data):
                 write_new(file, data, mode=0o400)
         sync_directory(path)
 
 
-def _linked(old: Path, new: Path) -> bool:
+def _linked(old: Path, new: Path, data: bytes) -> bool:
+    """Whether the new name stands for the old file now, which holds just that."""
     try:
+        if read_plain(old) != data:
+            return False
         os.link(old, new, follow_symlinks=False)
-    except OSError:
+    except (OSError, ThinsyncError):
         return False
     return True
 

@@ -8,6 +8,7 @@ the record lets X stand without R. An overlay on X finds its base under the same
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, failing, seal_file
 from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
+from thinsync_virt.errors import BusyError, CommandError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.targets import TargetKind
@@ -82,7 +84,7 @@ class Qcow2Keeper:
 
     def start(self, folder: DomainFolder, point: PointRecord) -> str:
         """From an overlay: the point stays as it is."""
-        path = folder.file(point, point.disks[0])
+        path = shlex.quote(str(folder.file(point, point.disks[0])))
         return (
             f"start it from an overlay, never in place: qemu-img create -f qcow2 -b {path} -F qcow2 NEW;"
             " its domain.xml is beside it"
@@ -144,7 +146,14 @@ def _commit(below: Path, above: Path, size: int) -> None:
     if not above.samefile(below):
         with failing("change", below):
             os.chmod(below, 0o600)
-        commit_image(above)
+        try:
+            commit_image(above)
+        except CommandError as error:
+            if "lock" in error.stderr:
+                raise BusyError(
+                    f"{below} is in use, and cannot be merged", hint=f"see who has it: lsof {below}"
+                ) from error
+            raise
         if image_size(below) > size:
             shrink_image(below, size)
         seal_file(below)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class RawKeeper:
 
     def start(self, folder: DomainFolder, point: PointRecord) -> str:
         """From a copy: the point stays as it is."""
-        path = folder.file(point, point.disks[0])
+        path = shlex.quote(str(folder.file(point, point.disks[0])))
         return (
             f"start it from a copy, never in place: cp --reflink=auto {path} NEW; its domain.xml is beside it"
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.arrival import Arrival, room
@@ -11,11 +12,11 @@ from thinsync_virt.endpoint.target.stores.cleaning import clean, remove_unnamed,
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
 from thinsync_virt.endpoint.target.stores.records import PointRecord
-from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, ThinsyncError
+from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding, Severity
-from thinsync_virt.model.names import short_id
+from thinsync_virt.model.names import check_id, short_id
 from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey, StoredDisk
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Registration
@@ -23,7 +24,7 @@ from thinsync_virt.model.states import Offer, TargetState
 from thinsync_virt.planning.retention import expired_at_target
 from thinsync_virt.planning.store_room import judge_room
 from thinsync_virt.stream.events import Begin, Event
-from thinsync_virt.system.locks import hold, lock_path
+from thinsync_virt.system.locks import LOCKS, hold, lock_path
 from thinsync_virt.units import format_size
 
 _JOB = "replication"
@@ -32,23 +33,26 @@ _JOB = "replication"
 class StoreEnd:
     """One directory as a target. Nothing is made in it before the first point comes."""
 
-    def __init__(self, store: StoreDirectory, keeper: Keeper, host: str) -> None:
-        """``host`` is the name of the host that has the directory."""
+    def __init__(self, store: StoreDirectory, keeper: Keeper, host: str, locks: Path = LOCKS) -> None:
+        """``host`` is the name of the host that has the directory, ``locks`` where its lock files are."""
         self.store = store
         self.keeper = keeper
         self.where = f"{host}: {store.target.kind.value}:{store.path}"
         self._host = host
+        self._lock_files = locks
         self._locks = ExitStack()
         self._locked: set[str] = set()
 
     def begin(self, domain: str) -> None:
         """Lock the domain's points here until :meth:`end`, and finish what a crash cut short. Raises BusyError."""
-        place = str(self.store.path.resolve())
-        self._locks.enter_context(hold(lock_path("store", place, domain), 0, what=_JOB, host=self._host))
+        place = hashlib.sha256(str(self.store.path.resolve()).encode()).hexdigest()[:32]
+        path = lock_path("store", place, check_id(domain), directory=self._lock_files)
+        self._locks.enter_context(hold(path, 0, what=f"{_JOB} to {self.store.path}", host=self._host))
         self._locked.add(domain)
         folder = self.store.domain(domain)
         if folder is not None:
-            settle(folder, self.keeper)
+            with suppress(ThinsyncError):  # where it matters, retention says why
+                settle(folder, self.keeper)
 
     def end(self) -> None:
         """Give the locks back."""
@@ -162,7 +166,8 @@ class StoreEnd:
             return
         expired = expired_at_target(points_of(folder), registered=(), common=common)
         if len(expired) > self.keeper.slack:
-            remove_unnamed(folder, self.keeper, frozenset(point.id for point in expired))
+            with suppress(BusyError):  # somebody reads what would be merged: the next run comes again
+                remove_unnamed(folder, self.keeper, frozenset(point.id for point in expired))
 
 
 def offered(folder: DomainFolder) -> list[PointRecord]:
