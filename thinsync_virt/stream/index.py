@@ -32,6 +32,7 @@ from thinsync_virt.stream.frames import (
 from thinsync_virt.stream.header import StreamHeader
 from thinsync_virt.stream.reader import StreamReader
 from thinsync_virt.stream.rules import Rules
+from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import KIB
 
 ReadAt = Callable[[int, int], bytes]
@@ -134,6 +135,23 @@ class FrameIndex:
 def plain(head: FrameHead, payload: bytes) -> memoryview:
     """A frame's payload as it was before it was packed. Raises StreamError."""
     return unpack(payload, head.length) if head.flags & PACKED else memoryview(payload)
+
+
+def continue_stream(read_at: ReadAt, length: int) -> StreamWriter:
+    """A writer that goes on after the first ``length`` bytes of a stream, which end with a frame.
+
+    Raises StreamError when they do not, or are damaged.
+    """
+    begin, position = _begin(read_at)
+    heads = [read_at(PREAMBLE_SIZE, HEAD_SIZE)]
+    window = _Window(read_at)
+    while position < length:
+        raw = window.read(position, HEAD_SIZE)
+        position += HEAD_SIZE + _checked(decode_head(raw), position).payload_length
+        heads.append(raw)
+    if position != length:
+        raise StreamError("the stream is cut in the middle of a frame", retry=False)
+    return StreamWriter.after(begin.header, heads)
 
 
 def _begin(read_at: ReadAt) -> tuple[Begin, int]:

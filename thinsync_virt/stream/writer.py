@@ -13,6 +13,8 @@ Pieces refer to the payload that was handed in: it must stay as it is until they
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import xxhash
 
 from thinsync_virt.stream.frames import (
@@ -22,6 +24,7 @@ from thinsync_virt.stream.frames import (
     FrameType,
     Piece,
     Totals,
+    decode_head,
     encode_head,
     encode_totals,
 )
@@ -39,6 +42,28 @@ class StreamWriter:
         self._digest = xxhash.xxh3_128()
         self._number = 0
         self._bytes = 0
+
+    @classmethod
+    def after(cls, header: StreamHeader, heads: Sequence[bytes]) -> StreamWriter:
+        """One that has written these frames already, BEGIN with ``header`` first. Raises RuleError, StreamError."""
+        writer = cls()
+        writer._rules.begin(header)
+        writer._open()
+        for number, raw in enumerate(heads):
+            head = decode_head(raw)
+            kind = FrameType(head.type)
+            if kind is FrameType.DEFINITION:
+                writer._rules.definition(head.offset, head.payload_length)
+            elif kind in (FrameType.DATA, FrameType.ZERO, FrameType.UNMAP):
+                writer._rules.extent(kind, head.disk, head.offset, head.length)
+            elif kind is FrameType.CHECKPOINT:
+                writer._rules.checkpoint(head.offset)
+            elif kind is not FrameType.BEGIN or number:
+                raise RuleError(f"a frame {kind.name} where the stream goes on")
+            writer._digest.update(raw)
+            writer._number += 1
+            writer._bytes += len(raw) + head.payload_length
+        return writer
 
     @property
     def totals(self) -> Totals:

@@ -34,7 +34,7 @@ from thinsync_virt.model.tags import Role
 from thinsync_virt.model.targets import StoreTarget, TargetKind
 from thinsync_virt.remote.target_server import ServedProver, ServedTarget
 from thinsync_virt.system import steps
-from thinsync_virt.system.images import SparseFile, can_clone
+from thinsync_virt.system.images import SparseFile, can_clone, file_error
 from thinsync_virt.system.locks import hold, lock_path
 
 
@@ -256,7 +256,10 @@ class Qcow2Site(StoreSite):
 
 def copying(origin: Path, path: Path, size: int) -> SparseFile:
     """In the place of a clone, where the file system of the tests cannot."""
-    shutil.copyfile(origin, path)
+    try:
+        shutil.copyfile(origin, path)
+    except OSError as error:
+        raise file_error("clone", str(path), error) from error
     made = SparseFile(path, write=True)
     made.resize(size)
     return made

@@ -53,10 +53,12 @@ def stream(
     name: str = NAME,
     text: str = "one",
     unmaps: bool = True,
+    starts: Mapping[str, int] | None = None,
 ) -> Sent:
     """Point ``number`` with ``contents``, of which ``known`` are at point ``base``; disks not known go in full.
 
-    Blocks that became zeroes are unmapped, or with ``unmaps=False`` sent as zeroes.
+    Blocks that became zeroes are unmapped, or with ``unmaps=False`` sent as zeroes. With ``starts`` it goes on there.
+    There is a checkpoint after every extent.
     """
     known = known or {}
     definition = definition_of(choices, text).pack()
@@ -67,6 +69,7 @@ def stream(
             CHUNK,
             Mode.INCREMENTAL if target in known else Mode.FULL,
             identifier(base) if target in known else None,
+            (starts or {}).get(target, 0),
         )
         for target, content in contents.items()
     )
@@ -94,6 +97,10 @@ def stream(
             piece = content[start:end]
             zero = not piece.strip(b"\0")
             extents.append(Extent(start, end - start, ExtentKind.UNMAPPED if zero else ExtentKind.DATA))
+            start = max(start, (starts or {}).get(target, 0))
+            piece = content[start:end]
+            if not piece:
+                continue
             if not zero:
                 for at in range(0, len(piece), MIB):
                     part = piece[at : at + MIB]
@@ -102,9 +109,8 @@ def stream(
                 pieces += writer.unmap(index, start, end - start)
             else:
                 pieces += writer.zero(index, start, end - start)
-        expected[target] = Announcement.of(extents)
-        if writer.fresh_extents:
             pieces += writer.checkpoint()
+        expected[target] = Announcement.of(extents)
     pieces += writer.end()
     return Sent(number, b"".join(bytes(piece) for piece in pieces), expected)
 

@@ -160,9 +160,12 @@ def test_requests_as_the_protocol_draws_them(pair: tuple[socket.socket, socket.s
     theirs.sendall(hello() + b"".join(struct.pack(">IIQ", 0x67446698, 0, number) for number in (1, 2, 3)))
     client = NbdClient(ours, Path("/srv/vda.qcow2"))
     seen = bytearray()
-    reader = threading.Thread(
-        target=lambda: [seen.extend(piece) for piece in iter(lambda: theirs.recv(65536), b"")]
-    )
+
+    def read_all() -> None:
+        while piece := theirs.recv(65536):
+            seen.extend(piece)
+
+    reader = threading.Thread(target=read_all)
     reader.start()
     client.write(4096, b"ab" * 256)
     client.clear(8192, 1024)

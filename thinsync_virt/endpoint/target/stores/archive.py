@@ -30,7 +30,7 @@ from thinsync_virt.stream.compression import pack
 from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
 from thinsync_virt.stream.frames import FrameType, Piece
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
-from thinsync_virt.stream.index import Frame, FrameIndex
+from thinsync_virt.stream.index import Frame, FrameIndex, continue_stream
 from thinsync_virt.stream.overlay import Layer, Segment, segments
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.system import steps
@@ -58,7 +58,10 @@ class ArchiveKeeper:
 
     def write(self, incoming: Incoming) -> StreamFileWriter:
         """A file with the stream as it comes, packed again."""
-        return StreamFileWriter(incoming.directory / STREAM, incoming.header, incoming.definition)
+        path = incoming.directory / STREAM
+        if incoming.resumed is None:
+            return StreamFileWriter(path, incoming.header, incoming.definition)
+        return StreamFileWriter.going_on(path, incoming.header, incoming.resumed)
 
     def read(self, folder: DomainFolder, chain: Chain) -> ArchivedDisk:
         """The disk through all the files on which it stands."""
@@ -106,19 +109,36 @@ class ArchiveKeeper:
 class StreamFileWriter:
     """One stream file."""
 
-    def __init__(self, path: Path, header: StreamHeader, definition: bytes) -> None:
+    def __init__(
+        self, path: Path, header: StreamHeader, definition: bytes, *, written: StreamWriter | None = None
+    ) -> None:
+        """A new file; with ``written`` one that is there, as far as that has written."""
         self._path = path
         self._header = header
-        self._writer = StreamWriter()
+        self._writer = written or StreamWriter()
         self._unsynced = 0
         with failing("make", path):
-            self._file = path.open("xb", buffering=0)
+            self._file = path.open("ab" if written else "xb", buffering=0)
+        if written is not None:
+            return
         try:
             self._put(self._writer.begin(header))
             self._put(self._writer.definition(definition))
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def going_on(cls, path: Path, header: StreamHeader, length: int) -> StreamFileWriter:
+        """The file that an interrupted transfer left, cut where its last report was. Raises StreamError."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            with failing("cut", path):
+                os.ftruncate(descriptor, length)
+            written = continue_stream(lambda position, count: os.pread(descriptor, count, position), length)
+        finally:
+            os.close(descriptor)
+        return cls(path, header, b"", written=written)
 
     def data(self, disk: int, offset: int, data: memoryview) -> None:
         """A piece, packed if that makes it smaller."""
@@ -133,9 +153,11 @@ class StreamFileWriter:
         """Nothing mapped any more."""
         self._put(self._writer.unmap(disk, offset, length))
 
-    def checkpoint(self) -> None:
-        """As in the stream that came."""
-        self._put(self._writer.checkpoint())
+    def checkpoint(self) -> int:
+        """All on stable storage. A file needs no checkpoints of its own."""
+        with failing("flush", self._path):
+            os.fsync(self._file.fileno())
+        return self._writer.bytes_sent
 
     def finish(self) -> dict[str, str]:
         """The end of the stream; all of it on stable storage."""

@@ -1,4 +1,7 @@
-"""One stream becomes one point of a store, or nothing: the record's commit is its seal."""
+"""One stream becomes one point of a store, or nothing: the record's commit is its seal.
+
+One that only breaks off leaves what has come on stable storage, and how far that is: the transfer goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,9 @@ from thinsync_virt.endpoint.target.stores.directory import (
     write_definition,
 )
 from thinsync_virt.endpoint.target.stores.keeper import Incoming, Keeper, Writer
+from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress, write_progress
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
-from thinsync_virt.errors import ConflictError, SpaceError, StreamError, ThinsyncError
+from thinsync_virt.errors import ConflictError, SpaceError, StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.definition import CHOICES, Definition, unpack
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Severity
@@ -31,6 +35,8 @@ from thinsync_virt.system import steps
 from thinsync_virt.system.files import sync_directory
 from thinsync_virt.units import MIB
 
+RECORD_LEAST = MIB
+"""Checkpoints with less than this since the last one are not worth a flush."""
 WATCH_EVERY = 64 * MIB
 """After so many bytes the file system is looked at: others need room on it too."""
 
@@ -44,7 +50,9 @@ class Arrival:
         keeper: Keeper,
         expected: Mapping[str, Announcement],
         where: str,
+        acknowledge: Callable[[dict[str, int]], None],
     ) -> None:
+        """``acknowledge`` gets how far each disk is on stable storage, bytes by target."""
         self._store = store
         self._keeper = keeper
         self._expected = expected
@@ -55,6 +63,10 @@ class Arrival:
         self._folder: DomainFolder | None = None
         self._incoming: Incoming | None = None
         self._writer: Writer | None = None
+        self._positions: dict[str, int] = {}
+        self._acknowledge = acknowledge
+        self._recorded = False
+        self._recorded_at = 0
         self._unwatched = 0
         self.written = 0
 
@@ -69,7 +81,8 @@ class Arrival:
                 raise StreamError("the stream ended before it was whole")
             return self._seal()
         except Exception as failure:
-            self._abandon(failure)
+            if not self._keep(failure):
+                self._abandon(failure)
             raise
         finally:
             if self._writer is not None:
@@ -85,17 +98,46 @@ class Arrival:
                 self._create_when_defined()
             case Data(disk, offset, data):
                 self._to.data(disk, offset, data)
+                self._advance(disk, offset + len(data))
                 self._count(len(data))
             case Zero(disk, offset, length):
                 self._to.zero(disk, offset, length)
+                self._advance(disk, offset + length)
                 self._count(length)
             case Unmap(disk, offset, length):
                 self._to.unmap(disk, offset, length)
+                self._advance(disk, offset + length)
             case Checkpoint():
-                self._to.checkpoint()
+                if self.written - self._recorded_at >= RECORD_LEAST:
+                    self._acknowledge(self._record_progress())
             case End():
                 return True
         return False
+
+    def _advance(self, disk: int, position: int) -> None:
+        if self._header is not None:
+            self._positions[self._header.disks[disk].target] = position
+
+    def _record_progress(self) -> dict[str, int]:
+        """Make durable what came, and then say so in the file that a later transfer reads."""
+        assert self._header is not None and self._incoming is not None
+        length = self._to.checkpoint()
+        steps.reached("progress synced")
+        write_progress(self._incoming.directory, self._header, self._positions, length)
+        steps.reached("progress recorded")
+        self._recorded, self._recorded_at = True, self.written
+        return dict(self._positions)
+
+    def _keep(self, failure: Exception) -> bool:
+        """After a connection that broke off: whether what has come stays, for the transfer to go on from there."""
+        if not isinstance(failure, UnreachableError) or self._writer is None:
+            return False
+        try:
+            if self.written:
+                self._record_progress()
+        except ThinsyncError as error:
+            failure.add_note(f"and what came last could not be kept: {error.message}")
+        return self._recorded
 
     @property
     def _to(self) -> Writer:
@@ -113,11 +155,21 @@ class Arrival:
         folder = self._folder = self._store.make_domain(header.domain_name, header.domain_uuid)
         bases = self._bases(folder, header)
         directory = folder.incoming_path(header.point)
-        if directory.is_symlink() or directory.exists():
-            remove_tree(directory)
-        with failing("make", directory):
-            directory.mkdir(mode=0o700)
-        self._incoming = Incoming(header, bytes(self._packed), directory, bases)
+        self._positions = {disk.target: disk.start for disk in header.disks}
+        resumed: int | None = None
+        if any(self._positions.values()):
+            progress = read_progress(directory)
+            if progress is None:
+                raise StreamError("the stream goes on with what is not here", hint="plan again", retry=False)
+            # Until it is clear that the stream belongs there, what is there stays as it is.
+            progress.check(header)
+            resumed, self._recorded = progress.length, True
+        else:
+            if directory.is_symlink() or directory.exists():
+                remove_tree(directory)
+            with failing("make", directory):
+                directory.mkdir(mode=0o700)
+        self._incoming = Incoming(header, bytes(self._packed), directory, bases, resumed)
         steps.reached("incoming made")
         self._writer = self._keeper.write(self._incoming)
 
@@ -134,8 +186,6 @@ class Arrival:
             raise StreamError("the stream carries a disk that is excluded", retry=False)
         if any(disk.base not in (None, header.base) for disk in header.disks):
             raise StreamError("a disk in the stream has another base than its point", retry=False)
-        if any(disk.start for disk in header.disks):
-            raise StreamError("the stream goes on with what is not here", hint="plan again", retry=False)
         if self._expected.keys() != {disk.target for disk in header.disks}:
             raise StreamError("the stream carries other disks than were announced", retry=False)
         for disk in header.disks:
@@ -189,6 +239,8 @@ class Arrival:
         )
         twins = [other for other in folder.record.points if other.definition == definition.id]
         twin = folder.point_path(twins[-1]) / DEFINITION if twins else None
+        if (incoming.directory / DEFINITION).exists():
+            remove_tree(incoming.directory / DEFINITION)
         write_definition(incoming.directory / DEFINITION, definition, twin=twin)
         steps.reached("definition written")
         with failing("rename", incoming.directory):
@@ -198,6 +250,7 @@ class Arrival:
         steps.reached("incoming renamed")
         folder.commit(replace(folder.record.with_point(point), name=header.domain_name))
         steps.reached("sealed")
+        (folder.point_path(point) / PROGRESS).unlink(missing_ok=True)
         folder.point_out_latest()
         return point.id
 

@@ -13,19 +13,23 @@ from thinsync_virt.endpoint.target.stores.directory import (
     remove_tree,
 )
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
+from thinsync_virt.endpoint.target.stores.progress import read_progress
 from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.model.names import short_id
 from thinsync_virt.system import steps
 
 
-def remove_unnamed(folder: DomainFolder, keeper: Keeper, expired: frozenset[str]) -> None:
-    """Take these points out of the record, and then their files, once nothing stands on them any more."""
+def retire_points(folder: DomainFolder, keeper: Keeper, expired: frozenset[str], keep: str) -> None:
+    """Take these points out of the record, and then their files, once nothing stands on them any more.
+
+    The incoming point ``keep`` stays, if it can go on.
+    """
     record = folder.record
     points = tuple(replace(point, retired=point.retired or point.id in expired) for point in record.points)
     folder.commit(replace(record, points=points))
     steps.reached("points retired")
     settle(folder, keeper)
-    remove_remains(folder)
+    remove_remains(folder, keep)
 
 
 def settle(folder: DomainFolder, keeper: Keeper) -> None:
@@ -70,25 +74,29 @@ def _mergeable(folder: DomainFolder) -> list[PointRecord] | None:
     return None
 
 
-def clean(folder: DomainFolder, keeper: Keeper) -> tuple[str, ...]:
-    """Remove incoming points, directories that the record does not name, and points of which files are missing."""
-    done = [f"removed {path.name}" for path in remove_remains(folder)]
+def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
+    """Remove incoming points, directories that the record does not name, and points of which files are missing.
+
+    The incoming point ``keep`` stays, if it can go on.
+    """
+    done = [f"removed {path.name}" for path in remove_remains(folder, keep)]
     broken = frozenset(
         point.id for point in folder.record.points if not point.retired and not folder.whole(point)
     )
     if broken:
         done += [f"point {short_id(one)} is gone: files of it are missing" for one in sorted(broken)]
-        remove_unnamed(folder, keeper, broken)
+        retire_points(folder, keeper, broken, keep)
     else:
         settle(folder, keeper)
-        remove_remains(folder)
+        remove_remains(folder, keep)
     folder.point_out_latest()
     return tuple(done)
 
 
-def remove_remains(folder: DomainFolder) -> list[Path]:
-    """Remove what the record does not name; what it was."""
-    found = folder.remains()
+def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
+    """Remove what the record does not name, but the incoming point ``keep`` if it can go on; what it was."""
+    kept = folder.incoming_path(keep) if keep else None
+    found = [path for path in folder.remains() if path != kept or read_progress(path) is None]
     for path in found:
         remove_tree(path)
         steps.reached("files removed")

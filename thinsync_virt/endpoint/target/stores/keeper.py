@@ -17,12 +17,16 @@ from thinsync_virt.stream.header import StreamHeader
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A point on its way: what its stream says, the packed definition, for each incremental disk its base's file."""
+    """A point on its way: what its stream says, the packed definition, for each incremental disk its base's file.
+
+    ``resumed`` is the length that an earlier transfer reported, None when this is the first.
+    """
 
     header: StreamHeader
     definition: bytes
     directory: Path
     bases: dict[str, Path]
+    resumed: int | None = None
 
 
 class Writer(Protocol):
@@ -34,7 +38,9 @@ class Writer(Protocol):
 
     def unmap(self, disk: int, offset: int, length: int) -> None: ...
 
-    def checkpoint(self) -> None: ...
+    def checkpoint(self) -> int:
+        """Put what has come on stable storage; how much of a stream's file that is, 0 for images."""
+        ...
 
     def finish(self) -> dict[str, str]:
         """All is there: close the files, and say which holds each disk."""
@@ -81,7 +87,7 @@ class Keeper(Protocol):
         ...
 
     def write(self, incoming: Incoming) -> Writer:
-        """Begin a point in its own directory, which is there and empty but for the definition."""
+        """Begin a point in its own directory, which is empty; or go on with what an earlier transfer left in it."""
         ...
 
     def read(self, folder: DomainFolder, chain: Chain) -> Readable: ...

@@ -95,17 +95,18 @@ class Qcow2Writer:
     """One image for each disk of a stream, each in the hands of a qemu-nbd."""
 
     def __init__(self, incoming: Incoming) -> None:
-        self._fresh = [disk.mode is Mode.FULL for disk in incoming.header.disks]
+        going_on = incoming.resumed is not None
+        self._fresh = [disk.mode is Mode.FULL and not going_on for disk in incoming.header.disks]
         self._targets = [disk.target for disk in incoming.header.disks]
         self._images: list[ServedImage] = []
         try:
             for disk in incoming.header.disks:
                 path = incoming.directory / f"{disk.target}.qcow2"
                 base = incoming.bases.get(disk.target)
-                # As it is seen from the point's directory, beside the other's: a store may be moved as a whole.
-                create_image(
-                    path, disk.size, f"../{base.parent.name}/{base.name}" if base is not None else ""
-                )
+                if not going_on:
+                    # As it is seen from the point's directory, beside the other's: a store may be moved as a whole.
+                    backing = f"../{base.parent.name}/{base.name}" if base is not None else ""
+                    create_image(path, disk.size, backing)
                 self._images.append(ServedImage(path, write=True))
         except BaseException:
             self.close()
@@ -124,10 +125,11 @@ class Qcow2Writer:
         """Zeroes that hide what lies beneath."""
         self._images[disk].clear(offset, length)
 
-    def checkpoint(self) -> None:
-        """The page cache is not for what nobody reads again soon."""
+    def checkpoint(self) -> int:
+        """All on stable storage."""
         for image in self._images:
             image.sync()
+        return 0
 
     def finish(self) -> dict[str, str]:
         """All on stable storage, and no server any more."""

@@ -68,16 +68,20 @@ class RawWriter:
     """One image for each disk of a stream."""
 
     def __init__(self, incoming: Incoming, clone: Callable[[Path, Path, int], SparseFile]) -> None:
-        self._fresh = [disk.mode is Mode.FULL for disk in incoming.header.disks]
+        going_on = incoming.resumed is not None
+        self._fresh = [disk.mode is Mode.FULL and not going_on for disk in incoming.header.disks]
         self._targets = [disk.target for disk in incoming.header.disks]
         self._images: list[SparseFile] = []
         try:
             for disk in incoming.header.disks:
                 path = incoming.directory / f"{disk.target}.raw"
                 base = incoming.bases.get(disk.target)
-                self._images.append(
-                    SparseFile.create(path, disk.size) if base is None else clone(base, path, disk.size)
-                )
+                if going_on:
+                    self._images.append(SparseFile(path, write=True))
+                elif base is None:
+                    self._images.append(SparseFile.create(path, disk.size))
+                else:
+                    self._images.append(clone(base, path, disk.size))
         except BaseException:
             self.close()
             raise
@@ -95,13 +99,15 @@ class RawWriter:
         """A hole."""
         self._images[disk].clear(offset, length)
 
-    def checkpoint(self) -> None:
-        """Nothing goes on in the middle of an image."""
-
-    def finish(self) -> dict[str, str]:
+    def checkpoint(self) -> int:
         """All on stable storage."""
         for image in self._images:
             image.sync()
+        return 0
+
+    def finish(self) -> dict[str, str]:
+        """The names of the images."""
+        self.checkpoint()
         self.close()
         return {target: f"{target}.raw" for target in self._targets}
 

@@ -19,23 +19,19 @@ sequence. Every key is there, and no other.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
+from thinsync_virt.endpoint.target.stores.wrapping import Fields, require, typed, unwrap, wrap
 from thinsync_virt.errors import PoolError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_uuid
 from thinsync_virt.model.points import Consistency, check_sequence, check_time
 from thinsync_virt.model.targets import TargetKind
 
-VERSION = 1
 _FILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,79}")
 _MAX_NUMBER = (1 << 63) - 1
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +43,7 @@ class Identity:
 
     def __post_init__(self) -> None:
         check_lvm_uuid(self.id)
-        _require(self.kind is not TargetKind.HOST, "it is no kind of store")
+        require(self.kind is not TargetKind.HOST, "it is no kind of store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +60,9 @@ class DiskRecord:
 
     def __post_init__(self) -> None:
         check_disk_target(self.target)
-        _require(_FILE.fullmatch(self.file) is not None, f"{self.file[:80]!r} is no file of a point")
+        require(_FILE.fullmatch(self.file) is not None, f"{self.file[:80]!r} is no file of a point")
         for number in (self.size, self.chunk_size, self.file_size, self.file_time):
-            _require(0 <= number <= _MAX_NUMBER, f"{number} is no size")
+            require(0 <= number <= _MAX_NUMBER, f"{number} is no size")
         if self.base is not None:
             check_id(self.base)
 
@@ -90,7 +86,7 @@ class PointRecord:
         check_sequence(self.sequence)
         check_time(self.time)
         Definition(dict.fromkeys(self.parts, b""))
-        _require(
+        require(
             len({disk.target for disk in self.disks}) == len(self.disks) > 0, "its disks repeat, or are none"
         )
 
@@ -116,11 +112,11 @@ class DomainRecord:
     def __post_init__(self) -> None:
         check_lvm_uuid(self.store)
         check_id(self.uuid)
-        _require(0 < len(self.name) <= 255 and "/" not in self.name, f"the name {self.name[:80]!r}")
+        require(0 < len(self.name) <= 255 and "/" not in self.name, f"the name {self.name[:80]!r}")
         seen: set[str] = set()
         for point in self.points:
-            _require(point.id not in seen, f"point {point.id} is there twice")
-            _require(point.bases <= seen, f"point {point.id} stands on one that does not come before it")
+            require(point.id not in seen, f"point {point.id} is there twice")
+            require(point.bases <= seen, f"point {point.id} stands on one that does not come before it")
             seen.add(point.id)
 
     def point(self, identifier: str) -> PointRecord | None:
@@ -143,13 +139,13 @@ class DomainRecord:
 
 def encode_identity(identity: Identity) -> bytes:
     """The content of ``store.json``."""
-    return _wrap({"id": identity.id, "kind": identity.kind.value})
+    return wrap({"id": identity.id, "kind": identity.kind.value})
 
 
 def parse_identity(data: bytes, where: str) -> Identity:
     """From ``store.json``, which is at ``where``. Raises PoolError that names it."""
     try:
-        fields = _Fields(_unwrap(data))
+        fields = Fields(unwrap(data))
         identity = Identity(fields.take("id", str), TargetKind(fields.take("kind", str)))
         fields.finish()
     except (ValueError, ThinsyncError) as error:
@@ -159,7 +155,7 @@ def parse_identity(data: bytes, where: str) -> Identity:
 
 def encode_domain(record: DomainRecord) -> bytes:
     """The content of ``points.json``."""
-    return _wrap(
+    return wrap(
         {
             "domain": {"name": record.name, "uuid": record.uuid},
             "store": record.store,
@@ -171,13 +167,13 @@ def encode_domain(record: DomainRecord) -> bytes:
 def parse_domain(data: bytes, where: str) -> DomainRecord:
     """From ``points.json``, which is at ``where``. Raises PoolError that names it."""
     try:
-        fields = _Fields(_unwrap(data))
-        domain = _Fields(fields.take("domain", dict))
+        fields = Fields(unwrap(data))
+        domain = Fields(fields.take("domain", dict))
         record = DomainRecord(
             fields.take("store", str),
             domain.take("name", str),
             domain.take("uuid", str),
-            tuple(_parse_point(_Fields(point)) for point in fields.take("points", list)),
+            tuple(_parse_point(Fields(point)) for point in fields.take("points", list)),
         )
         fields.finish()
         domain.finish()
@@ -199,22 +195,22 @@ def _encode_point(point: PointRecord) -> dict[str, Any]:
     }
 
 
-def _parse_point(fields: _Fields) -> PointRecord:
+def _parse_point(fields: Fields) -> PointRecord:
     point = PointRecord(
         id=fields.take("id", str),
         sequence=fields.take("sequence", int),
         time=fields.take("time", int),
         consistency=Consistency(fields.take("consistency", str)),
         definition=fields.take("definition", str),
-        parts=tuple(_typed(part, str) for part in fields.take("parts", list)),
+        parts=tuple(typed(part, str) for part in fields.take("parts", list)),
         retired=fields.take("retired", bool),
-        disks=tuple(_parse_disk(_Fields(disk)) for disk in fields.take("disks", list)),
+        disks=tuple(_parse_disk(Fields(disk)) for disk in fields.take("disks", list)),
     )
     fields.finish()
     return point
 
 
-def _parse_disk(fields: _Fields) -> DiskRecord:
+def _parse_disk(fields: Fields) -> DiskRecord:
     disk = DiskRecord(
         target=fields.take("target", str),
         size=fields.take("size", int),
@@ -226,65 +222,6 @@ def _parse_disk(fields: _Fields) -> DiskRecord:
     )
     fields.finish()
     return disk
-
-
-def _wrap(content: dict[str, Any]) -> bytes:
-    value = {"content": content, "sha256": _digest(content), "version": VERSION}
-    return json.dumps(value, sort_keys=True, indent=1).encode() + b"\n"
-
-
-def _unwrap(data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("it is nested without end") from error
-    fields = _Fields(value)
-    version = fields.take("version", int)
-    if version != VERSION:
-        raise PoolError(
-            f"it has version {version}, this program knows {VERSION}",
-            hint="upgrade thinsync-virt here before touching this directory",
-        )
-    content, digest = fields.take("content", dict), fields.take("sha256", str)
-    fields.finish()
-    _require(_digest(content) == digest, "its content does not match its digest")
-    return content
-
-
-def _digest(content: dict[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Fields:
-    """A JSON object from which each key is taken once, with its type; what is left over is refused."""
-
-    def __init__(self, value: object) -> None:
-        self._left = dict(_typed(value, dict))
-
-    def take(self, name: str, kind: type[T]) -> T:
-        _require(name in self._left, f"{name} is missing")
-        return _typed(self._left.pop(name), kind)
-
-    def take_optional(self, name: str, kind: type[T]) -> T | None:
-        if self._left.get(name, name) is None:
-            del self._left[name]
-            return None
-        return self.take(name, kind)
-
-    def finish(self) -> None:
-        _require(not self._left, f"it has an unknown key {next(iter(self._left), '')[:40]!r}")
-
-
-def _typed(value: object, kind: type[T]) -> T:
-    # Not isinstance: True is an int.
-    _require(type(value) is kind, f"{str(value)[:40]!r} is of another type")
-    return value  # type: ignore[return-value]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 def _damaged(where: str, error: Exception) -> PoolError:

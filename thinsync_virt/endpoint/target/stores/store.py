@@ -8,9 +8,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.arrival import Arrival, room
-from thinsync_virt.endpoint.target.stores.cleaning import clean, remove_unnamed, settle
+from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
+from thinsync_virt.endpoint.target.stores.progress import find_progress
 from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES, Definition
@@ -74,7 +75,21 @@ class StoreEnd:
         if folder is None:
             return ()
         _refuse_written(folder)
-        return (TargetState(self._key(folder), points_of(folder), (), (), "", (), self._choices(folder)),)
+        key, progress = self._key(folder), find_progress(folder)
+        left = (
+            progress.unfinished(key, folder.incoming_path(progress.interrupted.point)) if progress else None
+        )
+        state = TargetState(
+            key,
+            points_of(folder),
+            (left,) if left is not None else (),
+            (),
+            "",
+            (),
+            self._choices(folder),
+            progress.interrupted if progress is not None else None,
+        )
+        return (state,)
 
     def _key(self, folder: DomainFolder) -> ReplicaKey:
         return ReplicaKey(folder.record.uuid, self.store.identity.id)
@@ -116,10 +131,12 @@ class StoreEnd:
         events: Iterator[Event],
         expected: Mapping[str, Announcement],
         progress: Callable[[int], None],
+        acknowledge: Callable[[dict[str, int]], None] = lambda _: None,
     ) -> RecoveryPoint:
         """Take one stream and seal its point. ``expected`` is what each disk will bring.
 
-        Raises StreamError, SpaceError, ConflictError; what had come is gone then.
+        ``acknowledge`` gets how far each disk is on stable storage. Raises StreamError, SpaceError, ConflictError;
+        what had come is gone then. It stays only after UnreachableError, for a transfer that goes on.
         """
 
         def ours() -> Iterator[Event]:
@@ -129,7 +146,7 @@ class StoreEnd:
                     self._check_locked(event.header.domain_uuid)
                 yield event
 
-        point = Arrival(self.store, self.keeper, expected, self.where).run(ours(), progress)
+        point = Arrival(self.store, self.keeper, expected, self.where, acknowledge).run(ours(), progress)
         found = [held for folder in self.store.domains() for held in points_of(folder) if held.id == point]
         return found[0]
 
@@ -152,11 +169,14 @@ class StoreEnd:
         """A store registers nothing: there is nothing to be wrong."""
         return ()
 
-    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
-        """Remove what crashes left, and points of which files are missing; say what was done."""
+    def tidy(self, key: ReplicaKey, keep: str = "") -> tuple[str, ...]:
+        """Remove what crashes left, and points of which files are missing; say what was done.
+
+        ``keep`` is the id of the interrupted point that will go on, "" for none.
+        """
         self._check_locked(key.domain)
         folder = self.store.domain(key.domain)
-        return clean(folder, self.keeper) if folder is not None else ()
+        return clean(folder, self.keeper, keep) if folder is not None else ()
 
     def retire(self, key: ReplicaKey, common: str) -> None:
         """The store's own retention; ``common`` is the newest point that the source has too."""
@@ -167,7 +187,9 @@ class StoreEnd:
         expired = expired_at_target(points_of(folder), registered=(), common=common)
         if len(expired) > self.keeper.slack:
             with suppress(BusyError):  # somebody reads what would be merged: the next run comes again
-                remove_unnamed(folder, self.keeper, frozenset(point.id for point in expired))
+                progress = find_progress(folder)
+                keep = progress.interrupted.point if progress is not None else ""
+                retire_points(folder, self.keeper, frozenset(point.id for point in expired), keep)
 
 
 def offered(folder: DomainFolder) -> list[PointRecord]:
