@@ -28,6 +28,7 @@ from thinsync_virt.endpoint.recovery import (
 )
 from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
+from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.endpoint.volumes.recovery import recover_received, recover_sent
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
@@ -75,9 +76,9 @@ class LocalHost:
             lvm, LibvirtHypervisor(reached=reached), chosen_opener(), VolumeFinder(lvm), socket.gethostname()
         )
 
-    def source(self) -> ThinSource:
+    def source(self, tuning: Tuning | None = None) -> ThinSource:
         """This host as a source."""
-        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name)
+        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name, tuning)
 
     def target(self) -> ThinTarget:
         """This host as a target."""
@@ -219,9 +220,11 @@ def parse_host(to: str) -> HostTarget:
 class Session:
     """This host as source and one other as target, for the length of a command."""
 
-    def __init__(self, host: LocalHost, target: RemoteTarget, stack: ExitStack) -> None:
+    def __init__(
+        self, host: LocalHost, target: RemoteTarget, stack: ExitStack, tuning: Tuning | None = None
+    ) -> None:
         self.host = host
-        self.source = host.source()
+        self.source = host.source(tuning)
         self.target = target
         self.target_prover = target
         self.source_prover = host.prover(Role.SOURCE)
@@ -229,8 +232,8 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, to: str) -> Iterator[Session]:
-        """Connect. Raises UsageError, UnreachableError."""
+    def open(cls, to: str, *, tuning: Tuning | None = None, rate: int | None = None) -> Iterator[Session]:
+        """Connect. A stream goes no faster than ``rate`` bytes per second. Raises UsageError, UnreachableError."""
         from thinsync_virt.remote.connect import connect
         from thinsync_virt.remote.greeting import our_greeting
         from thinsync_virt.remote.target_client import RemoteTarget
@@ -240,7 +243,7 @@ class Session:
         with ExitStack() as stack:
             client = stack.enter_context(connect(spec, our_greeting(__version__, host.name)))
             stack.callback(host.hypervisor.close)
-            yield cls(host, RemoteTarget(client, str(spec)), stack)
+            yield cls(host, RemoteTarget(client, str(spec), rate=rate), stack, tuning)
 
     def lock(self, domain: str) -> AbstractContextManager[None]:
         """One replication of a domain at a time. Raises BusyError: already running, pid N."""

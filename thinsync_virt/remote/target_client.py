@@ -17,6 +17,7 @@ from thinsync_virt.model.states import PoolReport, TargetState
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.codec import from_wire, to_wire
 from thinsync_virt.stream.frames import Piece
+from thinsync_virt.system.pacing import TokenBucket
 from thinsync_virt.units import MIB
 
 
@@ -42,10 +43,12 @@ class RemoteTarget:
     ``host`` is its name for messages, ``address`` what ``--to`` must say to reach it again.
     """
 
-    def __init__(self, client: Client, address: str = "") -> None:
+    def __init__(self, client: Client, address: str = "", *, rate: int | None = None) -> None:
+        """``rate``: a stream is sent no faster than so many bytes per second."""
         self.host = client.name
         self.address = address or client.name
         self._client = client
+        self._rate = rate
 
     @property
     def package(self) -> str:
@@ -90,7 +93,8 @@ class RemoteTarget:
                 yield piece
                 progress(stream.read)
 
-        answer = self._client.send_stream("receive", {"expected": to_wire(stream.expected)}, chunks())
+        paced = chunks() if self._rate is None else TokenBucket(self._rate).paced(chunks())
+        answer = self._client.send_stream("receive", {"expected": to_wire(stream.expected)}, paced)
         return from_wire(RecoveryPoint, answer["point"], "point")
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
