@@ -121,7 +121,7 @@ def test_a_manual_pair_through_a_pipe_and_by_way_of_a_file(volumes: Volumes) -> 
     # Of two changed chunks half was written; one of them is new as a whole.
     assert sent["read"] == 2 * 65536 and sent["stream_bytes"] < 150_000
     assert as_json(hosts, "alpha", f"thinsync-vm stream verify {file} --json")["whole"] is True
-    damaged = f"(head -c 5000 {file}; printf x; tail -c +5002 {file}) | ssh beta {volumes.receive('copy')}"
+    damaged = f"(head -c 5000 {file}; tail -c +5002 {file}) | ssh beta {volumes.receive('copy')}"
     hosts.sh("alpha", damaged, check=False)
     assert volumes.digest("beta", "copy") == monday
     assert volumes.left("beta") == []
@@ -164,7 +164,7 @@ def test_a_power_cut_in_a_receive(volumes: Volumes, step: str) -> None:
     hosts.sh("beta", f"rm -f {STOPPED}; mkdir -p -m 700 /run/thinsync; echo {shlex.quote(step)} > {STOP}")
     line = (
         f"thinsync-vm send {volumes.name('tuesday')} --base {volumes.name('monday')}"
-        f" | ssh beta {shlex.quote(volumes.receive('copy'))}"
+        f" | ssh -o ServerAliveInterval=5 beta {shlex.quote(volumes.receive('copy'))}"
     )
     hosts.sh("alpha", f"setsid sh -c {shlex.quote(line)} >/dev/null 2>&1 </dev/null & true")
     wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=120, what="at the step")

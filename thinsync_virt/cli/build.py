@@ -30,7 +30,7 @@ from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.target.thin import ThinTarget
-from thinsync_virt.endpoint.volumes.recovery import recover_received, recover_sent
+from thinsync_virt.endpoint.volumes.recovery import recover_streams
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
 from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
@@ -109,8 +109,7 @@ class LocalHost:
         recovery.attempt(lambda: recover_transactions(self.lvm, leases, recovery))
         for role in (Role.SOURCE, Role.TARGET):
             recovery.attempt(partial(recover_sets, self.lvm, role, recovery))
-        recovery.attempt(lambda: recover_received(self.lvm, recovery.attempt))
-        recovery.attempt(lambda: recover_sent(self.lvm, recovery.attempt))
+        recovery.attempt(lambda: recover_streams(self.lvm, recovery.attempt))
         if not boot:
             recovery.attempt(self._restore_started)
         return recovery
