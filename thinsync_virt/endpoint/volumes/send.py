@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 from thinsync_virt.endpoint.mappings import MappingsOpener
-from thinsync_virt.endpoint.source.deltas import Pair, read_deltas
 from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream, VolumeHead
+from thinsync_virt.endpoint.source.pairs import Pair, read_pairs
 from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.volumes.points import SentPoint
 from thinsync_virt.endpoint.volumes.temporary import temporary_snapshot
@@ -157,7 +157,7 @@ class VolumeSender:
 
     def _deltas(self, pairs: Sequence[Pair]) -> tuple[OutgoingDisk, ...]:
         chunk_sizes = {pool.name: pool.chunk_size for pool in self._lvm.pools()}
-        extents = read_deltas(self._lvm, self._mappings, pairs)
+        extents = read_pairs(self._lvm, self._mappings, pairs)
         return tuple(
             OutgoingDisk(
                 pair.target,
