@@ -28,8 +28,9 @@ from thinsync_virt.endpoint.recovery import (
 )
 from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
+from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.target.thin import ThinTarget
-from thinsync_virt.endpoint.volumes.recovery import recover_received, recover_sent
+from thinsync_virt.endpoint.volumes.recovery import recover_streams
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
@@ -76,9 +77,9 @@ class LocalHost:
             lvm, LibvirtHypervisor(reached=reached), chosen_opener(), VolumeFinder(lvm), socket.gethostname()
         )
 
-    def source(self) -> ThinSource:
+    def source(self, tuning: Tuning | None = None) -> ThinSource:
         """This host as a source."""
-        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name)
+        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name, tuning)
 
     def target(self) -> ThinTarget:
         """This host as a target."""
@@ -109,8 +110,7 @@ class LocalHost:
         recovery.attempt(lambda: recover_transactions(self.lvm, leases, recovery))
         for role in (Role.SOURCE, Role.TARGET):
             recovery.attempt(partial(recover_sets, self.lvm, role, recovery))
-        recovery.attempt(lambda: recover_received(self.lvm, recovery.attempt))
-        recovery.attempt(lambda: recover_sent(self.lvm, recovery.attempt))
+        recovery.attempt(lambda: recover_streams(self.lvm, recovery.attempt))
         if not boot:
             recovery.attempt(self._restore_started)
         return recovery
@@ -207,7 +207,9 @@ def recorded_target(domain: str) -> str:
     return max(confirmed, key=lambda point: point.order).confirmed_by
 
 
-def open_target(spec: Target, host: str, stack: ExitStack) -> RemoteTarget | LocalTarget:
+def open_target(
+    spec: Target, host: str, stack: ExitStack, *, rate: int | None = None
+) -> RemoteTarget | LocalTarget:
     """The target that ``--to`` names, seen from this host, which is ``host``; open until ``stack`` is closed."""
     from thinsync_virt.model.targets import StoreTarget
 
@@ -218,7 +220,7 @@ def open_target(spec: Target, host: str, stack: ExitStack) -> RemoteTarget | Loc
         end, prover = open_store(spec, host)
         stack.callback(end.end)
         stack.callback(prover.close)
-        return LocalTarget(end, prover, str(spec))
+        return LocalTarget(end, prover, str(spec), rate=rate)
     from thinsync_virt.remote.connect import connect
     from thinsync_virt.remote.greeting import our_greeting
     from thinsync_virt.remote.target_client import RemoteTarget
@@ -226,15 +228,21 @@ def open_target(spec: Target, host: str, stack: ExitStack) -> RemoteTarget | Loc
     store, address = (spec, spec.host) if isinstance(spec, StoreTarget) else (None, spec)
     assert address is not None
     client = stack.enter_context(connect(address, our_greeting(__version__, host)))
-    return RemoteTarget(client, str(spec), store)
+    return RemoteTarget(client, str(spec), store, rate=rate)
 
 
 class Session:
     """This host as source, and another one or a directory as target, for the length of a command."""
 
-    def __init__(self, host: LocalHost, target: RemoteTarget | LocalTarget, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        host: LocalHost,
+        target: RemoteTarget | LocalTarget,
+        stack: ExitStack,
+        tuning: Tuning | None = None,
+    ) -> None:
         self.host = host
-        self.source = host.source()
+        self.source = host.source(tuning)
         self.target = target
         self.target_prover = target
         self.source_prover = host.prover(Role.SOURCE)
@@ -242,15 +250,18 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, to: str) -> Iterator[Session]:
-        """Connect, or open the directory. Raises UsageError, UnreachableError, ConflictError."""
+    def open(cls, to: str, *, tuning: Tuning | None = None, rate: int | None = None) -> Iterator[Session]:
+        """Connect, or open the directory. A stream goes no faster than ``rate`` bytes per second.
+
+        Raises UsageError, UnreachableError, ConflictError.
+        """
         from thinsync_virt.model.targets import TargetSpec
 
         spec = TargetSpec.parse(to)
         host = LocalHost.make()
         with ExitStack() as stack:
             stack.callback(host.hypervisor.close)
-            yield cls(host, open_target(spec, host.name, stack), stack)
+            yield cls(host, open_target(spec, host.name, stack, rate=rate), stack, tuning)
 
     def lock(self, domain: str) -> AbstractContextManager[None]:
         """One replication of a domain at a time. Raises BusyError: already running, pid N."""

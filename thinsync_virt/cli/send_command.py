@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, suppress
 from typing import TYPE_CHECKING
 
 import click
 
 from thinsync_virt.cli.completion import complete_sources
-from thinsync_virt.cli.options import EXIT_STATUS, json_option
+from thinsync_virt.cli.options import EXIT_STATUS, json_option, parse_transfer, transfer_options
 from thinsync_virt.cli.stream_progress import show_progress, tell, tell_terminal
 from thinsync_virt.errors import ThinsyncError, UsageError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from thinsync_virt.endpoint.source.outgoing import OutgoingStream
     from thinsync_virt.endpoint.volumes.send import VolumeSender, Writer
     from thinsync_virt.model.sources import PointName, SourceName
+    from thinsync_virt.stream.frames import Piece
     from thinsync_virt.system.pipes import StreamOutput
 
 _STDOUT = 1
@@ -44,8 +45,20 @@ _STDOUT = 1
     metavar="FILE",
     help="Write to FILE, which is there when it is whole, and not before.",
 )
+@transfer_options
 @json_option
-def command(source: str, base: str | None, shape: str, output: str | None, as_json: bool) -> None:
+def command(
+    source: str,
+    base: str | None,
+    shape: str,
+    output: str | None,
+    compress: str,
+    bwlimit: str | None,
+    grain: str,
+    nice: int | None,
+    ionice: str | None,
+    as_json: bool,
+) -> None:
     """Write a volume, a recovery point, or what makes one of another, as a stream to standard output.
 
     SOURCE is VG/LV, a thin volume; DOMAIN@POINT, all disks of a recovery point with its definition, by its id or the
@@ -69,7 +82,10 @@ def command(source: str, base: str | None, shape: str, output: str | None, as_js
     older = parse_source(base) if base is not None else None
     if as_json and output is None:
         raise UsageError("--json and the stream would both go to standard output", hint="add --output FILE")
-    sender = local_sender()
+    if shape != "native" and compress not in ("auto", "off"):
+        raise UsageError("the format of thin-send-recv knows no compression", hint="leave out --compress")
+    tuning, rate = parse_transfer(compress, bwlimit, grain, nice, ionice)
+    sender = local_sender(tuning)
     with ExitStack() as stack:
         if output is None:
             out = StreamOutput(_STDOUT, "standard output")
@@ -83,7 +99,7 @@ def command(source: str, base: str | None, shape: str, output: str | None, as_js
         writer = StreamWriter() if shape == "native" else ThinSendWriter()
         stream = stack.enter_context(_open(sender, wanted, older, writer))
         progress = stack.enter_context(show_progress("sending", stream.total, quiet=as_json))
-        _write(stream, out, progress)
+        _write(stream, out, rate, progress)
     if as_json:
         _print_json(stream, source, base, shape, output)
     else:
@@ -127,18 +143,29 @@ def _open_point(
     return sender.point(finder.load(point), older, writer, tell)
 
 
-def _write(stream: OutgoingStream, out: StreamOutput, progress: Callable[[int], None]) -> None:
+def _write(
+    stream: OutgoingStream, out: StreamOutput, rate: int | None, progress: Callable[[int], None]
+) -> None:
+    from thinsync_virt.system.pacing import TokenBucket
+
     try:
-        for pieces in stream:
-            out.write(pieces)
-            progress(stream.read)
+        with closing(_frames(stream, progress)) as frames:
+            for pieces in frames if rate is None else TokenBucket(rate).paced(frames):
+                out.write(pieces)
     except BrokenPipeError:
         raise
     except Exception as error:
         # Whoever receives it is to know why there is no more.
         with suppress(ThinsyncError, BrokenPipeError):
-            out.write(stream.writer.error(error))
+            out.write(stream.failed(error))
         raise
+
+
+def _frames(stream: OutgoingStream, progress: Callable[[int], None]) -> Generator[Sequence[Piece]]:
+    with closing(iter(stream)) as frames:
+        for pieces in frames:
+            yield pieces
+            progress(stream.read)
 
 
 def _print(stream: OutgoingStream, source: str) -> None:

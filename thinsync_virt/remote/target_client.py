@@ -18,6 +18,7 @@ from thinsync_virt.model.targets import StoreTarget
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.codec import from_wire, to_wire
 from thinsync_virt.stream.frames import Piece
+from thinsync_virt.system.pacing import TokenBucket
 from thinsync_virt.units import MIB
 
 
@@ -43,14 +44,29 @@ class RemoteTarget:
     ``host`` is its name for messages, ``address`` what ``--to`` must say to reach it again.
     """
 
-    def __init__(self, client: Client, address: str = "", store: StoreTarget | None = None) -> None:
-        """``store`` is what the server is to serve in place of its host's thin pools. Raises ThinsyncError."""
+    def __init__(
+        self,
+        client: Client,
+        address: str = "",
+        store: StoreTarget | None = None,
+        *,
+        rate: int | None = None,
+    ) -> None:
+        """``store`` is what the server is to serve in place of its host's thin pools.
+
+        ``rate``: a stream is sent no faster than so many bytes per second. Raises ThinsyncError.
+        """
         self.host = client.name
         self.address = address or client.name
         self._client = client
+        self._rate = rate
+        self._store = store
         if store is not None:
-            self._client.call("open", {"kind": store.kind.value, "path": store.path})
             self.host = f"{client.name}:{store.kind.value}:{store.path}"
+            self._open_store(store)
+
+    def _open_store(self, store: StoreTarget) -> None:
+        self._client.call("open", {"kind": store.kind.value, "path": store.path})
 
     @property
     def package(self) -> str:
@@ -95,7 +111,8 @@ class RemoteTarget:
                 yield piece
                 progress(stream.read)
 
-        answer = self._client.send_stream("receive", {"expected": to_wire(stream.expected)}, chunks())
+        paced = chunks() if self._rate is None else TokenBucket(self._rate).paced(chunks())
+        answer = self._client.send_stream("receive", {"expected": to_wire(stream.expected)}, paced)
         return from_wire(RecoveryPoint, answer["point"], "point")
 
     def register(self, key: ReplicaKey, point: str) -> Registration:

@@ -43,6 +43,7 @@ _PACKAGES = {
     "qemu-nbd": "qemu-utils",
     "setpriv": "util-linux",
     "qemu-system-x86_64": "qemu-system-x86",
+    "ionice": "util-linux",
     "ssh": "openssh-client",
     "udevadm": "udev",
 }

@@ -23,16 +23,20 @@ from tests.unit.endpoint.between import (
     make_world,
     noise,
 )
+from tests.unit.endpoint.devices import FileMappings
 from tests.unit.endpoint.stored import definition_volume, set_volumes
 from tests.unit.stream.samples import small_stream
 from tests.unit.values import NAME
 from thinsync_virt.cli import build_streams, failures, receive_command, send_command
 from thinsync_virt.cli.main import main
+from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.volumes import points as points_module
 from thinsync_virt.endpoint.volumes.points import PointFinder
+from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import Code, SpaceError
 from thinsync_virt.model.sources import volume_id
 from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.units import KIB
 
 POINT = f"{7:032x}"
 
@@ -75,13 +79,20 @@ class Shell:
         return said
 
 
+def sender_of(world: World) -> Callable[[Tuning], VolumeSender]:
+    def make(tuning: Tuning) -> VolumeSender:
+        return VolumeSender(world.lvm, FileMappings(world.lvm), world.report, "alpha", tuning)
+
+    return make
+
+
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     world = make_world(tmp_path, monkeypatch)
     first = changed(noise(1), 2)
     world.put(FIRST, first)
     world.put(SECOND, changed(first, 3, hole=5))
-    monkeypatch.setattr(build_streams, "local_sender", lambda: world.sender)
+    monkeypatch.setattr(build_streams, "local_sender", sender_of(world))
     monkeypatch.setattr(build_streams, "local_receiver", lambda: world.receiver)
     monkeypatch.setattr(build_streams, "local_point_finder", lambda: PointFinder(world.lvm))
     monkeypatch.setattr(points_module, "read_definition", lambda lvm, entry: DEFINITION)
@@ -251,6 +262,26 @@ def test_no_stream_goes_to_a_terminal_or_comes_from_one(
     real: Callable[[int, str], Any] = pipes.StreamInput
     monkeypatch.setattr(pipes, "StreamInput", from_terminal)
     assert "does not come from a terminal" in shell.error("receive", "vg1/copy", code=Code.USAGE)
+
+
+def test_how_data_travels_can_be_chosen(shell: Shell) -> None:
+    """The blocks that differ, or the whole chunk; packed or not; and nothing else changes."""
+    shell.world.put(LIVE, b"squeeze me" * 3276 + bytes(8), read_only=True)
+    packed, plain = (shell.stream("vg0/live", "--compress", how) for how in ("19", "off"))
+    assert len(packed) < 2000 and len(plain) > 32 * KIB
+    blocks, chunk = (
+        shell.stream("vg0/snap2", "--base", "vg0/snap1", "--compress", "off", "--grain", grain)
+        for grain in ("4k", "chunk")
+    )
+    assert len(blocks) < 16 * KIB and len(chunk) > 64 * KIB
+    slow = shell.stream("vg0/snap2", "--base", "vg0/snap1", "--bwlimit", "1G", "--nice", "19")
+    for stream in (blocks, chunk, slow):
+        shell.world.lvm.remove((COPY,))
+        shell("receive", "vg1/copy", stdin=shell.stream("vg0/snap1"))
+        assert shell("receive", "vg1/copy", stdin=stream)[0] == 0
+        assert shell.world.content() == shell.world.content(SECOND)
+    words = ("send", "vg0/snap1", "--format", "thin-send-recv", "--compress", "3")
+    assert "knows no compression" in shell.error(*words, code=Code.USAGE)
 
 
 def test_nobody_reads_any_more(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

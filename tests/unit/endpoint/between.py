@@ -15,7 +15,7 @@ from tests.unit.values import GROUP, LVM_UUID, pool_report
 from thinsync_virt.endpoint.volumes import locking
 from thinsync_virt.endpoint.volumes.places import Wishes
 from thinsync_virt.endpoint.volumes.receive import Reception, VolumeReceiver
-from thinsync_virt.endpoint.volumes.recovery import recover_received, recover_sent
+from thinsync_virt.endpoint.volumes.recovery import recover_streams
 from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.model.definition import DOMAIN_XML, Definition
@@ -112,8 +112,7 @@ class World:
             except ThinsyncError as error:
                 done.append(f"failed: {what}: {error.message}")
 
-        recover_received(self.lvm, attempt)
-        recover_sent(self.lvm, attempt)
+        recover_streams(self.lvm, attempt)
         return done
 
 

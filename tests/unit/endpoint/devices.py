@@ -44,7 +44,7 @@ class FileLvm(StoredLvm):
     def put(self, one: ThinVolume, content: bytes) -> ThinVolume:
         """A volume that is there already."""
         self.changes += 1
-        uuid = f"lv0000-0000-0000-0000-0000-0000-{self.changes:06d}"
+        uuid = f"lv{self.changes:04}-0000-0000-0000-0000-0000-000000"
         made = replace(one, size=len(content), thin_id=self.changes, uuid=uuid)
         Path(one.name.path).write_bytes(content)
         self.stored[one.name] = made

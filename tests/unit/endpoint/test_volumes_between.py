@@ -287,7 +287,10 @@ def test_a_point_becomes_a_volume_for_each_disk(points: World) -> None:
     found = points.receive(stream, VolumeName("vg1", "web"), with_definition=True)
     assert points.content(only) == disk(points, 2, "vda")
     assert points.content(VolumeName("vg1", "web-vdb")) == disk(points, 2, "vdb")
-    assert found.definition is not None and found.definition.parts[DOMAIN_XML] == b"<domain/>"
+    again = points.receive(stream, VolumeName("vg1", "web"), with_definition=True)
+    assert again.amounts is None
+    for one in (found, again):
+        assert one.definition is not None and one.definition.parts[DOMAIN_XML] == b"<domain/>"
     assert not any(one.active for one in points.lvm.stored.values())
 
 

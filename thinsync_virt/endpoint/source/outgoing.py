@@ -1,12 +1,14 @@
-"""One stream on its way out: the deltas first, as extents; then the data, read as it is sent."""
+"""One stream on its way out: the deltas first, as extents; then the data, read while it is sent (pipeline.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from thinsync_virt import __version__
+from thinsync_virt.endpoint.source.pipeline import PIECE, Part, Run, prepared, worker_count
+from thinsync_virt.endpoint.source.tuning import Comparing, Tuning
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint
@@ -24,30 +26,6 @@ Pieces = list[Piece]
 
 CHECKPOINT_BYTES = 64 * MIB
 """After so many bytes read the target is to make durable what it has: a broken transfer repeats no more than that."""
-PIECE = MIB
-_ZEROES = bytes(PIECE)
-GRAIN = 4096
-"""Guests write blocks of 4 KiB; a changed chunk is 64 KiB at least. Only the blocks that differ travel."""
-
-
-def differing_runs(data: bytes, known: bytes) -> Iterator[tuple[int, int]]:
-    """Where ``data`` differs from ``known``, in whole blocks of 4 KiB: (first byte, byte after the last).
-
-    What lies past the end of ``known`` differs.
-    """
-    if data == known:
-        return
-    start = -1
-    for position in range(0, len(data), GRAIN):
-        end = position + GRAIN
-        if position < len(known) and data[position:end] == known[position:end]:
-            if start >= 0:
-                yield start, position
-            start = -1
-        elif start < 0:
-            start = position
-    if start >= 0:
-        yield start, len(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +71,9 @@ class VolumeHead:
 @dataclass
 class _Count:
     changed: int = 0
+    read: int = 0
     sent: int = 0
+    packed: int = 0
 
 
 @dataclass
@@ -109,9 +89,10 @@ class OutgoingStream:
     packed_definition: bytes
     deltas: tuple[OutgoingDisk, ...]
     addressed: bool = True
-    writer: StreamWriter | ThinSendWriter = field(default_factory=StreamWriter)
+    tuning: Tuning = field(default_factory=Tuning)
     read: int = 0
     _unchecked: int = 0
+    _writer: StreamWriter | ThinSendWriter = field(default_factory=StreamWriter)
     _counts: dict[str, _Count] = field(default_factory=dict)
     _devices: dict[str, BlockDevice] = field(default_factory=dict)
 
@@ -142,15 +123,20 @@ class OutgoingStream:
     @property
     def stream_bytes(self) -> int:
         """Bytes of the stream so far."""
-        return self.writer.bytes_sent
+        return self._writer.bytes_sent
 
     @property
     def disks(self) -> tuple[SentDisk, ...]:
-        """Per disk: size, bytes in changed chunks, bytes of data sent so far."""
-        return tuple(
-            SentDisk(d.target, d.size, self._counts[d.target].changed, self._counts[d.target].sent)
-            for d in self.deltas
-        )
+        """Per disk: size, bytes in changed chunks; so far read, of data sent, and of it on the wire."""
+        return tuple(SentDisk(d.target, d.size, **vars(self._counts[d.target])) for d in self.deltas)
+
+    def write_with(self, writer: StreamWriter | ThinSendWriter) -> None:
+        """Another format than ours; before the first byte."""
+        self._writer = writer
+
+    def failed(self, error: BaseException) -> Pieces:
+        """What tells whoever receives the stream why there is no more of it."""
+        return self._writer.error(error)
 
     def open(self) -> ExitStack:
         """Open all volumes, heads and bases; they must be active. Raises NotFoundError, with none left open."""
@@ -160,53 +146,73 @@ class OutgoingStream:
                     self._devices[path] = stack.enter_context(BlockDevice(path))
             return stack.pop_all()
 
-    def __iter__(self) -> Iterator[Pieces]:
-        """The stream, frame by frame."""
-        yield self.writer.begin(self._header())
-        yield self.writer.definition(self.packed_definition)
-        for index, delta in enumerate(self.deltas):
-            base = self._devices[delta.base_path] if delta.base_path else None
-            for pieces in self._disk(index, delta, self._devices[delta.path], base):
-                yield pieces
+    def __iter__(self) -> Generator[Pieces]:
+        """The stream: a few frames, and no more than 1 MiB of data, at a time."""
+        yield self._writer.begin(self._header())
+        yield self._writer.definition(self.packed_definition)
+        comparing, packer = Comparing(self.tuning.grain), self.tuning.packer()
+
+        def notice(waited: float, blocked: float) -> None:
+            comparing.sent(waited, blocked)
+            packer.sent(waited, blocked)
+
+        index = 0
+        with closing(prepared(self._parts(comparing), packer, notice, worker_count())) as parts:
+            for part, runs in parts:
+                if part.index != index:
+                    yield from self._checkpoint()
+                    index = part.index
+                if pieces := self._frames(part, runs):
+                    yield pieces
                 if self._unchecked >= CHECKPOINT_BYTES:
                     yield from self._checkpoint()
-            yield from self._checkpoint()
-        yield self.writer.end()
+        yield from self._checkpoint()
+        yield self._writer.end()
 
-    def _disk(
-        self, index: int, delta: OutgoingDisk, head: BlockDevice, base: BlockDevice | None
-    ) -> Iterator[Pieces]:
-        for extent in delta.left:
-            if extent.kind is ExtentKind.UNMAPPED:
-                # A full copy begins with nothing mapped.
-                if delta.mode is Mode.INCREMENTAL:
-                    yield self.writer.unmap(index, extent.start, extent.length)
-                continue
-            for start in range(extent.start, extent.end, PIECE):
-                length = min(PIECE, extent.end - start)
-                data = head.read(start, length)
-                self.read += length
-                self._unchecked += length
-                known = b""
-                if base is not None and start < delta.base_size:
-                    known = base.read(start, min(length, delta.base_size - start))
-                yield from self._changed(index, delta.target, start, data, known)
+    def _parts(self, comparing: Comparing) -> Iterator[Part]:
+        for index, delta in enumerate(self.deltas):
+            head = self._devices[delta.path]
+            for extent in delta.left:
+                if extent.kind is ExtentKind.UNMAPPED:
+                    # A full copy begins with nothing mapped.
+                    if delta.mode is Mode.INCREMENTAL:
+                        yield Part(index, extent.start, extent.length, None)
+                    continue
+                for start in range(extent.start, extent.end, PIECE):
+                    length = min(PIECE, extent.end - start)
+                    if delta.base_path and comparing.wanted(delta.chunk_size):
+                        base = self._devices[delta.base_path]
+                        yield Part(index, start, length, head, base, delta.base_size)
+                    else:
+                        yield Part(index, start, length, head)
 
-    def _changed(self, index: int, target: str, start: int, data: bytes, known: bytes) -> Iterator[Pieces]:
-        """What of ``data`` differs from ``known``, as it is in the base (and may end before ``data`` does)."""
-        for first, last in differing_runs(data, known):
-            run = memoryview(data)[first:last]
-            if run == _ZEROES[: last - first]:
-                yield self.writer.zero(index, start + first, last - first)
+    def _frames(self, part: Part, runs: list[Run]) -> Pieces:
+        """What travels of a part."""
+        if part.head is None:
+            return self._writer.unmap(part.index, part.start, part.length)
+        count = self._counts[self.deltas[part.index].target]
+        pieces: Pieces = []
+        for start, length, data, packed in runs:
+            if data is None:
+                pieces += self._writer.zero(part.index, start, length)
                 continue
-            self._counts[target].sent += last - first
-            yield self.writer.data(index, start + first, run)
+            before = self._writer.bytes_sent
+            if packed is None:
+                pieces += self._writer.data(part.index, start, data)
+            else:
+                pieces += self._writer.data(part.index, start, data, packed)
+            count.sent += length
+            count.packed += self._writer.bytes_sent - before
+        self.read += part.length
+        self._unchecked += part.length
+        count.read += part.length
+        return pieces
 
     def _checkpoint(self) -> Iterator[Pieces]:
         """A checkpoint, if something has travelled since the one before."""
-        if self.writer.fresh_extents:
+        if self._writer.fresh_extents:
             self._unchecked = 0
-            yield self.writer.checkpoint()
+            yield self._writer.checkpoint()
 
     def _header(self) -> StreamHeader:
         return StreamHeader(

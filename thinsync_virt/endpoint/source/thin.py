@@ -24,9 +24,10 @@ from thinsync_virt.endpoint.removal import (
 )
 from thinsync_virt.endpoint.source.agent_check import look_at_agent
 from thinsync_virt.endpoint.source.amounts import differing_bytes, mapped_bytes
-from thinsync_virt.endpoint.source.deltas import Pair, read_deltas
 from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.endpoint.source.pairs import Pair, read_pairs
+from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, SpaceError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
@@ -81,8 +82,10 @@ class ThinSource:
         guard: TakesSets,
         find_volume: Callable[[str], ThinVolume | str],
         host: str,
+        tuning: Tuning | None = None,
     ) -> None:
         self.host = host
+        self._tuning = tuning or Tuning()
         self._lvm = lvm
         self._hypervisor = hypervisor
         self._mappings = mappings
@@ -320,7 +323,7 @@ class ThinSource:
         The deltas are read when the context opens, under one metadata snapshot per pool.
         """
         chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
-        extents = read_deltas(self._lvm, self._mappings, self._pairs(plan, head.point))
+        extents = read_pairs(self._lvm, self._mappings, self._pairs(plan, head.point))
         deltas: list[OutgoingDisk] = []
         names = [disk.volume.name for disk in head.point.disks]
         for disk, mode in self._with_modes(plan, head.point):
@@ -342,8 +345,11 @@ class ThinSource:
             )
         domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
         with activated(self._lvm, tuple(names)), ExitStack() as devices:
-            stream = OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas))
+            stream = OutgoingStream(
+                head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas), tuning=self._tuning
+            )
             devices.enter_context(open_stream(self._lvm, stream, tuple(names)))
+            devices.enter_context(self._tuning.priority.applied())
             yield stream
 
     @staticmethod

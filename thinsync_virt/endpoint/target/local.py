@@ -18,6 +18,7 @@ from thinsync_virt.model.states import Offer, TargetState
 from thinsync_virt.stream.events import Event
 from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.reader import StreamReader
+from thinsync_virt.system.pacing import TokenBucket
 
 
 class Outgoing(Protocol):
@@ -39,12 +40,14 @@ class Outgoing(Protocol):
 class LocalTarget:
     """The store, and its proofs, in one; ``host`` and ``address`` are what stands behind ``--to``."""
 
-    def __init__(self, end: StoreEnd, prover: StoreProver, address: str) -> None:
+    def __init__(self, end: StoreEnd, prover: StoreProver, address: str, *, rate: int | None = None) -> None:
+        """``rate``: a stream is taken no faster than so many bytes per second."""
         self.host = address
         self.address = address
         self.package = __version__
         self._end = end
         self._prover = prover
+        self._rate = rate
         self.begin = end.begin
         self.offer: Callable[[], Offer] = end.offer
         self.states: Callable[[str, str], tuple[TargetState, ...]] = end.states
@@ -67,7 +70,15 @@ class LocalTarget:
 
     def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
         """Take one stream; the point that it became."""
-        return self._end.receive(_events(stream, progress), stream.expected, lambda _: None)
+        pieces = iter(stream) if self._rate is None else TokenBucket(self._rate).paced(iter(stream))
+        try:
+            events = _events(pieces, lambda: progress(stream.read))
+            return self._end.receive(events, stream.expected, lambda _: None)
+        finally:
+            # Whoever reads ahead for it stops then, also after a failure here.
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                close()
 
     def points(self, domain: str) -> tuple[RecoveryPoint, ...]:
         """All points of a domain there."""
@@ -86,10 +97,10 @@ class LocalTarget:
         return self._prover.digests(key, point, disk, blocks, size)
 
 
-def _events(stream: Outgoing, progress: Callable[[int], None]) -> Iterator[Event]:
+def _events(stream: Iterator[Sequence[Piece]], step: Callable[[], None]) -> Iterator[Event]:
     reader = StreamReader()
     for pieces in stream:
         for piece in pieces:
             yield from reader.feed(piece)
-        progress(stream.read)
+        step()
     reader.close()

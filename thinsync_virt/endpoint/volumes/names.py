@@ -13,8 +13,8 @@ _MOST_DM = 115
 """The kernel's 127, less what is put behind the name of a state that is kept."""
 # lvm2: lib/misc/lvm-string.c, apply_lvname_restrictions.
 _RESERVED = re.compile(
-    r"^(?:snapshot|pvmove)"
-    r"|_(?:[cv]data|cmeta|[civ]?orig|wcorig|vorigin|cpool|cvol|pmspare|mimage|mlog|rimage|rmeta|imeta|iorig|tdata|tmeta)"
+    "^(?:snapshot|pvmove)"
+    "|_(?:cdata|cmeta|corig|cpool|cvol|imeta|iorig|mimage|mlog|pmspare|rimage|rmeta|tdata|tmeta|vcfg|vdata|vorigin|wcorig)"
 )
 
 

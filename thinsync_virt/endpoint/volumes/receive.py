@@ -89,10 +89,10 @@ class VolumeReceiver:
         with receive_locks(targets.values()):
             self._clear(targets.values())
             here = self._here()
-            if all(holds(here.find(targets[disk.target]), header, disk) for disk in header.disks):
-                return self._pass_by(header, targets, events)
-            places = find_places(header, targets, wishes, here)
             definition = _Packed(header) if with_definition else None
+            if all(holds(here.find(targets[disk.target]), header, disk) for disk in header.disks):
+                return _pass_by(header, targets, events, definition)
+            places = find_places(header, targets, wishes, here)
             return self._run(places, here, events, wishes, progress, definition)
 
     def receive_plain(
@@ -120,15 +120,6 @@ class VolumeReceiver:
                     take_over(self._lvm, arrival)
                 else:
                     self._lvm.remove(tuple(member.volume.name for member in reversed(arrival.members)))
-
-    def _pass_by(
-        self, header: StreamHeader, targets: Mapping[str, VolumeName], events: Iterator[Event]
-    ) -> Reception:
-        """All of it is here: read to its end, so that whoever sends it does not fail."""
-        for _ in events:
-            pass
-        there = tuple(ReceivedVolume(targets[disk.target], header.point, disk.size) for disk in header.disks)
-        return Reception(there, None, notes=("it was here already: nothing was changed",))
 
     def _run(
         self,
@@ -213,3 +204,15 @@ def _apply(
             continue
         applier.take(event)
         progress(applier.amounts.all)
+
+
+def _pass_by(
+    header: StreamHeader, targets: Mapping[str, VolumeName], events: Iterator[Event], packed: _Packed | None
+) -> Reception:
+    """All of it is here: read to its end, so that whoever sends it does not fail."""
+    for event in events:
+        if isinstance(event, DefinitionPiece) and packed is not None:
+            packed.add(event)
+    there = tuple(ReceivedVolume(targets[disk.target], header.point, disk.size) for disk in header.disks)
+    definition = packed.unpack() if packed is not None else None
+    return Reception(there, None, definition, ("it was here already: nothing was changed",))

@@ -19,10 +19,16 @@ Attempt = Callable[[Callable[[], list[str]], str], None]
 """Does one step: notes what it says was done, or why it could not be."""
 
 
-def recover_received(lvm: Lvm, attempt: Attempt) -> list[str]:
-    """Finish or remove what each ``receive`` left; each is a step of its own."""
-    for arrival in read_arrivals(lvm.volumes()):
+def recover_streams(lvm: Lvm, attempt: Attempt) -> list[str]:
+    """Finish or remove what each ``receive`` left, and remove snapshots whose ``send`` is gone.
+
+    Each is a step of its own.
+    """
+    volumes = lvm.volumes()
+    for arrival in read_arrivals(volumes):
         attempt(partial(_recover_arrival, lvm, arrival), ", ".join(map(str, arrival.targets)))
+    for tag, volume in read_temporaries(volumes):
+        attempt(partial(_remove_temporary, lvm, tag, volume), str(volume.name))
     return []
 
 
@@ -40,15 +46,10 @@ def _recover_arrival(lvm: Lvm, known: Arrival) -> list[str]:
     return []
 
 
-def recover_sent(lvm: Lvm, attempt: Attempt) -> list[str]:
-    """Remove snapshots that were made to be sent, and whose sender is gone; each is a step of its own."""
-    for tag, volume in read_temporaries(lvm.volumes()):
-        attempt(partial(_remove_temporary, lvm, tag, volume), str(volume.name))
-    return []
-
-
 def _remove_temporary(lvm: Lvm, tag: Temporary, volume: ThinVolume) -> list[str]:
     with suppress(BusyError), slot_lock(VolumeName(volume.name.vg, tag.name), tag.slot):
+        if all(one.name != volume.name for one in lvm.volumes(volume.name.vg)):
+            return []  # its sender has removed it meanwhile
         lvm.remove((volume.name,))
         return [f"{volume.name}: removed the snapshot of an interrupted send"]
     return []

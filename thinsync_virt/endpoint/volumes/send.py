@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 
 from thinsync_virt.endpoint.mappings import MappingsOpener
-from thinsync_virt.endpoint.source.deltas import Pair, read_deltas
 from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream, VolumeHead
+from thinsync_virt.endpoint.source.pairs import Pair, read_pairs
+from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.volumes.points import SentPoint
 from thinsync_virt.endpoint.volumes.temporary import temporary_snapshot
 from thinsync_virt.errors import BusyError, ConflictError, NotReplicableError, ThinsyncError, UsageError
@@ -33,12 +35,18 @@ class VolumeSender:
     """This host as the source of ``send``. Streams are good for as long as their context lasts."""
 
     def __init__(
-        self, lvm: Lvm, mappings: MappingsOpener, reports: Callable[[], tuple[PoolReport, ...]], host: str
+        self,
+        lvm: Lvm,
+        mappings: MappingsOpener,
+        reports: Callable[[], tuple[PoolReport, ...]],
+        host: str,
+        tuning: Tuning | None = None,
     ) -> None:
         self._lvm = lvm
         self._mappings = mappings
         self._reports = reports
         self._host = host
+        self._tuning = tuning or Tuning()
 
     @contextmanager
     def volume(
@@ -68,8 +76,9 @@ class VolumeSender:
                 b"",
                 self._deltas((pair,)),
                 addressed=False,
-                writer=writer,
+                tuning=self._tuning_for(writer),
             )
+            stream.write_with(writer)
             stack.enter_context(self._opened(stream, (pair,)))
             yield stream
 
@@ -100,10 +109,15 @@ class VolumeSender:
             sent.packed_definition,
             self._deltas(pairs),
             addressed=False,
-            writer=writer,
+            tuning=self._tuning_for(writer),
         )
+        stream.write_with(writer)
         with self._opened(stream, pairs):
             yield stream
+
+    def _tuning_for(self, writer: Writer) -> Tuning:
+        """thin-send-recv's format knows no compression: packing would be for nothing."""
+        return replace(self._tuning, compress="off") if isinstance(writer, ThinSendWriter) else self._tuning
 
     def _known(self, name: VolumeName) -> ThinVolume:
         volume = self._lvm.volume(name)
@@ -143,7 +157,7 @@ class VolumeSender:
 
     def _deltas(self, pairs: Sequence[Pair]) -> tuple[OutgoingDisk, ...]:
         chunk_sizes = {pool.name: pool.chunk_size for pool in self._lvm.pools()}
-        extents = read_deltas(self._lvm, self._mappings, pairs)
+        extents = read_pairs(self._lvm, self._mappings, pairs)
         return tuple(
             OutgoingDisk(
                 pair.target,
@@ -166,7 +180,7 @@ class VolumeSender:
         idle = tuple(volume.name for volume in volumes if not volume.active)
         try:
             self._lvm.activate(idle)
-            with open_stream(self._lvm, stream, names):
+            with open_stream(self._lvm, stream, names), self._tuning.priority.applied():
                 yield
         except BaseException:
             with suppress(ThinsyncError):

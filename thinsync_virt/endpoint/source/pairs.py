@@ -22,7 +22,7 @@ class Pair:
     base: ThinVolume | None
 
 
-def read_deltas(lvm: Lvm, mappings: MappingsOpener, pairs: Iterable[Pair]) -> dict[str, tuple[Extent, ...]]:
+def read_pairs(lvm: Lvm, mappings: MappingsOpener, pairs: Iterable[Pair]) -> dict[str, tuple[Extent, ...]]:
     """By disk target, in bytes, clipped to the head's size; one metadata snapshot for each pool.
 
     Raises PoolError, BusyError, NotFoundError, CommandError.
