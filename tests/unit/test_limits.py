@@ -26,7 +26,7 @@ from thinsync_virt.model.points import Consistency
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.tags import Role
 from thinsync_virt.model.targets import HostTarget
-from thinsync_virt.replication.driver import Request
+from thinsync_virt.replication.request import Request
 from thinsync_virt.system import ssh
 from thinsync_virt.system.lvm_commands import snapshot_batch
 

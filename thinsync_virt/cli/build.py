@@ -28,6 +28,7 @@ from thinsync_virt.endpoint.recovery import (
 )
 from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
 from thinsync_virt.guard.client import ping, take_set
@@ -119,7 +120,8 @@ class LocalHost:
         recovery.attempt(lambda: recover_metadata_snapshots(self.lvm, leases, recovery))
         recovery.attempt(lambda: recover_transactions(self.lvm, leases, recovery))
         for role in (Role.SOURCE, Role.TARGET):
-            recovery.attempt(partial(recover_sets, self.lvm, role, recovery))
+            journal = TransferJournal() if role is Role.TARGET else None
+            recovery.attempt(partial(recover_sets, self.lvm, role, recovery, journal))
         if not boot:
             recovery.attempt(self._restore_started)
         return recovery
@@ -248,9 +250,11 @@ class Session:
         spec = parse_host(to)
         host = LocalHost.make()
         with ExitStack() as stack:
-            client = stack.enter_context(connect(spec, our_greeting(__version__, host.name)))
+            dial = partial(connect, spec, our_greeting(__version__, host.name))
+            target = RemoteTarget(dial(), str(spec), dial)
+            stack.callback(target.close)
             stack.callback(host.hypervisor.close)
-            yield cls(host, RemoteTarget(client, str(spec)), stack)
+            yield cls(host, target, stack)
 
     def lock(self, domain: str) -> AbstractContextManager[None]:
         """One replication of a domain at a time. Raises BusyError: already running, pid N."""

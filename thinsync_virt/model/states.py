@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from thinsync_virt.model.domains import Domain
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, RegisteredDomain
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.model.volumes import Pool, PoolStatus
 
 
@@ -52,6 +53,7 @@ class TargetState:
 
     ``registered`` are the domains there that have its name or UUID. ``written`` are the disks whose registered
     volume no longer equals its point; ``registered_point`` the point that the definition refers to ("" for none).
+    ``interrupted`` is the one among ``unfinished`` that can go on.
     """
 
     key: ReplicaKey
@@ -61,3 +63,4 @@ class TargetState:
     registered_point: str
     written: tuple[str, ...]
     choices: Choices | None
+    interrupted: Interrupted | None = None

@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.values import pool_report
-from thinsync_virt.endpoint.target import receive
-from thinsync_virt.endpoint.target.receive import ChunkFiller
+from thinsync_virt.endpoint.target import filler as filler_module
+from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.units import SECTOR
 
 CHUNK = 8 * SECTOR
@@ -108,7 +108,7 @@ def run(device: ThinModel, todo: list[Step], *, fresh: bool) -> bytes:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a pool have up to 1 GiB: they are dealt with in pieces, here half a chunk each."""
-    monkeypatch.setattr(receive, "MIB", PIECE)
+    monkeypatch.setattr(filler_module, "MIB", PIECE)
 
 
 @pytest.mark.parametrize("zeroes", [True, False], ids=["zeroing pool", "pool made with -Zn"])

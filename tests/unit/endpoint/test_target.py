@@ -120,10 +120,10 @@ def stream(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda target: target.tidy(KEY),
+        lambda target: target.tidy(KEY, ""),
         lambda target: target.retire(KEY, ""),
         lambda target: target.register(KEY, identifier(1)),
-        lambda target: target.receive(iter(stream()), {"vda": NOTHING}, lambda _: None),
+        lambda target: target.receive(iter(stream()), {"vda": NOTHING}, lambda _: None, lambda _: None),
     ],
     ids=["tidy", "retire", "register", "receive"],
 )
@@ -140,10 +140,10 @@ def test_nothing_changes_without_the_lock_of_that_very_domain(
         call(target)
     assert lvm.volumes() == before
     target.begin(DOMAIN)
-    target.tidy(KEY)
+    target.tidy(KEY, "")
     target.end()
     with pytest.raises(StreamError, match="not locked"):
-        target.tidy(KEY)
+        target.tidy(KEY, "")
 
 
 def test_who_comes_second_is_told_the_domain_the_host_and_the_pid(
@@ -162,10 +162,10 @@ def test_who_comes_second_is_told_the_domain_the_host_and_the_pid(
     assert refusal.value.message == f"replication of web01: already running at beta, pid {os.getpid()}"
     assert refusal.value.hint.endswith(f"at beta: ps -fp {os.getpid()}")
     with pytest.raises(StreamError, match="not locked"):
-        second.tidy(KEY)
+        second.tidy(KEY, "")
     first.end()
     second.begin(DOMAIN)
-    second.tidy(KEY)
+    second.tidy(KEY, "")
     second.end()
 
 
@@ -198,7 +198,7 @@ def test_a_stream_that_does_not_fit_is_refused_before_anything_is_made(
     target.begin(DOMAIN)
     before = lvm.volumes()
     with pytest.raises(kind):
-        target.receive(iter(events), expected, lambda _: None)
+        target.receive(iter(events), expected, lambda _: None, lambda _: None)
     assert lvm.volumes() == before
 
 
@@ -357,7 +357,7 @@ def test_old_registered_volumes_go_unless_they_were_written_to(
     lvm = StoredLvm([*set_volumes(identifier(1)), *old], [pool_report().pool])
     target = make_target(lvm, monkeypatch, writes)
     target.begin(DOMAIN)
-    done = target.tidy(KEY)
+    done = target.tidy(KEY, "")
     assert [one.name in lvm.stored for one in old] == [stays] * made
     assert len(done) == 1
     assert done[0].startswith("kept" if stays else "removed")
@@ -387,10 +387,10 @@ def test_nothing_goes_before_the_definitions_are_on_stable_storage(monkeypatch: 
     with monkeypatch.context() as broken:
         broken.setattr(NoDomains, "settle", cannot)
         with pytest.raises(ThinsyncError, match="stable storage"):
-            target.tidy(KEY)
+            target.tidy(KEY, "")
     assert {one.name for one in old} <= set(lvm.stored)
     assert files == []
-    target.tidy(KEY)
+    target.tidy(KEY, "")
     assert not {one.name for one in old} & set(lvm.stored)
     assert files == [DOMAIN]
 
@@ -411,7 +411,7 @@ def test_nothing_is_kept_in_memory_of_a_stream_for_a_domain_that_is_not_locked(
             yield event
 
     with pytest.raises(StreamError, match="not locked"):
-        target.receive(events(), {"vda": NOTHING}, lambda _: None)
+        target.receive(events(), {"vda": NOTHING}, lambda _: None, lambda _: None)
     assert taken == [begin]
 
 
@@ -449,4 +449,4 @@ def test_room_is_judged_in_the_chunks_of_the_pool_that_receives(
     large = replace(events[0].header.disks[0], size=256 * MIB)
     events[0] = Begin(replace(events[0].header, disks=(large,)))
     with pytest.raises(kind):
-        target.receive(iter(events), {"vda": coming}, lambda _: None)
+        target.receive(iter(events), {"vda": coming}, lambda _: None, lambda _: None)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from thinsync_virt import __version__
-from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
+from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, behind, data_bytes
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import SentDisk
@@ -23,6 +23,9 @@ Pieces = list[Piece]
 
 CHECKPOINT_BYTES = 64 * MIB
 """After so many bytes read the target is to make durable what it has: a broken transfer repeats no more than that."""
+CHECKPOINT_LEAST = 4 * MIB
+CHECKPOINTS = 32
+"""A transfer of less than 2 GiB has about so many checkpoints, so that it never repeats more than one part in that."""
 PIECE = MIB
 _ZEROES = bytes(PIECE)
 GRAIN = 4096
@@ -70,11 +73,7 @@ class OutgoingDisk:
     @property
     def left(self) -> tuple[Extent, ...]:
         """What is still to travel."""
-        return tuple(
-            Extent(max(extent.start, self.start), extent.end - max(extent.start, self.start), extent.kind)
-            for extent in self.extents
-            if extent.end > self.start
-        )
+        return tuple(behind(self.extents, self.start))
 
 
 @dataclass
@@ -109,9 +108,14 @@ class OutgoingStream:
         return sum(data_bytes(delta.left) for delta in self.deltas)
 
     @property
+    def skipped(self) -> int:
+        """Bytes of data that are not read again, because an interrupted transfer brought them."""
+        return sum(data_bytes(delta.extents) for delta in self.deltas) - self.total
+
+    @property
     def expected(self) -> dict[str, Announcement]:
         """What each disk will bring."""
-        return {delta.target: Announcement.of(delta.extents) for delta in self.deltas}
+        return {delta.target: Announcement.of(delta.left) for delta in self.deltas}
 
     @property
     def delta(self) -> str:
@@ -147,11 +151,12 @@ class OutgoingStream:
         """The stream, frame by frame."""
         yield self._writer.begin(self._header())
         yield self._writer.definition(self.packed_definition)
+        interval = min(CHECKPOINT_BYTES, max(CHECKPOINT_LEAST, (self.total + self.skipped) // CHECKPOINTS))
         for index, delta in enumerate(self.deltas):
             base = self._devices[delta.base_path] if delta.base_path else None
             for pieces in self._disk(index, delta, self._devices[delta.path], base):
                 yield pieces
-                if self._unchecked >= CHECKPOINT_BYTES:
+                if self._unchecked >= interval:
                     yield from self._checkpoint()
             yield from self._checkpoint()
         yield self._writer.end()
