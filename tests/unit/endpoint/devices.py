@@ -42,7 +42,8 @@ class FileLvm(StoredLvm):
     def put(self, one: ThinVolume, content: bytes) -> ThinVolume:
         """A volume that is there already."""
         self.changes += 1
-        made = replace(one, size=len(content), thin_id=self.changes)
+        uuid = f"lv{self.changes:04}-0000-0000-0000-0000-0000-000000"
+        made = replace(one, size=len(content), thin_id=self.changes, uuid=uuid)
         Path(one.name.path).write_bytes(content)
         self.stored[one.name] = made
         return made
@@ -100,6 +101,12 @@ class FileLvm(StoredLvm):
         for name in names:
             self._commit()
             self.stored[name] = replace(self.stored[name], read_only=True)
+
+    def set_writable(self, names: Sequence[VolumeName]) -> None:
+        for name in names:
+            if self.stored[name].read_only:
+                self._commit()
+                self.stored[name] = replace(self.stored[name], read_only=False)
 
     def resize(self, name: VolumeName, size: int) -> ThinVolume:
         self._commit()
