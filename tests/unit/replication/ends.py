@@ -72,12 +72,14 @@ class FakeOutgoing:
             start = self.starts.get(one.target, 0)
             assert one.mode is not Mode.FULL or one.expected == MIB - start
         self.read = 0
+        self._sent: set[str] = set()
         self._fuse = fuse
 
     def __iter__(self) -> Iterator[Sequence[bytes]]:
         for target in self._left:
             self._fuse.step(f"send {target}")
             self.read += MIB
+            self._sent.add(target)
             yield [target.encode()]
 
     @property
@@ -114,7 +116,7 @@ class FakeOutgoing:
                 target,
                 64 * MIB,
                 MIB * (number != (self.base_content or {}).get(target)),
-                MIB * (target in self._left),
+                MIB * (target in self._sent),
             )
             for target, number in self.content.items()
         )
@@ -285,7 +287,8 @@ class FakeTarget:
         """So many more steps until the connection is lost; None: any number."""
         self.away = 0
         self.held = 0
-        """So many attempts to reach it fail, and then so many to lock it."""
+        """So many attempts to reach it again fail, and then so many to lock it."""
+        self.reached_again = False
         self._truth = truth
 
     def _step(self, name: str) -> None:
@@ -304,7 +307,7 @@ class FakeTarget:
         if self.away:
             self.away -= 1
             raise UnreachableError("beta: it does not answer")
-        self.connected = True
+        self.connected = self.reached_again = True
 
     def sealed(self) -> list[RecoveryPoint]:
         return sorted((held for held, _ in self.points.values()), key=lambda point: point.order)
@@ -315,7 +318,7 @@ class FakeTarget:
 
     def begin(self, domain: str) -> None:
         self._step("begin")
-        if self.held:
+        if self.reached_again and self.held:
             self.held -= 1
             raise BusyError("replication of web01: already running at beta, pid 4711")
         self.locked += 1
