@@ -28,6 +28,7 @@ from thinsync_virt.endpoint.recovery import (
 )
 from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
+from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
@@ -88,9 +89,9 @@ class LocalHost:
             lvm, LibvirtHypervisor(reached=reached), _opener(), VolumeFinder(lvm), socket.gethostname()
         )
 
-    def source(self) -> ThinSource:
+    def source(self, tuning: Tuning | None = None) -> ThinSource:
         """This host as a source."""
-        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name)
+        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name, tuning)
 
     def target(self) -> ThinTarget:
         """This host as a target."""
@@ -231,9 +232,11 @@ def parse_host(to: str) -> HostTarget:
 class Session:
     """This host as source and one other as target, for the length of a command."""
 
-    def __init__(self, host: LocalHost, target: RemoteTarget, stack: ExitStack) -> None:
+    def __init__(
+        self, host: LocalHost, target: RemoteTarget, stack: ExitStack, tuning: Tuning | None = None
+    ) -> None:
         self.host = host
-        self.source = host.source()
+        self.source = host.source(tuning)
         self.target = target
         self.target_prover = target
         self.source_prover = host.prover(Role.SOURCE)
@@ -241,8 +244,8 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, to: str) -> Iterator[Session]:
-        """Connect. Raises UsageError, UnreachableError."""
+    def open(cls, to: str, *, tuning: Tuning | None = None, rate: int | None = None) -> Iterator[Session]:
+        """Connect. A stream goes no faster than ``rate`` bytes per second. Raises UsageError, UnreachableError."""
         from thinsync_virt.remote.connect import connect
         from thinsync_virt.remote.greeting import our_greeting
         from thinsync_virt.remote.target_client import RemoteTarget
@@ -251,10 +254,10 @@ class Session:
         host = LocalHost.make()
         with ExitStack() as stack:
             dial = partial(connect, spec, our_greeting(__version__, host.name))
-            target = RemoteTarget(dial(), str(spec), dial)
+            target = RemoteTarget(dial(), str(spec), dial, rate=rate)
             stack.callback(target.close)
             stack.callback(host.hypervisor.close)
-            yield cls(host, target, stack)
+            yield cls(host, target, stack, tuning)
 
     def lock(self, domain: str) -> AbstractContextManager[None]:
         """One replication of a domain at a time. Raises BusyError: already running, pid N."""

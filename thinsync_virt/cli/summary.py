@@ -11,7 +11,7 @@ from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.plans import DiskPlan, Mode
 from thinsync_virt.model.points import RecoveryPoint
-from thinsync_virt.model.reports import Outcome, ReplicationReport
+from thinsync_virt.model.reports import Outcome, ReplicationReport, SentDisk
 from thinsync_virt.units import format_duration, format_size
 
 
@@ -67,9 +67,10 @@ def _print_replicated(report: ReplicationReport) -> None:
     point = report.point
     assert point is not None
     for sent in report.disks:
-        data = format_size(sent.sent) if sent.sent else "no data"
+        data = f"{format_size(sent.sent)} of data sent{_as_packed(sent)}" if sent.sent else "no data sent"
         click.echo(
-            f"  {sent.target}: {format_size(sent.changed)} of {format_size(sent.size)} changed, {data} sent"
+            f"  {sent.target}: {format_size(sent.changed)} of {format_size(sent.size)} changed,"
+            f" {format_size(sent.read)} read, {data}"
         )
     changed = sum(sent.changed for sent in report.disks)
     click.echo(
@@ -78,6 +79,13 @@ def _print_replicated(report: ReplicationReport) -> None:
         f" {format_size(report.stream_bytes)} sent in {format_duration(report.seconds)};"
         f" the target is {format_duration(report.behind)} behind"
     )
+
+
+def _as_packed(sent: SentDisk) -> str:
+    """How much it shrank, if it is worth a word."""
+    if not sent.packed or sent.packed * 20 > sent.sent * 19:
+        return ""
+    return f" as {format_size(sent.packed)} ({sent.sent / sent.packed:.1f} times smaller)"
 
 
 def _name(point: RecoveryPoint) -> str:

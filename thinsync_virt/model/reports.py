@@ -45,12 +45,14 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class SentDisk:
-    """One disk of a transfer: what differed, and what of it was data that travelled."""
+    """One disk of a transfer: bytes that may differ, that were read, of data that travelled, and of it on the wire."""
 
     target: str
     size: int
     changed: int
     sent: int
+    read: int = 0
+    packed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

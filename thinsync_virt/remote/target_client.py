@@ -17,6 +17,7 @@ from thinsync_virt.model.states import PoolReport, TargetState
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.codec import from_wire, to_wire
 from thinsync_virt.stream.frames import Piece
+from thinsync_virt.system.pacing import TokenBucket
 from thinsync_virt.units import MIB
 
 
@@ -43,13 +44,22 @@ class RemoteTarget:
     """
 
     def __init__(
-        self, client: Client, address: str = "", connect: Callable[[], Client] | None = None
+        self,
+        client: Client,
+        address: str = "",
+        connect: Callable[[], Client] | None = None,
+        *,
+        rate: int | None = None,
     ) -> None:
-        """``connect`` opens another connection to the same host, when this one is lost."""
+        """``connect`` opens another connection to the same host, when this one is lost.
+
+        ``rate``: a stream is sent no faster than so many bytes per second.
+        """
         self.host = client.name
         self.address = address or client.name
         self._client = client
         self._connect = connect
+        self._rate = rate
 
     @property
     def connected(self) -> bool:
@@ -121,9 +131,10 @@ class RemoteTarget:
         def report(value: dict[str, Any]) -> None:
             acknowledged(from_wire(dict[str, int], value.get("durable"), "durable"))
 
+        paced = chunks() if self._rate is None else TokenBucket(self._rate).paced(chunks())
         params = {"expected": to_wire(stream.expected)}
         try:
-            answer = self._client.send_stream("receive", params, chunks(), progress=report)
+            answer = self._client.send_stream("receive", params, paced, progress=report)
         except UnreachableError:
             self._client.close()
             raise

@@ -28,10 +28,8 @@ class Transfer:
 
     def add(self, stream: Outgoing) -> None:
         """An attempt is over."""
-        before = {disk.target: disk.sent for disk in self.disks}
-        self.disks = tuple(
-            replace(disk, sent=disk.sent + before.get(disk.target, 0)) for disk in stream.disks
-        )
+        before = {disk.target: disk for disk in self.disks}
+        self.disks = tuple(_together(before.get(disk.target), disk) for disk in stream.disks)
         self.stream_bytes += stream.stream_bytes
 
     def put_into(self, report: ReplicationReport) -> ReplicationReport:
@@ -45,6 +43,17 @@ class Transfer:
             stream_bytes=self.stream_bytes,
             skipped=self.skipped or 0,
         )
+
+
+def _together(before: SentDisk | None, disk: SentDisk) -> SentDisk:
+    if before is None:
+        return disk
+    return replace(
+        disk,
+        sent=before.sent + disk.sent,
+        read=before.read + disk.read,
+        packed=before.packed + disk.packed,
+    )
 
 
 def nothing_new(plan: Replicate, head: Head, stream: Outgoing) -> bool:

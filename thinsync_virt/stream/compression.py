@@ -38,7 +38,8 @@ class _Contexts(threading.local):
     """What compresses and decompresses: made once per thread, since a context serves one thread at a time."""
 
     def __init__(self) -> None:
-        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
+        self.level = 0
+        self.compressor: zstandard.ZstdCompressor | None = None
         self.decompressor: zstandard.ZstdDecompressor | None = None
 
 
@@ -47,12 +48,13 @@ _contexts = _Contexts()
 
 def pack(payload: Piece, level: int) -> bytes:
     """``payload`` (at most 1 MiB) as one frame. Without checksum: the stream has its own."""
-    compressor = _contexts.compressors.get(level)
-    if compressor is None:
+    compressor = _contexts.compressor
+    if compressor is None or _contexts.level != level:
         import zstandard
 
+        # In place of the one before: at a high level each takes 20 MiB.
         compressor = zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True)
-        _contexts.compressors[level] = compressor
+        _contexts.compressor, _contexts.level = compressor, level
     return compressor.compress(payload)
 
 

@@ -41,6 +41,7 @@ _PACKAGES = {
     "virsh": "libvirt-clients",
     "qemu-img": "qemu-utils",
     "qemu-system-x86_64": "qemu-system-x86",
+    "ionice": "util-linux",
     "ssh": "openssh-client",
     "udevadm": "udev",
 }

@@ -86,12 +86,19 @@ def test_up_to_date_says_what_is_registered_and_how_old_it_is(
 
 
 def test_what_was_replicated(capsys: pytest.CaptureFixture[str]) -> None:
-    disks = (SentDisk("vda", 64 * MIB, 5 * MIB, 2 * MIB), SentDisk("vdb", 64 * MIB, 24 * MIB, 0))
+    disks = (
+        SentDisk("vda", 64 * MIB, 5 * MIB, 2 * MIB, 4 * MIB, MIB // 2),
+        SentDisk("vdb", 64 * MIB, 24 * MIB, 0, MIB),
+        SentDisk("vdc", 64 * MIB, MIB, MIB, MIB, MIB + 32),
+    )
     lines = printed(report(Outcome.REPLICATED, disks=disks), capsys)
-    assert "  vda: 5.0 MiB of 64.0 MiB changed, 2.0 MiB sent" in lines
-    assert "  vdb: 24.0 MiB of 64.0 MiB changed, no data sent" in lines
+    assert [line for line in lines if line.startswith("  vd")] == [
+        "  vda: 5.0 MiB of 64.0 MiB changed, 4.0 MiB read, 2.0 MiB of data sent as 512.0 KiB (4.0 times smaller)",
+        "  vdb: 24.0 MiB of 64.0 MiB changed, 1.0 MiB read, no data sent",
+        "  vdc: 1.0 MiB of 64.0 MiB changed, 1.0 MiB read, 1.0 MiB of data sent",
+    ]
     assert (
-        "web01 -> beta: point #2 00000000, crash, 29.0 MiB changed, 3.0 MiB sent in 1.5 s;"
+        "web01 -> beta: point #2 00000000, crash, 30.0 MiB changed, 3.0 MiB sent in 1.5 s;"
         " the target is 3 min 02 s behind"
     ) in lines
 

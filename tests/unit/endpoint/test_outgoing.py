@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from tests.unit.values import point
 from thinsync_virt.endpoint.source import outgoing
-from thinsync_virt.endpoint.source.outgoing import GRAIN, OutgoingDisk, OutgoingStream, differing_runs
+from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.endpoint.source.pipeline import GRAIN, differing_runs
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
 from thinsync_virt.model.plans import Mode

@@ -1,12 +1,14 @@
-"""One stream on its way out: the deltas first, as extents; then the data, read as it is sent."""
+"""One stream on its way out: the deltas first, as extents; then the data, read while it is sent (pipeline.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from thinsync_virt import __version__
+from thinsync_virt.endpoint.source.pipeline import PIECE, Part, Run, prepared, worker_count
+from thinsync_virt.endpoint.source.tuning import Comparing, Tuning
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, behind, data_bytes
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import RecoveryPoint
@@ -23,33 +25,9 @@ Pieces = list[Piece]
 
 CHECKPOINT_BYTES = 64 * MIB
 """After so many bytes read the target is to make durable what it has: a broken transfer repeats no more than that."""
-CHECKPOINT_LEAST = 4 * MIB
+CHECKPOINT_LEAST = 2 * MIB
 CHECKPOINTS = 32
-"""A transfer of less than 2 GiB has about so many checkpoints, so that it never repeats more than one part in that."""
-PIECE = MIB
-_ZEROES = bytes(PIECE)
-GRAIN = 4096
-"""Guests write blocks of 4 KiB; a changed chunk is 64 KiB at least. Only the blocks that differ travel."""
-
-
-def differing_runs(data: bytes, known: bytes) -> Iterator[tuple[int, int]]:
-    """Where ``data`` differs from ``known``, in whole blocks of 4 KiB: (first byte, byte after the last).
-
-    What lies past the end of ``known`` differs.
-    """
-    if data == known:
-        return
-    start = -1
-    for position in range(0, len(data), GRAIN):
-        end = position + GRAIN
-        if position < len(known) and data[position:end] == known[position:end]:
-            if start >= 0:
-                yield start, position
-            start = -1
-        elif start < 0:
-            start = position
-    if start >= 0:
-        yield start, len(data)
+"""A transfer of less than 2 GiB has about so many checkpoints: it never repeats much more than one part in that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +57,9 @@ class OutgoingDisk:
 @dataclass
 class _Count:
     changed: int = 0
+    read: int = 0
     sent: int = 0
+    packed: int = 0
 
 
 @dataclass
@@ -91,6 +71,7 @@ class OutgoingStream:
     base: RecoveryPoint | None
     packed_definition: bytes
     deltas: tuple[OutgoingDisk, ...]
+    tuning: Tuning = field(default_factory=Tuning)
     read: int = 0
     _unchecked: int = 0
     _counts: dict[str, _Count] = field(default_factory=dict)
@@ -133,11 +114,8 @@ class OutgoingStream:
 
     @property
     def disks(self) -> tuple[SentDisk, ...]:
-        """Per disk: size, bytes in changed chunks, bytes of data sent so far."""
-        return tuple(
-            SentDisk(d.target, d.size, self._counts[d.target].changed, self._counts[d.target].sent)
-            for d in self.deltas
-        )
+        """Per disk: size, bytes in changed chunks; so far read, of data sent, and of it on the wire."""
+        return tuple(SentDisk(d.target, d.size, **vars(self._counts[d.target])) for d in self.deltas)
 
     def open(self) -> ExitStack:
         """Open all volumes, heads and bases; they must be active. Raises NotFoundError, with none left open."""
@@ -148,47 +126,67 @@ class OutgoingStream:
             return stack.pop_all()
 
     def __iter__(self) -> Iterator[Pieces]:
-        """The stream, frame by frame."""
+        """The stream: a few frames, and no more than 1 MiB of data, at a time."""
         yield self._writer.begin(self._header())
         yield self._writer.definition(self.packed_definition)
+        comparing, packer = Comparing(self.tuning.grain), self.tuning.packer()
+
+        def notice(waited: float, blocked: float) -> None:
+            comparing.sent(waited, blocked)
+            packer.sent(waited, blocked)
+
         interval = min(CHECKPOINT_BYTES, max(CHECKPOINT_LEAST, (self.total + self.skipped) // CHECKPOINTS))
-        for index, delta in enumerate(self.deltas):
-            base = self._devices[delta.base_path] if delta.base_path else None
-            for pieces in self._disk(index, delta, self._devices[delta.path], base):
-                yield pieces
+        index = 0
+        with closing(prepared(self._parts(comparing), packer, notice, worker_count())) as parts:
+            for part, runs in parts:
+                if part.index != index:
+                    yield from self._checkpoint()
+                    index = part.index
+                if pieces := self._frames(part, runs):
+                    yield pieces
                 if self._unchecked >= interval:
                     yield from self._checkpoint()
-            yield from self._checkpoint()
+        yield from self._checkpoint()
         yield self._writer.end()
 
-    def _disk(
-        self, index: int, delta: OutgoingDisk, head: BlockDevice, base: BlockDevice | None
-    ) -> Iterator[Pieces]:
-        for extent in delta.left:
-            if extent.kind is ExtentKind.UNMAPPED:
-                # A full copy begins with nothing mapped.
-                if delta.mode is Mode.INCREMENTAL:
-                    yield self._writer.unmap(index, extent.start, extent.length)
-                continue
-            for start in range(extent.start, extent.end, PIECE):
-                length = min(PIECE, extent.end - start)
-                data = head.read(start, length)
-                self.read += length
-                self._unchecked += length
-                known = b""
-                if base is not None and start < delta.base_size:
-                    known = base.read(start, min(length, delta.base_size - start))
-                yield from self._changed(index, delta.target, start, data, known)
+    def _parts(self, comparing: Comparing) -> Iterator[Part]:
+        for index, delta in enumerate(self.deltas):
+            head = self._devices[delta.path]
+            for extent in delta.left:
+                if extent.kind is ExtentKind.UNMAPPED:
+                    # A full copy begins with nothing mapped.
+                    if delta.mode is Mode.INCREMENTAL:
+                        yield Part(index, extent.start, extent.length, None)
+                    continue
+                for start in range(extent.start, extent.end, PIECE):
+                    length = min(PIECE, extent.end - start)
+                    if delta.base_path and comparing.wanted(delta.chunk_size):
+                        base = self._devices[delta.base_path]
+                        yield Part(index, start, length, head, base, delta.base_size)
+                    else:
+                        yield Part(index, start, length, head)
 
-    def _changed(self, index: int, target: str, start: int, data: bytes, known: bytes) -> Iterator[Pieces]:
-        """What of ``data`` differs from ``known``, as it is in the base (and may end before ``data`` does)."""
-        for first, last in differing_runs(data, known):
-            run = memoryview(data)[first:last]
-            if run == _ZEROES[: last - first]:
-                yield self._writer.zero(index, start + first, last - first)
+    def _frames(self, part: Part, runs: list[Run]) -> Pieces:
+        """What travels of a part."""
+        if part.head is None:
+            return self._writer.unmap(part.index, part.start, part.length)
+        count = self._counts[self.deltas[part.index].target]
+        pieces: Pieces = []
+        for start, length, data, packed in runs:
+            if data is None:
+                pieces += self._writer.zero(part.index, start, length)
                 continue
-            self._counts[target].sent += last - first
-            yield self._writer.data(index, start + first, run)
+            before = self._writer.bytes_sent
+            if packed is None:
+                pieces += self._writer.data(part.index, start, data)
+            else:
+                pieces += self._writer.data(part.index, start, data, packed)
+            count.sent += length
+            count.packed += self._writer.bytes_sent - before
+        self.read += part.length
+        self._unchecked += part.length
+        count.read += part.length
+        return pieces
 
     def _checkpoint(self) -> Iterator[Pieces]:
         """A checkpoint, if something has travelled since the one before."""

@@ -31,6 +31,7 @@ from thinsync_virt.endpoint.source.agent_check import look_at_agent
 from thinsync_virt.endpoint.source.amounts import differing_bytes, mapped_bytes
 from thinsync_virt.endpoint.source.deltas import read_deltas, with_modes
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, SpaceError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
@@ -88,8 +89,10 @@ class ThinSource:
         guard: TakesSets,
         find_volume: Callable[[str], ThinVolume | str],
         host: str,
+        tuning: Tuning | None = None,
     ) -> None:
         self.host = host
+        self._tuning = tuning or Tuning()
         self._lvm = lvm
         self._hypervisor = hypervisor
         self._mappings = mappings
@@ -351,8 +354,11 @@ class ThinSource:
             )
         domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
         with activated(self._lvm, tuple(names)), ExitStack() as devices:
-            stream = OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas))
+            stream = OutgoingStream(
+                head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas), tuning=self._tuning
+            )
             devices.enter_context(self._opened(stream, tuple(names)))
+            devices.enter_context(self._tuning.priority.applied())
             yield stream
 
     def _opened(self, stream: OutgoingStream, names: tuple[VolumeName, ...]) -> ExitStack:
