@@ -23,6 +23,7 @@ from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.endpoint.test_receive import DEFINITION, Target, everything
 from tests.unit.values import KEY, NAME, OTHER_GROUP, identifier, pool_report, volume
 from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.removal import clear_unfinished, remove_point
 from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.endpoint.target import checkpoints, receive, staging
@@ -42,7 +43,7 @@ SIZE = 6 * CHUNK
 INTERVAL = CHUNK
 STEPS = ("checkpoint synced", "checkpoint recorded")
 
-many = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def noise(size: int, seed: int) -> bytes:
@@ -153,14 +154,16 @@ def resumable(target: Target) -> Interrupted | None:
 
 def clear(target: Target) -> None:
     """As ``tidy`` does without anything to keep."""
-    for one in list(target.lvm.stored.values()):
-        if not any("seal" in tag or "k=d" in tag for tag in one.tags) and not is_member_of_point(target, one):
-            del target.lvm.stored[one.name]
+    clear_unfinished(target.lvm, read_catalogue(target.lvm.volumes(), Role.TARGET).unfinished)
     target.journal.remove(KEY)
 
 
-def is_member_of_point(target: Target, one: object) -> bool:
-    return any(disk.volume == one for point in target.points for disk in point.disks)
+def begin_again(target: Target, sender: Sender) -> None:
+    """Nothing is left of the example before."""
+    clear(target)
+    for point in target.points[int(sender.base) :]:
+        remove_point(target.lvm, point)
+    target.acknowledged.clear()
 
 
 def finish(target: Target, sender: Sender) -> bytes:
@@ -210,14 +213,11 @@ def test_a_cut_in_the_middle_sends_only_the_other_half_again(
 
 
 @many
-@given(st.floats(0, 1))
+@given(share=st.floats(0, 1))
 def test_a_connection_that_breaks_at_any_byte_costs_no_more_than_a_frame(
     share: float, tmp_path: Path, sender: Sender, target: Target
 ) -> None:
-    for left in list(target.lvm.stored.values()):
-        if not sender.base or left not in [disk.volume for disk in target.points[0].disks]:
-            del target.lvm.stored[left.name]
-    target.journal.remove(KEY)
+    begin_again(target, sender)
     whole = sender.bytes_of()
     count = int(share * (len(whole) - 1))
     before = everything(target.lvm)
@@ -229,7 +229,6 @@ def test_a_connection_that_breaks_at_any_byte_costs_no_more_than_a_frame(
     again = finish(target, sender)
     assert len(again) + count <= len(whole) + len(DEFINITION.pack()) + 20 * KIB + 1024
     assert target.acknowledged == sorted(target.acknowledged, key=lambda one: (one["vda"], one["vdb"]))
-    target.acknowledged.clear()
 
 
 def killed_at(whole: list[Event], number: int, target: Target) -> Iterator[Event]:
@@ -304,14 +303,11 @@ def test_killed_between_two_steps(
 
 
 @many
-@given(st.integers(3, 60), st.randoms(use_true_random=False))
+@given(number=st.integers(3, 60), chance=st.randoms(use_true_random=False))
 def test_a_power_failure_may_lose_any_part_of_what_was_not_synced(
     number: int, chance: random.Random, target: Target, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for left in list(target.lvm.stored.values()):
-        if not sender.base or left not in [disk.volume for disk in target.points[0].disks]:
-            del target.lvm.stored[left.name]
-    target.journal.remove(KEY)
+    begin_again(target, sender)
     whole = sender.events_of()
     stopped = Stopped("", 0)
     stopped.lvm = target.lvm

@@ -13,7 +13,9 @@ import pytest
 
 from tests.unit.endpoint.stored import StoredLvm, set_volumes
 from tests.unit.values import CHOICES, DOMAIN, GROUP, KEY, NAME, OTHER_GROUP, POOL, identifier, pool_report
+from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.target import thin as target_module
+from thinsync_virt.endpoint.target.journal import Entry, TransferJournal
 from thinsync_virt.endpoint.target.staging import Incoming, Staging, check_incoming
 from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.errors import (
@@ -35,6 +37,7 @@ from thinsync_virt.model.points import Consistency, ReplicaKey
 from thinsync_virt.model.replicas import Choices, RegisteredDomain
 from thinsync_virt.model.states import PoolReport
 from thinsync_virt.model.tags import Role
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.stream.events import Begin, DefinitionPiece, Event
@@ -84,12 +87,17 @@ class Writes:
         return head_id not in self.written
 
 
-def make_target(lvm: StoredLvm, monkeypatch: pytest.MonkeyPatch, writes: Writes | None = None) -> ThinTarget:
+def make_target(
+    lvm: StoredLvm,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: Writes | None = None,
+    journal: TransferJournal | None = None,
+) -> ThinTarget:
     hypervisor: Any = NoDomains()
     mappings: Any = writes
     monkeypatch.setattr(target_module, "replica_lock", lambda *_, **__: nullcontext())
     monkeypatch.setattr(target_module, "report_pools", lambda _: (pool_report(),))
-    return ThinTarget(lvm, hypervisor, mappings, "beta")
+    return ThinTarget(lvm, hypervisor, mappings, "beta", journal or TransferJournal(Path("/nonexistent")))
 
 
 def stream(
@@ -335,6 +343,50 @@ def test_a_pool_that_cannot_be_mended_stops_no_session(monkeypatch: pytest.Monke
     target.begin(DOMAIN)
     assert sorted(asked) == [POOL, broken]
     assert len(lvm.volumes()) == 4
+
+
+def noted(lvm: StoredLvm, set_id: str, tmp_path: Path) -> TransferJournal:
+    """A journal that says how far an unfinished set of two disks came."""
+    journal = TransferJournal(tmp_path / "transfers")
+    transfer = Interrupted(set_id, identifier(1), identifier(7), {"vda": MIB, "vdb": 0})
+    (left,) = [one for one in read_catalogue(lvm.volumes(), Role.TARGET).unfinished if one.id == set_id]
+    journal.write(Entry(KEY, transfer, {disk.target: disk.volume.uuid for disk in left.disks}))
+    assert journal.find(KEY, (left,)) == transfer
+    return journal
+
+
+@pytest.mark.parametrize("keep", ["the one that goes on", "one that cannot", "none"])
+def test_tidying_keeps_the_set_that_goes_on_and_no_other(
+    keep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lvm = StoredLvm([*set_volumes(identifier(1)), *set_volumes(identifier(2), 2, sealed=False)])
+    lvm.stored |= {one.name: one for one in set_volumes(identifier(3), 3, sealed=False)}
+    journal = noted(lvm, identifier(2), tmp_path)
+    target = make_target(lvm, monkeypatch, journal=journal)
+    (state,) = target.states(DOMAIN, NAME)
+    assert state.interrupted is not None and state.interrupted.point == identifier(2)
+    target.begin(DOMAIN)
+    chosen = {"the one that goes on": identifier(2), "one that cannot": identifier(3), "none": ""}[keep]
+    done = target.tidy(KEY, chosen)
+    left = {one.id for one in read_catalogue(lvm.volumes(), Role.TARGET).unfinished}
+    assert left == ({identifier(2)} if keep == "the one that goes on" else set())
+    assert len(done) == 2 - len(left)
+    assert (journal.read(KEY) is not None) == bool(left)
+    assert len(read_catalogue(lvm.volumes(), Role.TARGET).points) == 1
+
+
+def test_a_session_puts_to_rest_what_a_killed_receiver_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And mending the pool takes nothing for half made that a journal shows to be whole."""
+    volumes = [replace(one, active=True) for one in set_volumes(identifier(2), 2, sealed=False)]
+    lvm = StoredLvm([*set_volumes(identifier(1)), *volumes, *set_volumes(identifier(3), 3, sealed=False)])
+    lvm.half_made = {one.name for one in set_volumes(identifier(3), 3)[1:]}
+    lvm.activated = [one.name for one in volumes]
+    target = make_target(lvm, monkeypatch, journal=noted(lvm, identifier(2), tmp_path))
+    target.begin(DOMAIN)
+    assert lvm.activated == []
+    assert {one.id for one in read_catalogue(lvm.volumes(), Role.TARGET).unfinished} == {identifier(2)}
 
 
 @pytest.mark.parametrize(
