@@ -121,7 +121,7 @@ def _recover_replica(
             continue
         remove_unfinished(lvm, unfinished)
         done.append(f"{name}: removed the unfinished set {short_id(unfinished.id)}")
-    done += deactivate_idle(lvm, name, catalogue.of(key))
+    done += deactivate_idle(lvm, name, read_catalogue(lvm.volumes(), role).of(key))
     removed = remove_unused_definitions(lvm, read_catalogue(lvm.volumes(), role).of(key))
     if removed:
         done.append(f"{name}: removed {removed} definitions that no point refers to")

@@ -101,7 +101,8 @@ def _reconnect(run: _Run, lost: ThinsyncError) -> None:
         run.observer.step(f"{lost.message}; trying again in {wait:.0f} s")
         time.sleep(wait)
         try:
-            run.target.reconnect()
+            if not run.target.connected:
+                run.target.reconnect()
             run.target.begin(run.domain)
             return
         except (UnreachableError, BusyError) as error:

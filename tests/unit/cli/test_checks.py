@@ -164,7 +164,7 @@ def test_an_interrupted_transfer_is_shown(head: str, site: Site, monkeypatch: py
     monkeypatch.setattr(site.target, "states", lambda domain, name: (state,))
     ours = SourceState(site.domain, (held,) if head == "here" else (), ())
     monkeypatch.setattr(site.source, "state", lambda domain, key: ours)
-    _, findings = site.check("web01", "--to", "beta", "--exclude", "vdb")
+    _, findings = site.check("web01", "--to", "beta", "--pool", "vg0/pool", "--exclude", "vdb")
     ((severity, text),) = [one for one in said(findings, "beta: web01") if "interrupted" in one[1]]
     assert severity == "info"
     assert ("goes on with it" in text) == (head == "here")

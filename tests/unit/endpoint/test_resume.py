@@ -27,7 +27,7 @@ from thinsync_virt.endpoint.removal import clear_unfinished, remove_point
 from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.endpoint.target import checkpoints, receive, staging
-from thinsync_virt.errors import ConflictError, StreamError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import BusyError, ConflictError, StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey
@@ -476,6 +476,20 @@ def test_a_wrong_stream_removes_what_had_come_before_it(
         target.receive(whole)
     assert read_catalogue(target.lvm.volumes(), Role.TARGET).unfinished == ()
     assert target.journal.read(KEY) is None
+
+
+def test_a_volume_that_cannot_be_opened_now_is_not_given_up(
+    target: Target, sender: Sender, broken_off: Interrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(names: object) -> None:
+        raise BusyError("LVM is busy")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(target.lvm, "activate", busy)
+        with pytest.raises(BusyError):
+            target.receive(sender.events_of(broken_off))
+    assert resumable(target) == broken_off
+    finish(target, sender)
 
 
 def test_it_may_break_off_again_and_again(target: Target, sender: Sender) -> None:

@@ -131,7 +131,7 @@ def test_a_server_that_has_to_end_is_lost_as_well() -> None:
     served.stopped = True
     with serving(handlers(served)) as client:
         remote = RemoteTarget(client)
-        with pytest.raises(UnreachableError, match="SIGTERM") as lost:
+        with pytest.raises(UnreachableError) as lost:
             send(remote, [])
         assert lost.value.retry
         assert not remote.connected

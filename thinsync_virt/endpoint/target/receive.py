@@ -167,12 +167,11 @@ class Receiver:
         self._admit(incoming, choices)
         staging = Staging(self._lvm, incoming, choices)
         if resumed:
-            # Until it is clear that the stream belongs there, what is there stays as it is.
-            staging.check_resumable(self._journal)
-        self._staging = staging
-        if resumed:
-            staging.reopen()
+            # What is there stays as it is, unless the stream belongs there and turns out to be wrong.
+            staging.reopen(self._journal)
+            self._staging = staging
         else:
+            self._staging = staging
             staging.create()
         pools = {pool.name: pool for pool in self._lvm.pools()}
         self._pools = tuple(sorted({self._staging.pool(disk.target) for disk in header.disks}))

@@ -104,11 +104,23 @@ class Staging:
         self._lvm.activate(tuple(self._names.values()))
         self._devices = {target: BlockDevice(name.path, write=True) for target, name in self._names.items()}
 
-    def check_resumable(self, journal: TransferJournal) -> None:
-        """Whether the stream goes on with the interrupted set that is here, just where that stopped.
+    def reopen(self, journal: TransferJournal) -> None:
+        """Go on with the interrupted set that is here, just where it stopped. What fails leaves it as it is.
 
-        Raises StreamError when it does not, ConflictError when base or pools are not what they were.
+        Raises StreamError when the stream does not belong there, ConflictError when base or pools are not what they
+        were.
         """
+        self._find_resumable(journal)
+        try:
+            # The end, once it had come, may have made them read-only.
+            self._lvm.set_writable(tuple(self._names.values()))
+            self._open()
+            reached("staging reopened")
+        except ThinsyncError as error:
+            self.park(error)
+            raise
+
+    def _find_resumable(self, journal: TransferJournal) -> None:
         incoming = self._incoming
         catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(incoming.key)
         self._base(catalogue)
@@ -133,12 +145,6 @@ class Staging:
                 )
             self._names[disk.target], self._pools[disk.target] = disk.volume.name, disk.volume.pool
             self.volumes[disk.target] = disk.volume.uuid
-
-    def reopen(self) -> None:
-        """Activate the volumes that :meth:`check_resumable` has found. The end may have made them read-only."""
-        self._lvm.set_writable(tuple(self._names.values()))
-        self._open()
-        reached("staging reopened")
 
     def _base(self, catalogue: Catalogue) -> RecoveryPoint | None:
         if not self._incoming.base:

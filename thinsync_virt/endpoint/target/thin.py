@@ -75,6 +75,7 @@ class ThinTarget:
         self._locked.add(domain)
         catalogue = self.inventory.catalogue()
         self._mend_pools(domain, catalogue)
+        catalogue = self.inventory.catalogue()
         for key in catalogue.replicas():
             if key.domain == domain:
                 with suppress(BusyError):  # a verification has opened one meanwhile
