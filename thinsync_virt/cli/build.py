@@ -29,6 +29,7 @@ from thinsync_virt.endpoint.recovery import (
 from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.endpoint.source.tuning import Tuning
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.endpoint.volumes.recovery import recover_streams
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError
@@ -109,7 +110,8 @@ class LocalHost:
         recovery.attempt(lambda: recover_metadata_snapshots(self.lvm, leases, recovery))
         recovery.attempt(lambda: recover_transactions(self.lvm, leases, recovery))
         for role in (Role.SOURCE, Role.TARGET):
-            recovery.attempt(partial(recover_sets, self.lvm, role, recovery))
+            journal = TransferJournal() if role is Role.TARGET else None
+            recovery.attempt(partial(recover_sets, self.lvm, role, recovery, journal))
         recovery.attempt(lambda: recover_streams(self.lvm, recovery.attempt))
         if not boot:
             recovery.attempt(self._restore_started)
@@ -227,8 +229,10 @@ def open_target(
 
     store, address = (spec, spec.host) if isinstance(spec, StoreTarget) else (None, spec)
     assert address is not None
-    client = stack.enter_context(connect(address, our_greeting(__version__, host)))
-    return RemoteTarget(client, str(spec), store, rate=rate)
+    dial = partial(connect, address, our_greeting(__version__, host))
+    target = RemoteTarget(dial(), str(spec), dial, store, rate=rate)
+    stack.callback(target.close)
+    return target
 
 
 class Session:

@@ -10,11 +10,12 @@ from thinsync_virt.cli.build import LocalHost, Session
 from thinsync_virt.errors import Code, ThinsyncError, UsageError
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, Severity, refusals
+from thinsync_virt.model.names import short_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Quiesce
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import PoolReport, SourceState, TargetState
 from thinsync_virt.model.targets import HostTarget, TargetSpec
 from thinsync_virt.planning.choices import (
     Wishes,
@@ -24,7 +25,7 @@ from thinsync_virt.planning.choices import (
     target_uuid,
     travelling_disks,
 )
-from thinsync_virt.planning.replication import find_conflict, plan_disks
+from thinsync_virt.planning.replication import find_conflict, plan_disks, plan_resumption
 from thinsync_virt.units import format_size
 
 
@@ -141,11 +142,24 @@ def _placed(session: Session, domain: Domain, wishes: Wishes) -> tuple[Finding, 
     if conflict is not None:
         subject = f"{target.host}: {domain.name}"
         findings.append(Finding(Severity.REFUSAL, subject, conflict.message, conflict.hint, Code.CONFLICT))
+    findings += _interrupted(f"{target.host}: {domain.name}", here, there, choices)
     in_full = {plan.target for plan in plan_disks(here, there, disks, choices) if plan.mode is Mode.FULL}
     data = source.mapped(tuple(disk for disk in disks if disk.target in in_full))
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
     findings += target.check(key, source.definition(domain, choices), choices, sizes, data)
     return tuple(findings)
+
+
+def _interrupted(
+    subject: str, here: SourceState, there: TargetState, choices: Choices
+) -> tuple[Finding, ...]:
+    """What an interrupted transfer has left at the target."""
+    if there.interrupted is None:
+        return ()
+    what = f"the transfer of point {short_id(there.interrupted.point)} was interrupted"
+    if plan_resumption(here, there, choices) is not None:
+        return (Finding(Severity.INFO, subject, f"{what}; the next replication goes on with it"),)
+    return (Finding(Severity.INFO, subject, f"{what} and cannot go on; the next replication removes it"),)
 
 
 def _chunks(

@@ -73,7 +73,8 @@ def command(
     """
     from thinsync_virt.cli.build import Session
     from thinsync_virt.cli.progress import make_observer
-    from thinsync_virt.replication.driver import Request, replicate
+    from thinsync_virt.replication.driver import replicate
+    from thinsync_virt.replication.request import Request
 
     wishes = parse_wishes(pool, maps, exclude, include)
     request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run)

@@ -34,12 +34,26 @@ def print_summary(report: ReplicationReport, to: str) -> None:
 
 
 def _print_plan(report: ReplicationReport) -> None:
+    if report.point is not None:
+        _print_resumption(report, report.point)
+        return
     click.echo(f"{report.domain}: nothing was changed (dry run); it would be sent:")
     for disk in report.plan:
         click.echo(f"  {disk.target}: {_describe(disk)}")
     known = [disk.expected for disk in report.plan if disk.expected is not None]
     if len(known) == len(report.plan):
         click.echo(f"In all at most {format_size(sum(known))}, and what changes until the snapshot.")
+
+
+def _print_resumption(report: ReplicationReport, point: RecoveryPoint) -> None:
+    click.echo(
+        f"{report.domain}: nothing was changed (dry run); the interrupted transfer of point {_name(point)}"
+        " would go on with what is left:"
+    )
+    for disk in report.plan:
+        click.echo(f"  {disk.target}: {format_size(disk.expected or 0)}")
+    left = sum(disk.expected or 0 for disk in report.plan)
+    click.echo(f"In all at most {format_size(left)}, and then what has changed since that point.")
 
 
 def _describe(disk: DiskPlan) -> str:
@@ -70,6 +84,12 @@ def _print_up_to_date(report: ReplicationReport) -> None:
 def _print_replicated(report: ReplicationReport) -> None:
     point = report.point
     assert point is not None
+    if report.finished is not None:
+        _print_replicated(report.finished)
+    if report.skipped:
+        click.echo(
+            f"  the interrupted transfer of point {_name(point)} went on: {format_size(report.skipped)} were there"
+        )
     for sent in report.disks:
         data = f"{format_size(sent.sent)} of data sent{_as_packed(sent)}" if sent.sent else "no data sent"
         click.echo(

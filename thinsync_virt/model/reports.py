@@ -33,11 +33,14 @@ class SnapshotReport:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A freshly sealed point at the source, its definition, and how it was taken."""
+    """A sealed point at the source that is to be sent, its definition, and how it was taken.
+
+    ``report`` is None when an earlier run took it.
+    """
 
     point: RecoveryPoint
     definition: Definition
-    report: SnapshotReport
+    report: SnapshotReport | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class ReplicationReport:
     ``behind`` is how old the target's newest point is at this moment, in seconds: what changed here since is not there
     (nothing, when up to date). ``registered`` is the point that ``virsh start`` would start there, "" for none;
     ``start`` says how one is started where nothing is ever registered.
+    ``skipped`` are bytes of data that an interrupted transfer had brought before this run. ``finished`` is the
+    interrupted transfer that this run brought to its end before it made a point of its own.
     """
 
     outcome: Outcome
@@ -95,3 +100,5 @@ class ReplicationReport:
     findings: tuple[Finding, ...] = ()
     registered: str = ""
     start: str = ""
+    skipped: int = 0
+    finished: ReplicationReport | None = None

@@ -51,11 +51,12 @@ class ServedTarget(Protocol):
         events: Iterator[Event],
         expected: Mapping[str, Announcement],
         progress: Callable[[int], None],
+        acknowledge: Callable[[dict[str, int]], None],
     ) -> RecoveryPoint: ...
 
     def register(self, key: ReplicaKey, point: str) -> Registration: ...
 
-    def tidy(self, key: ReplicaKey) -> tuple[str, ...]: ...
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]: ...
 
     def retire(self, key: ReplicaKey, common: str) -> None: ...
 
@@ -201,7 +202,11 @@ def _transfer_calls(target: ServedTarget) -> dict[str, Call]:
         expected = params.take("expected", dict[str, Announcement])
         params.done()
         events = read_stream(io.receive().readinto)
-        point = target.receive(events, expected, lambda _: io.check())
+
+        def acknowledge(durable: dict[str, int]) -> None:
+            io.progress({"durable": durable})
+
+        point = target.receive(events, expected, lambda _: io.check(), acknowledge)
         return {"point": to_wire(point)}
 
     def register(params: _Params, io: CallIO) -> dict[str, Any]:
@@ -210,9 +215,9 @@ def _transfer_calls(target: ServedTarget) -> dict[str, Call]:
         return {"registration": to_wire(target.register(key, point))}
 
     def tidy(params: _Params, io: CallIO) -> dict[str, Any]:
-        key = params.key()
+        key, keep = params.key(), params.take("keep", str)
         params.done()
-        return {"done": to_wire(target.tidy(key))}
+        return {"done": to_wire(target.tidy(key, keep))}
 
     def retire(params: _Params, io: CallIO) -> dict[str, Any]:
         key, common = params.key(), params.take("common", str)

@@ -303,9 +303,11 @@ class Replica:
     def send(self, number: int, contents: Contents, *, base: int | None = None, **more: Any) -> RecoveryPoint:
         """In a session of its own, as the driver would: tidy, receive."""
         with self.site.session() as (target, _):
-            target.tidy(self.site.key)
+            target.tidy(self.site.key, "")
             sent = self.sent(number, contents, base=base, **more)
-            point: RecoveryPoint = target.receive(iter(sent.events()), sent.expected, lambda _: None)
+            point: RecoveryPoint = target.receive(
+                iter(sent.events()), sent.expected, lambda _: None, lambda _: None
+            )
         self.history[number] = contents
         return point
 

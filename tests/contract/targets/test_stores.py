@@ -177,7 +177,7 @@ def test_what_was_written_to_is_never_built_upon(site: StoreSite, replica: Repli
     path.unlink()
     assert replica.points() == [1]
     with site.session() as (target, _):
-        assert any("missing" in line for line in target.tidy(site.key))
+        assert any("missing" in line for line in target.tidy(site.key, ""))
     replica.send(3, {"vda": TWO}, base=1)
     replica.check()
 
@@ -191,7 +191,7 @@ def test_a_point_whose_files_are_gone_takes_those_along_that_stand_on_it(
     kept = [2, 3] if site.keeper.kind is TargetKind.FILE else []
     assert replica.points() == kept
     with site.session() as (target, _):
-        target.tidy(site.key)
+        target.tidy(site.key, "")
     assert [point.sequence for folder in site.store.domains() for point in folder.record.points] == kept
     replica.check()
 
@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up_leaves_all_as_it_was(chunks: int, site: StoreSite,
     with site.session() as (target, _):
         sent = replica.sent(2, {"vda": noise(30), "vdb": noise(31)})
         with at_most(chunks * CHUNK), pytest.raises(ThinsyncError) as refusal:
-            target.receive(iter(sent.events()), sent.expected, lambda _: None)
+            target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
     assert refusal.value.hint
     assert site.everything() == before
     replica.send(2, {"vda": noise(30), "vdb": noise(31)}, base=1)
@@ -231,7 +231,7 @@ def test_room_is_looked_at_before_anything_is_made(
         sent = replica.sent(1, {"vda": noise(32)})
         monkeypatch.setattr(os, "statvfs", lambda _: full)
         with pytest.raises(ThinsyncError) as refusal:
-            target.receive(iter(sent.events()), sent.expected, lambda _: None)
+            target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
         assert refusal.value.code is Code.SPACE
         findings = target.check(
             site.key, definition_of(site.choices), site.choices, {"vda": 1 << 30}, {"vda": 1 << 30}
@@ -246,7 +246,6 @@ def test_a_look_makes_nothing(site: StoreSite) -> None:
         assert target.states(DOMAIN, NAME) == ()
         assert target.offer().pools == () and target.offer().store == site.key.target
         assert prover.points(DOMAIN) == ()
-        assert target.tidy(site.key) == ()
         target.retire(site.key, "")
         assert not refusals(target.check(site.key, definition_of(site.choices), site.choices, {}, {}))
         (found,) = target.host_findings()
@@ -385,7 +384,7 @@ def begun(site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch) ->
         sent = replica.sent(2, contents)
         coming = cut_after(sent.events(), 4, UnreachableError("gone"))
         with pytest.raises(UnreachableError):
-            target.receive(coming, sent.expected, lambda _: None)
+            target.receive(coming, sent.expected, lambda _: None, lambda _: None)
         (state,) = target.states(DOMAIN, NAME)
         assert state.interrupted is not None and state.unfinished[0].id == identifier(2)
         return contents, state.interrupted.positions["vda"]
@@ -400,11 +399,11 @@ def test_a_stream_that_goes_on_elsewhere_is_not_taken(
         before = site.everything()
         other = replica.sent(number, contents, base=1, starts={"vda": position + further})
         with pytest.raises(StreamError, match="goes on with what is not here"):
-            target.receive(iter(other.events()), other.expected, lambda _: None)
+            target.receive(iter(other.events()), other.expected, lambda _: None, lambda _: None)
         assert site.everything() == before
         # From the very start it is another transfer, and needs nothing of the first.
         again = replica.sent(2, contents, base=1)
-        target.receive(iter(again.events()), again.expected, lambda _: None)
+        target.receive(iter(again.events()), again.expected, lambda _: None, lambda _: None)
     replica.history[2] = contents
     replica.check()
 
@@ -451,7 +450,7 @@ def test_as_the_driver_sees_it(site: StoreSite, replica: Replica) -> None:
         assert (target.host, target.address) == (address, address)
         sent = replica.sent(1, {"vda": ONE})
         seen: list[int] = []
-        point = target.receive(Outgoing(sent.data, sent.expected), seen.append)
+        point = target.receive(Outgoing(sent.data, sent.expected), seen.append, lambda _: None)
         assert point.id == identifier(1) and seen == sorted(seen) != []
         assert target.points(DOMAIN) == (point,)
         assert target.definition(site.key, point.id) == point.definition
@@ -459,7 +458,7 @@ def test_as_the_driver_sees_it(site: StoreSite, replica: Replica) -> None:
         assert len(target.digests(site.key, point.id, "vda", (0,), 4096)) == 32
         cut = Outgoing(replica.sent(2, {"vda": TWO}, base=0).data[:-1], sent.expected)
         with pytest.raises(ThinsyncError):
-            target.receive(cut, seen.append)
+            target.receive(cut, seen.append, lambda _: None)
         assert target.points(DOMAIN) == (point,)
 
 

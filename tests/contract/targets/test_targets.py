@@ -128,7 +128,7 @@ def test_a_stream_that_is_not_whole_leaves_all_as_it_was(
     with site.session() as (target, _):
         sent = replica.sent(2, {"vda": TWO})
         with pytest.raises(StreamError) as refusal:
-            target.receive(damage(sent.events()), sent.expected, lambda _: None)
+            target.receive(damage(sent.events()), sent.expected, lambda _: None, lambda _: None)
     assert refusal.value.hint
     assert site.everything() == before
 
@@ -143,7 +143,7 @@ def test_what_does_not_fit_what_is_here_is_planned_again(
     with site.session() as (target, _):
         sent = replica.sent(number, {"vda": TWO}, base=base)
         with pytest.raises(ConflictError, match="here"):
-            target.receive(iter(sent.events()), sent.expected, lambda _: None)
+            target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
     assert site.everything() == before
 
 
@@ -153,12 +153,13 @@ def test_nobody_changes_anything_without_the_lock_of_that_very_domain(site: Site
     with site.session() as (target, _):
         target.end()
         sent = replica.sent(2, {"vda": TWO})
-        for call in (
-            lambda: target.receive(iter(sent.events()), sent.expected, lambda _: None),
-            lambda: target.tidy(site.key),
+        calls: list[Callable[[], object]] = [
+            lambda: target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None),
+            lambda: target.tidy(site.key, ""),
             lambda: target.retire(site.key, ""),
             lambda: target.register(site.key, identifier(1)),
-        ):
+        ]
+        for call in calls:
             with pytest.raises(StreamError, match="not locked"):
                 call()
     assert site.everything() == before
@@ -170,13 +171,13 @@ def test_what_a_crash_leaves_after_every_step_of_a_transfer(site: Site, replica:
     replica.history[2] = {"vda": TWO, "vdb": ONE}
     for cut in range(100):
         with site.session() as (target, _):
-            target.tidy(site.key)
+            target.tidy(site.key, "")
             if len(target.states(DOMAIN, NAME)[0].points) == 2:
                 break
             sent = replica.sent(2, replica.history[2], base=1)
             site.fuse.left = cut
             try:
-                target.receive(iter(sent.events()), sent.expected, lambda _: None)
+                target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
             except PowerCutError:
                 pass
             else:
@@ -236,7 +237,7 @@ def test_a_crash_after_every_step_of_retention(site: Site, replica: Replica) -> 
         for number in range(8, 14):
             assert site.content(number) == replica.history[number], f"point {number} after cut {cut}"
         with site.session() as (target, _):
-            target.tidy(site.key)
+            target.tidy(site.key, "")
             target.retire(site.key, identifier(13))
         assert replica.points() == list(range(8, 14)), f"after cut {cut}"
         replica.check()

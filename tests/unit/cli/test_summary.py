@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -122,3 +123,22 @@ def test_nor_does_the_bar() -> None:
         progress.refresh()
     assert "sending no data" in out.getvalue()
     assert "bytes" not in out.getvalue(), "the bar shows itself"
+
+
+def test_a_dry_run_says_that_an_interrupted_transfer_would_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = (DiskPlan("vda", Mode.FULL, "", 0), DiskPlan("vdb", Mode.FULL, "", 3 * MIB))
+    lines = printed(replace(report(Outcome.DRY_RUN, plan=plan), point=point(2)), capsys)
+    assert any("transfer of point #2 00000000 would go on" in line for line in lines)
+    assert "  vda: 0 B" in lines and "  vdb: 3.0 MiB" in lines
+    assert "In all at most 3.0 MiB, and then what has changed since that point." in lines
+
+
+def test_an_interrupted_transfer_and_what_came_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    finished = replace(report(Outcome.REPLICATED), point=point(1), skipped=5 * MIB)
+    lines = printed(replace(report(Outcome.REPLICATED), finished=finished), capsys)
+    went_on = [number for number, line in enumerate(lines) if "went on: 5.0 MiB were there" in line]
+    both = [number for number, line in enumerate(lines) if line.startswith("web01 -> beta: point #")]
+    assert len(went_on) == 1 and len(both) == 2
+    assert went_on[0] < both[0]
+    assert "#1" in lines[both[0]] and "#2" in lines[both[1]]
+    assert sum("Next:" in line for line in lines) == 1

@@ -119,6 +119,12 @@ class FileLvm(StoredLvm):
             raise NotFoundError(f"volume {name} does not exist")
         return VolumeKind(name, self.stored[name].uuid, "thin", (), False)
 
+    def set_writable(self, names: Sequence[VolumeName]) -> None:
+        for name in names:
+            if self.stored[name].read_only:
+                self._commit()
+                self.stored[name] = replace(self.stored[name], read_only=False)
+
     def resize(self, name: VolumeName, size: int) -> ThinVolume:
         self._commit()
         content = self.content(name)[:size]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from thinsync_virt import __version__
 from thinsync_virt.endpoint.source.pipeline import PIECE, Part, Run, prepared, worker_count
 from thinsync_virt.endpoint.source.tuning import Comparing, Tuning
-from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
+from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, behind, data_bytes
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint
 from thinsync_virt.model.reports import SentDisk
@@ -26,6 +26,9 @@ Pieces = list[Piece]
 
 CHECKPOINT_BYTES = 64 * MIB
 """After so many bytes read the target is to make durable what it has: a broken transfer repeats no more than that."""
+CHECKPOINT_LEAST = 2 * MIB
+CHECKPOINTS = 32
+"""A transfer of less than 2 GiB has about so many checkpoints: it never repeats much more than one part in that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +52,7 @@ class OutgoingDisk:
     @property
     def left(self) -> tuple[Extent, ...]:
         """What is still to travel."""
-        return tuple(
-            Extent(max(extent.start, self.start), extent.end - max(extent.start, self.start), extent.kind)
-            for extent in self.extents
-            if extent.end > self.start
-        )
+        return tuple(behind(self.extents, self.start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +106,14 @@ class OutgoingStream:
         return sum(data_bytes(delta.left) for delta in self.deltas)
 
     @property
+    def skipped(self) -> int:
+        """Bytes of data that are not read again, because an interrupted transfer brought them."""
+        return sum(data_bytes(delta.extents) for delta in self.deltas) - self.total
+
+    @property
     def expected(self) -> dict[str, Announcement]:
         """What each disk will bring."""
-        return {delta.target: Announcement.of(delta.extents) for delta in self.deltas}
+        return {delta.target: Announcement.of(delta.left) for delta in self.deltas}
 
     @property
     def delta(self) -> str:
@@ -156,6 +160,7 @@ class OutgoingStream:
             comparing.sent(waited, blocked)
             packer.sent(waited, blocked)
 
+        interval = min(CHECKPOINT_BYTES, max(CHECKPOINT_LEAST, (self.total + self.skipped) // CHECKPOINTS))
         index = 0
         with closing(prepared(self._parts(comparing), packer, notice, worker_count())) as parts:
             for part, runs in parts:
@@ -164,7 +169,7 @@ class OutgoingStream:
                     index = part.index
                 if pieces := self._frames(part, runs):
                     yield pieces
-                if self._unchecked >= CHECKPOINT_BYTES:
+                if self._unchecked >= interval:
                     yield from self._checkpoint()
         yield from self._checkpoint()
         yield self._writer.end()

@@ -8,7 +8,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
-from thinsync_virt.endpoint.definition_volume import activated, holds_definition, write_definition
+from thinsync_virt.endpoint.definition_volume import (
+    activated,
+    holds_definition,
+    read_definition,
+    write_definition,
+)
 from thinsync_virt.endpoint.guard_check import look_at_guard
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.metadata_lease import pool_lock
@@ -24,19 +29,20 @@ from thinsync_virt.endpoint.removal import (
 )
 from thinsync_virt.endpoint.source.agent_check import look_at_agent
 from thinsync_virt.endpoint.source.amounts import differing_bytes, mapped_bytes
+from thinsync_virt.endpoint.source.deltas import read_deltas, with_modes
 from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
-from thinsync_virt.endpoint.source.pairs import Pair, read_pairs
 from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, SpaceError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import CacheMode, Disk, Domain
+from thinsync_virt.model.extents import behind, data_bytes
 from thinsync_virt.model.findings import Finding
-from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.plans import Mode, Replicate
-from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Head, Quiesce, SnapshotReport
 from thinsync_virt.model.states import PoolReport, SourceState
@@ -323,10 +329,11 @@ class ThinSource:
         The deltas are read when the context opens, under one metadata snapshot per pool.
         """
         chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
-        extents = read_pairs(self._lvm, self._mappings, self._pairs(plan, head.point))
+        extents = read_deltas(self._lvm, self._mappings, plan, head.point)
+        starts = plan.interrupted.positions if plan.interrupted is not None else {}
         deltas: list[OutgoingDisk] = []
         names = [disk.volume.name for disk in head.point.disks]
-        for disk, mode in self._with_modes(plan, head.point):
+        for disk, mode in with_modes(plan, head.point):
             volume = disk.volume
             base = plan.base.disk(disk.target) if plan.base and mode is Mode.INCREMENTAL else None
             if base is not None:
@@ -341,6 +348,7 @@ class ThinSource:
                     extents[disk.target],
                     base.volume.name.path if base else "",
                     base.volume.size if base else 0,
+                    min(starts.get(disk.target, 0), volume.size),
                 )
             )
         domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
@@ -352,25 +360,22 @@ class ThinSource:
             devices.enter_context(self._tuning.priority.applied())
             yield stream
 
-    @staticmethod
-    def _with_modes(plan: Replicate, point: RecoveryPoint) -> Iterator[tuple[PointDisk, Mode]]:
-        modes = {disk.target: disk.mode for disk in plan.disks}
-        for disk in point.disks:
-            yield disk, modes[disk.target]
+    def left(self, plan: Replicate) -> dict[str, int]:
+        """Bytes of data that are left of the interrupted transfer in ``plan``, by disk target."""
+        assert plan.unfinished_head is not None and plan.interrupted is not None
+        extents = read_deltas(self._lvm, self._mappings, plan, plan.unfinished_head)
+        starts = plan.interrupted.positions
+        return {target: data_bytes(behind(found, starts.get(target, 0))) for target, found in extents.items()}
 
-    def _pairs(self, plan: Replicate, point: RecoveryPoint) -> Iterator[Pair]:
-        for disk, mode in self._with_modes(plan, point):
-            base = plan.base.disk(disk.target) if plan.base is not None else None
-            if mode is not Mode.INCREMENTAL or base is None:
-                yield Pair(disk.target, disk.volume, None)
-                continue
-            if base.volume.pool != disk.volume.pool:
-                # Device ids mean something in their own pool only.
-                raise PoolError(
-                    f"{disk.volume.name} and {base.volume.name} are in different pools",
-                    hint="run it again: then all of that disk is sent",
-                )
-            yield Pair(disk.target, disk.volume, base.volume)
+    def reopen(self, point: RecoveryPoint) -> Head:
+        """A head that is here already. Raises PoolError when its definition cannot be read."""
+        entry = self._catalogue(point.key).definition(point.key, point.definition)
+        if entry is None:
+            raise PoolError(
+                f"the definition of point {short_id(point.id)} is not here",
+                hint="replicate again: a new point is made in its place",
+            )
+        return Head(point, read_definition(self._lvm, entry), None)
 
     def confirm(self, head: RecoveryPoint, address: str) -> None:
         """Record that the target at ``address`` holds ``head``: from here on it may serve as base."""

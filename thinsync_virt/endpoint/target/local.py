@@ -54,7 +54,7 @@ class LocalTarget:
         self.host_findings: Callable[[], tuple[Finding, ...]] = end.host_findings
         self.register: Callable[[ReplicaKey, str], Registration] = end.register
         self.registered_findings: Callable[[ReplicaKey], tuple[Finding, ...]] = end.registered_findings
-        self.tidy: Callable[[ReplicaKey], tuple[str, ...]] = end.tidy
+        self.tidy: Callable[[ReplicaKey, str], tuple[str, ...]] = end.tidy
         self.retire: Callable[[ReplicaKey, str], None] = end.retire
 
     def check(
@@ -68,12 +68,25 @@ class LocalTarget:
         """Whether there is room, and what the kind needs."""
         return self._end.check(key, definition, choices, sizes, data)
 
-    def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
-        """Take one stream; the point that it became."""
+    @property
+    def connected(self) -> bool:
+        """There is nothing that could be lost."""
+        return True
+
+    def reconnect(self) -> None:
+        """Nothing is to be done."""
+
+    def receive(
+        self,
+        stream: Outgoing,
+        progress: Callable[[int], None],
+        acknowledged: Callable[[dict[str, int]], None],
+    ) -> RecoveryPoint:
+        """Take one stream; the point that it became. ``acknowledged`` gets how far each disk is durable."""
         pieces = iter(stream) if self._rate is None else TokenBucket(self._rate).paced(iter(stream))
         try:
             events = _events(pieces, lambda: progress(stream.read))
-            return self._end.receive(events, stream.expected, lambda _: None)
+            return self._end.receive(events, stream.expected, lambda _: None, acknowledged)
         finally:
             # Whoever reads ahead for it stops then, also after a failure here.
             close = getattr(pieces, "close", None)

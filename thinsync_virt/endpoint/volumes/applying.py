@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from thinsync_virt.endpoint.target.receive import WATCH_EVERY, ChunkFiller
+from thinsync_virt.endpoint.target.filler import ChunkFiller
+from thinsync_virt.endpoint.target.receive import WATCH_EVERY
 from thinsync_virt.errors import StreamError
 from thinsync_virt.stream.events import Data, Event, Unmap, Zero
 

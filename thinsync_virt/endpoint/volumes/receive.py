@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from thinsync_virt.endpoint.target.receive import ChunkFiller
+from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.watching import check_room_left
 from thinsync_virt.endpoint.volumes.applying import Amounts, Applier
 from thinsync_virt.endpoint.volumes.arrivals import read_arrivals

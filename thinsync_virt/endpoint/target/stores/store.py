@@ -131,7 +131,7 @@ class StoreEnd:
         events: Iterator[Event],
         expected: Mapping[str, Announcement],
         progress: Callable[[int], None],
-        acknowledge: Callable[[dict[str, int]], None] = lambda _: None,
+        acknowledge: Callable[[dict[str, int]], None],
     ) -> RecoveryPoint:
         """Take one stream and seal its point. ``expected`` is what each disk will bring.
 
@@ -169,12 +169,14 @@ class StoreEnd:
         """A store registers nothing: there is nothing to be wrong."""
         return ()
 
-    def tidy(self, key: ReplicaKey, keep: str = "") -> tuple[str, ...]:
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
         """Remove what crashes left, and points of which files are missing; say what was done.
 
         ``keep`` is the id of the interrupted point that will go on, "" for none.
         """
         self._check_locked(key.domain)
+        # Before the source makes a point for this store: by that id it is known again.
+        self.store.ensure()
         folder = self.store.domain(key.domain)
         return clean(folder, self.keeper, keep) if folder is not None else ()
 
