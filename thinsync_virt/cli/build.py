@@ -267,6 +267,13 @@ class Session:
             stack.callback(host.hypervisor.close)
             yield cls(host, open_target(spec, host.name, stack, rate=rate), stack, tuning)
 
+    @property
+    def over_ssh(self) -> bool:
+        """Whether the target is another host, or a directory of another host."""
+        from thinsync_virt.endpoint.target.local import LocalTarget
+
+        return not isinstance(self.target, LocalTarget)
+
     def lock(self, domain: str) -> AbstractContextManager[None]:
         """One replication of a domain at a time. Raises BusyError: already running, pid N."""
         found = self.source.inspect(domain)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thinsync_virt.cli.options import EXIT_STATUS
+from thinsync_virt.cli.options import EXIT_STATUS, json_option
+from thinsync_virt.cli.output import print_json
 from thinsync_virt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,11 +29,12 @@ _STDOUT = 1
     metavar="FILE",
     help="Write to FILE, which is there when it is whole, and not before.",
 )
-def command(store: str, domain: str, point: str, output: str | None) -> None:
+@json_option
+def command(store: str, domain: str, point: str, output: str | None, as_json: bool) -> None:
     """Write one recovery point of DOMAIN, as it is kept in the directory STORE, to standard output.
 
     STORE is archive:/PATH, qcow2:/PATH or file:/PATH, here. The stream is a full one, with the definition, also where
-    the point is kept as what changed since others.
+    the point is kept as what changed since others. --json needs --output.
 
     \b
     Example:
@@ -47,6 +49,8 @@ def command(store: str, domain: str, point: str, output: str | None) -> None:
     from thinsync_virt.system.pipes import StreamOutput, open_output
     from thinsync_virt.units import format_size
 
+    if as_json and output is None:
+        raise UsageError("--json and the stream would both go to standard output", hint="add --output FILE")
     spec = _parse(store)
     keeper = keeper_of(spec.kind)
     folder, record = find_point(StoreDirectory(spec), domain, point)
@@ -61,10 +65,21 @@ def command(store: str, domain: str, point: str, output: str | None) -> None:
                 hint="send it into a pipe or a file: thinsync-vm stream cat ... > FILE",
             )
         stream = stack.enter_context(PointStream(folder, record, keeper))
-        progress = stack.enter_context(show_progress("sending", stream.total, quiet=False))
+        progress = stack.enter_context(show_progress("sending", stream.total, quiet=as_json))
         for pieces in stream:
             out.write(pieces)
             progress(stream.read)
+    if as_json:
+        print_json(
+            {
+                "domain": folder.record.name,
+                "id": record.id,
+                "output": output,
+                "read": stream.read,
+                "stream_bytes": stream.stream_bytes,
+            }
+        )
+        return
     tell_terminal(
         f"{folder.record.name}: point #{record.sequence} {short_id(record.id)},"
         f" {format_size(stream.stream_bytes)} sent"

@@ -107,7 +107,9 @@ def _domain(host: LocalHost, domain: Domain, wishes: Wishes, *, asks_target: boo
 
 def _other(to: str, domain: Domain | None, wishes: Wishes) -> tuple[Finding, ...]:
     with Session.open(to) as session:
-        findings = [Finding(Severity.OK, f"{to}: ssh", "connected"), *_versions(to, session.target.package)]
+        findings = _versions(to, session.target.package)
+        if session.over_ssh:
+            findings.insert(0, Finding(Severity.OK, f"{to}: ssh", "connected"))
         findings += _guarded(to, session.target.host_findings)
         if domain is not None and not _libvirt_is_away(findings):
             findings += _guarded(f"{to}: {domain.name}", lambda: _placed(session, domain, wishes))

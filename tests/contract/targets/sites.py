@@ -20,6 +20,7 @@ from tests.unit.values import CHOICES, DOMAIN, KEY, NAME, identifier, pool_repor
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.proof import Prover
 from thinsync_virt.endpoint.target import thin as thin_module
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.stores.archive import ArchiveKeeper
 from thinsync_virt.endpoint.target.stores.directory import StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
@@ -59,6 +60,8 @@ class Site(Protocol):
 
     choices: Choices
     fuse: Fuse
+    lazy: bool
+    """Whether more than a few points have to expire before any goes."""
 
     @property
     def key(self) -> ReplicaKey: ...
@@ -98,6 +101,8 @@ class ThinSite:
             return hold(lock_path("target", domain, directory=locks), 0, what=what, host=host)
 
         monkeypatch.setattr(thin_module, "replica_lock", replica_lock)
+        self.lazy = False
+        self.journal = TransferJournal(tmp_path / "journal")
         self.choices = CHOICES
         self.key = KEY
         self.fuse = Fuse()
@@ -106,7 +111,7 @@ class ThinSite:
     def session(self) -> Iterator[tuple[ServedTarget, ServedProver]]:
         hypervisor: Any = NoDomains()
         mappings: Any = FileMappings(self.lvm)
-        target = ThinTarget(self.lvm, hypervisor, mappings, "beta")
+        target = ThinTarget(self.lvm, hypervisor, mappings, "beta", self.journal)
         prover = Prover(self.lvm, mappings, lambda: read_catalogue(self.lvm.volumes(), Role.TARGET))
         self.lvm.commits = None
         try:
@@ -153,6 +158,7 @@ class StoreSite:
     def __init__(self, path: Path, keeper: Keeper) -> None:
         self.path = path
         self.keeper = keeper
+        self.lazy = bool(keeper.slack)
         self.choices = Choices(None)
         self.fuse = Fuse()
         self._key: ReplicaKey | None = None

@@ -221,29 +221,31 @@ def test_old_points_go_and_the_others_stay_what_they_are(site: Site, replica: Re
 
 def test_a_crash_after_every_step_of_retention(site: Site, replica: Replica) -> None:
     """What is kept can be read before anything is cleaned up, and the next run ends what was begun."""
-    series(replica, 13)
+    count = 13 if site.lazy else 8
+    kept = list(range(count - 5, count + 1))
+    series(replica, count)
     bring_back = site.saved()
     for cut in range(200):
         bring_back()
         try:
             with site.session() as (target, _):
                 site.fuse.left = cut
-                target.retire(site.key, identifier(13))
+                target.retire(site.key, identifier(count))
                 break
         except PowerCutError:
             pass
         finally:
             site.fuse.left = None
-        for number in range(8, 14):
+        for number in kept:
             assert site.content(number) == replica.history[number], f"point {number} after cut {cut}"
         with site.session() as (target, _):
             target.tidy(site.key, "")
-            target.retire(site.key, identifier(13))
-        assert replica.points() == list(range(8, 14)), f"after cut {cut}"
+            target.retire(site.key, identifier(count))
+        assert replica.points() == kept, f"after cut {cut}"
         replica.check()
     assert cut > 2, "steps are marked"
     replica.check()
-    replica.send(14, {"vda": ONE})
+    replica.send(count + 1, {"vda": ONE})
     replica.check()
 
 

@@ -24,7 +24,7 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Quiesce
-from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+from thinsync_virt.model.states import Offer, PoolReport, SourceState, TargetState
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.units import KIB, MIB
 
@@ -96,8 +96,8 @@ class Target:
         self.placed += 1
         return ()
 
-    def pools(self) -> tuple[PoolReport, ...]:
-        return (pool_report(), coarse())
+    def offer(self) -> Offer:
+        return Offer((pool_report(), coarse()))
 
     def check(
         self,
@@ -137,7 +137,7 @@ class Site:
 
     @contextmanager
     def open(self, to: str) -> Iterator[Any]:
-        yield SimpleNamespace(source=self.source, target=self.target)
+        yield SimpleNamespace(source=self.source, target=self.target, over_ssh=True)
 
     def check(self, *words: str) -> tuple[int, list[dict[str, str]]]:
         done = CliRunner().invoke(group, ["check", *words, "--json"], standalone_mode=False)

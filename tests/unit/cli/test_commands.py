@@ -108,7 +108,7 @@ def test_exit_statuses_are_distinct() -> None:
         ("replicate", "web01", "--to", "b", "--map", "vda"),
         ("replicate", "web01", "--to", "b", "--pool", "pool"),
         ("replicate", "web01", "--to", "-oProxyCommand=id"),
-        ("replicate", "web01", "--to", "file:/srv/a"),
+        ("replicate", "web01", "--to", "file:srv/a"),
         ("verify", "web01", "--to", ""),
         ("pool", "release", "pool"),
     ],
