@@ -49,7 +49,7 @@ def test_the_freeze_lasts_8_seconds_at_most(
         raise BusyError("enough", hint="stop here")
 
     session = SimpleNamespace(source=None, target=None, recover=lambda _: None, lock=lambda _: nullcontext())
-    monkeypatch.setattr(build.Session, "open", lambda *_: nullcontext(session))
+    monkeypatch.setattr(build.Session, "open", lambda *_, **__: nullcontext(session))
     monkeypatch.setattr("thinsync_virt.replication.driver.replicate", replicate)
     CliRunner().invoke(group, ["replicate", "web01", "--to", "beta", *words], standalone_mode=False)
     (request,) = asked
