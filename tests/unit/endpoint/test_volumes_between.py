@@ -241,6 +241,17 @@ def test_every_cut_leaves_the_target_as_it_was(pair: World) -> None:
         assert pair.state() == before, cut
 
 
+def test_every_damage_leaves_the_target_as_it_was(pair: World) -> None:
+    stream = pair.send(SECOND, FIRST)
+    for at in range(0, len(stream), 211):
+        before = pair.state()
+        damaged = bytearray(stream)
+        damaged[at] ^= 0x10
+        with pytest.raises(StreamError):
+            pair.receive(bytes(damaged))
+        assert pair.state() == before, at
+
+
 def test_the_base_has_to_be_in_the_same_pool(pair: World) -> None:
     refuses(pair, UsageError, "in vg1/pool", lambda: pair.send(SECOND, COPY))
     refuses(pair, UsageError, "its own base", lambda: pair.send(SECOND, SECOND))
