@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.values import pool_report
@@ -167,6 +167,7 @@ def test_zeroes_map_nothing_on_a_fresh_volume() -> None:
 
 
 @pytest.mark.parametrize("zeroes", [True, False], ids=["zeroing pool", "pool made with -Zn"])
+@settings(max_examples=100, deadline=None)
 @given(SIZES, steps, st.data())
 def test_a_fresh_volume_that_was_interrupted_holds_what_comes_again(
     zeroes: bool, size: int, todo: list[Step], data: st.DataObject

@@ -26,7 +26,9 @@ from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.removal import clear_unfinished, remove_point
 from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.endpoint.source.tuning import Grain, Tuning
 from thinsync_virt.endpoint.target import checkpoints, receive, staging
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.errors import BusyError, ConflictError, StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.model.plans import Mode
@@ -57,6 +59,7 @@ class Sender:
         self.directory = directory
         self.size = size
         self.base = base
+        self.grain = Grain.BLOCK
         self.old = [noise(size, 1), noise(size, 2)]
         holes = bytes(CHUNK)
         self.new = [
@@ -98,7 +101,8 @@ class Sender:
             for n in (1, 2)
         }
         base = points[1] if self.base and number == 2 else None
-        return OutgoingStream(points[number], NAME, base, DEFINITION.pack(), tuple(disks))
+        tuning = Tuning("off", self.grain)
+        return OutgoingStream(points[number], NAME, base, DEFINITION.pack(), tuple(disks), tuning)
 
     def bytes_of(self, transfer: Interrupted | None = None, *, number: int = 2) -> bytes:
         stream = self.stream(transfer, number=number)
@@ -430,7 +434,7 @@ def with_header(whole: list[Event], **changes: object) -> list[Event]:
         (lambda whole: with_header(whole, delta="ab" * 16), StreamError),
         (lambda whole: with_header(whole, point=identifier(7)), StreamError),
         (lambda whole: with_start(whole, CHUNK), StreamError),
-        (lambda whole: with_start(whole, SIZE), StreamError),
+        (lambda whole: with_start(whole, SIZE - 512), StreamError),
         (lambda whole: with_start(whole, 0), StreamError),
         (
             lambda whole: with_header(
@@ -510,6 +514,20 @@ def test_it_may_break_off_again_and_again(target: Target, sender: Sender) -> Non
     assert len(finish(target, sender)) < whole // 2
 
 
+@pytest.mark.parametrize("grains", [(Grain.CHUNK, Grain.BLOCK), (Grain.BLOCK, Grain.CHUNK)])
+def test_what_is_left_may_be_compared_in_another_way(
+    grains: tuple[Grain, Grain], target: Target, sender: Sender
+) -> None:
+    """The delta is the same: which ranges may differ, not which blocks of them turned out to."""
+    sender.grain = grains[0]
+    whole = sender.bytes_of()
+    with pytest.raises(UnreachableError):
+        target.receive(read_stream(lost_after(whole, len(whole) // 2)))
+    assert resumable(target) is not None
+    sender.grain = grains[1]
+    finish(target, sender)
+
+
 def test_choices_that_send_it_elsewhere_begin_anew(
     target: Target, sender: Sender, broken_off: Interrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -523,7 +541,8 @@ def test_choices_that_send_it_elsewhere_begin_anew(
 
 
 def test_a_journal_that_cannot_be_written_stops_nothing(target: Target, sender: Sender) -> None:
-    (target.lvm.directory / "transfers").write_bytes(b"a file")
+    target.journal = TransferJournal(Path("/proc/self/transfers"))
+    target.acknowledged.clear()
     assert target.receive(sender.events_of()) == identifier(2)
     assert target.content() == sender.new
     assert target.acknowledged == []
@@ -533,9 +552,11 @@ def test_little_is_not_worth_a_journal(
     target: Target, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(receive, "RECORD_LEAST", MIB)
-    target.receive(sender.events_of())
+    target.acknowledged.clear()
+    with pytest.raises(PowerCutError):
+        target.receive(killed_at(sender.events_of(), len(sender.events_of()) - 1, target))
     assert target.acknowledged == []
-    assert not (target.lvm.directory / "transfers").exists()
+    assert target.journal.read(KEY) is None
 
 
 def test_on_a_pool_that_does_not_zero_only_full_copies_go_on(target: Target, sender: Sender) -> None:

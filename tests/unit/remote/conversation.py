@@ -15,9 +15,10 @@ from thinsync_virt.model.points import Consistency, RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices, Mark
 from thinsync_virt.model.reports import Registration
 from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.remote.target_client import RemoteTarget
 from thinsync_virt.stream.compression import pack
-from thinsync_virt.stream.events import Data, DefinitionPiece, Event
+from thinsync_virt.stream.events import Checkpoint, Data, DefinitionPiece, Event
 from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.stream.writer import StreamWriter
@@ -41,7 +42,9 @@ class MemoryTarget:
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
         mark = Mark(KEY, identifier(1), 1)
-        return (TargetState(KEY, (point(1),), (), (replica(mark=mark),), identifier(1), (), CHOICES),)
+        left = Interrupted(identifier(2), identifier(1), identifier(12), {"vda": 64 * KIB, "vdb": 0})
+        there = (replica(mark=mark),)
+        return (TargetState(KEY, (point(1),), (), there, identifier(1), (), CHOICES, left),)
 
     def check(
         self,
@@ -62,14 +65,19 @@ class MemoryTarget:
         events: Iterator[Event],
         expected: Mapping[str, Announcement],
         progress: Callable[[int], None],
+        acknowledge: Callable[[dict[str, int]], None],
     ) -> RecoveryPoint:
-        self.received = [meaning(event) for event in events]
+        for event in events:
+            self.received.append(meaning(event))
+            if isinstance(event, Checkpoint):
+                acknowledge(dict(zip(("vda", "vdb"), event.positions, strict=True)))
         return point(2, disks=("vda", "vdb"))
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
         return Registration(point, True, (WARNING,))
 
-    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
+        assert keep == identifier(2)
         return ("removed vg0/ts-web01-vda-old",)
 
     def retire(self, key: ReplicaKey, common: str) -> None:
@@ -151,19 +159,21 @@ class Frames:
 def converse(target: RemoteTarget) -> list[Any]:
     """Everything that a client can ask, in the order of a run; the answers."""
     definition = (KEY, DEFINITION, CHOICES, {"vda": 64 * MIB, "vdb": 64 * MIB}, {"vdb": 131584})
+    durable: list[dict[str, int]] = []
     target.begin(DOMAIN)
     answers = [
         target.states(DOMAIN, NAME),
         target.pools(),
         target.check(*definition),
         target.host_findings(),
-        target.tidy(KEY),
-        target.receive(Frames(), lambda _: None),
+        target.tidy(KEY, identifier(2)),
+        target.receive(Frames(), lambda _: None, durable.append),
         target.register(KEY, identifier(2)),
     ]
     target.retire(KEY, identifier(2))
     return [
         *answers,
+        durable,
         target.registered_findings(KEY),
         target.points(DOMAIN),
         target.definition(KEY, identifier(2)),
@@ -180,9 +190,13 @@ def expected_answers() -> list[Any]:
         target.pools(),
         (WARNING,),
         (WARNING,),
-        target.tidy(KEY),
+        target.tidy(KEY, identifier(2)),
         point(2, disks=("vda", "vdb")),
         target.register(KEY, identifier(2)),
+        [
+            {"vda": 2 * MIB + 64 * KIB, "vdb": 0},
+            {"vda": 2 * MIB + 64 * KIB, "vdb": 128 * KIB + 512},
+        ],
         (),
         target.points(DOMAIN),
         DEFINITION.id,
