@@ -102,7 +102,7 @@ class Sender:
         }
         base = points[1] if self.base and number == 2 else None
         tuning = Tuning("off", self.grain)
-        return OutgoingStream(points[number], NAME, base, DEFINITION.pack(), tuple(disks), tuning)
+        return OutgoingStream(points[number], NAME, base, DEFINITION.pack(), tuple(disks), tuning=tuning)
 
     def bytes_of(self, transfer: Interrupted | None = None, *, number: int = 2) -> bytes:
         stream = self.stream(transfer, number=number)

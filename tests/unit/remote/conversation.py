@@ -14,7 +14,7 @@ from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices, Mark
 from thinsync_virt.model.reports import Registration
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import Offer, TargetState
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.remote.target_client import RemoteTarget
 from thinsync_virt.stream.compression import pack
@@ -37,8 +37,8 @@ class MemoryTarget:
     def begin(self, domain: str) -> None:
         assert domain == DOMAIN
 
-    def pools(self) -> tuple[PoolReport, ...]:
-        return (pool_report(used_data=1000),)
+    def offer(self) -> Offer:
+        return Offer((pool_report(used_data=1000),))
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
         mark = Mark(KEY, identifier(1), 1)
@@ -163,7 +163,7 @@ def converse(target: RemoteTarget) -> list[Any]:
     target.begin(DOMAIN)
     answers = [
         target.states(DOMAIN, NAME),
-        target.pools(),
+        target.offer(),
         target.check(*definition),
         target.host_findings(),
         target.tidy(KEY, identifier(2)),
@@ -187,7 +187,7 @@ def expected_answers() -> list[Any]:
     target = MemoryTarget()
     return [
         target.states(DOMAIN, NAME),
-        target.pools(),
+        target.offer(),
         (WARNING,),
         (WARNING,),
         target.tidy(KEY, identifier(2)),
