@@ -87,8 +87,8 @@ class OutgoingStream:
     base: RecoveryPoint | VolumeHead | None
     packed_definition: bytes
     deltas: tuple[OutgoingDisk, ...]
-    addressed: bool = True
     tuning: Tuning = field(default_factory=Tuning)
+    addressed: bool = True
     read: int = 0
     _unchecked: int = 0
     _writer: StreamWriter | ThinSendWriter = field(default_factory=StreamWriter)
