@@ -44,9 +44,11 @@ def only_what_is_mapped_was_read(full: dict[str, Any], mapped: dict[str, int]) -
         assert 0 < disk["sent"] <= disk["changed"] <= mapped[disk["target"]], (disk, mapped)
     sizes = sum(disk["size"] for disk in full["disks"])
     assert sum(mapped.values()) < sizes, "volumes that are mapped whole would show nothing"
-    sent = sum(disk["sent"] for disk in full["disks"])
-    # Frames, the definition, and chunks that are mapped and zero.
-    assert sent < full["stream_bytes"] < sent + sent // 50 + (1 << 20), full
+    sent, packed = (sum(disk[what] for disk in full["disks"]) for what in ("sent", "packed"))
+    # Frames of zeroes, and the definition.
+    assert packed < full["stream_bytes"] < packed + sent // 50 + (1 << 20), full
+    # Heads at most come on top where nothing shrinks.
+    assert packed < sent + sent // 100, full
 
 
 def test_an_increment_sends_what_changed_and_the_replica_starts(hosts: Hosts) -> None:

@@ -26,7 +26,7 @@ from thinsync_virt.model.points import Consistency
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.tags import Role
 from thinsync_virt.model.targets import HostTarget
-from thinsync_virt.replication.driver import Request
+from thinsync_virt.replication.request import Request
 from thinsync_virt.system import ssh
 from thinsync_virt.system.lvm_commands import snapshot_batch
 
@@ -49,7 +49,7 @@ def test_the_freeze_lasts_8_seconds_at_most(
         raise BusyError("enough", hint="stop here")
 
     session = SimpleNamespace(source=None, target=None, recover=lambda _: None, lock=lambda _: nullcontext())
-    monkeypatch.setattr(build.Session, "open", lambda *_: nullcontext(session))
+    monkeypatch.setattr(build.Session, "open", lambda *_, **__: nullcontext(session))
     monkeypatch.setattr("thinsync_virt.replication.driver.replicate", replicate)
     CliRunner().invoke(group, ["replicate", "web01", "--to", "beta", *words], standalone_mode=False)
     (request,) = asked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,11 +10,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from thinsync_virt import __version__
+from thinsync_virt.cli.mappings_choice import chosen_opener
 from thinsync_virt.cli.privilege import need_root
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.locking import replica_lock
-from thinsync_virt.endpoint.mappings import MappingsOpener, OwnOpener, ThinToolsOpener
+from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.pools import VolumeFinder
 from thinsync_virt.endpoint.proof import Prover
@@ -28,8 +28,11 @@ from thinsync_virt.endpoint.recovery import (
 )
 from thinsync_virt.endpoint.services_check import look_at_services
 from thinsync_virt.endpoint.source.thin import ThinSource
+from thinsync_virt.endpoint.source.tuning import Tuning
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.thin import ThinTarget
-from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
+from thinsync_virt.endpoint.volumes.recovery import recover_streams
+from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.guard.service import undo_left_overs
@@ -42,22 +45,10 @@ from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.steps import reached
 
 if TYPE_CHECKING:
-    from thinsync_virt.model.targets import HostTarget
+    from thinsync_virt.endpoint.target.local import LocalTarget
+    from thinsync_virt.model.targets import Target
     from thinsync_virt.remote.target_client import RemoteTarget
     from thinsync_virt.replication.verify import Proof
-
-
-def _opener() -> MappingsOpener:
-    """Our own reader, unless ``THINSYNC_MAPPINGS=thin-tools`` asks for the other. Raises UsageError."""
-    match os.environ.get("THINSYNC_MAPPINGS", "own"):
-        case "own":
-            return OwnOpener()
-        case "thin-tools":
-            return ThinToolsOpener()
-        case other:
-            raise UsageError(
-                f"THINSYNC_MAPPINGS is {other!r}", hint="own (what holds without it) or thin-tools"
-            )
 
 
 class _Guard:
@@ -84,12 +75,12 @@ class LocalHost:
         need_root()
         lvm = Lvm()
         return cls(
-            lvm, LibvirtHypervisor(reached=reached), _opener(), VolumeFinder(lvm), socket.gethostname()
+            lvm, LibvirtHypervisor(reached=reached), chosen_opener(), VolumeFinder(lvm), socket.gethostname()
         )
 
-    def source(self) -> ThinSource:
+    def source(self, tuning: Tuning | None = None) -> ThinSource:
         """This host as a source."""
-        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name)
+        return ThinSource(self.lvm, self.hypervisor, self.mappings, _Guard(), self.finder, self.name, tuning)
 
     def target(self) -> ThinTarget:
         """This host as a target."""
@@ -119,7 +110,9 @@ class LocalHost:
         recovery.attempt(lambda: recover_metadata_snapshots(self.lvm, leases, recovery))
         recovery.attempt(lambda: recover_transactions(self.lvm, leases, recovery))
         for role in (Role.SOURCE, Role.TARGET):
-            recovery.attempt(partial(recover_sets, self.lvm, role, recovery))
+            journal = TransferJournal() if role is Role.TARGET else None
+            recovery.attempt(partial(recover_sets, self.lvm, role, recovery, journal))
+        recovery.attempt(lambda: recover_streams(self.lvm, recovery.attempt))
         if not boot:
             recovery.attempt(self._restore_started)
         return recovery
@@ -216,22 +209,44 @@ def recorded_target(domain: str) -> str:
     return max(confirmed, key=lambda point: point.order).confirmed_by
 
 
-def parse_host(to: str) -> HostTarget:
-    """The host that ``--to`` names. Raises UsageError for targets that are no hosts: a later version's."""
-    from thinsync_virt.model.targets import HostTarget, TargetSpec
+def open_target(
+    spec: Target, host: str, stack: ExitStack, *, rate: int | None = None
+) -> RemoteTarget | LocalTarget:
+    """The target that ``--to`` names, seen from this host, which is ``host``; open until ``stack`` is closed."""
+    from thinsync_virt.model.targets import StoreTarget
 
-    spec = TargetSpec.parse(to)
-    if not isinstance(spec, HostTarget):
-        raise UsageError(f"{to}: this version replicates to hosts only", hint="write --to HOST")
-    return spec
+    if isinstance(spec, StoreTarget) and spec.host is None:
+        from thinsync_virt.endpoint.target.local import LocalTarget
+        from thinsync_virt.endpoint.target.stores.opening import open_store
+
+        end, prover = open_store(spec, host)
+        stack.callback(end.end)
+        stack.callback(prover.close)
+        return LocalTarget(end, prover, str(spec), rate=rate)
+    from thinsync_virt.remote.connect import connect
+    from thinsync_virt.remote.greeting import our_greeting
+    from thinsync_virt.remote.target_client import RemoteTarget
+
+    store, address = (spec, spec.host) if isinstance(spec, StoreTarget) else (None, spec)
+    assert address is not None
+    dial = partial(connect, address, our_greeting(__version__, host))
+    target = RemoteTarget(dial(), str(spec), dial, store, rate=rate)
+    stack.callback(target.close)
+    return target
 
 
 class Session:
-    """This host as source and one other as target, for the length of a command."""
+    """This host as source, and another one or a directory as target, for the length of a command."""
 
-    def __init__(self, host: LocalHost, target: RemoteTarget, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        host: LocalHost,
+        target: RemoteTarget | LocalTarget,
+        stack: ExitStack,
+        tuning: Tuning | None = None,
+    ) -> None:
         self.host = host
-        self.source = host.source()
+        self.source = host.source(tuning)
         self.target = target
         self.target_prover = target
         self.source_prover = host.prover(Role.SOURCE)
@@ -239,18 +254,25 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, to: str) -> Iterator[Session]:
-        """Connect. Raises UsageError, UnreachableError."""
-        from thinsync_virt.remote.connect import connect
-        from thinsync_virt.remote.greeting import our_greeting
-        from thinsync_virt.remote.target_client import RemoteTarget
+    def open(cls, to: str, *, tuning: Tuning | None = None, rate: int | None = None) -> Iterator[Session]:
+        """Connect, or open the directory. A stream goes no faster than ``rate`` bytes per second.
 
-        spec = parse_host(to)
+        Raises UsageError, UnreachableError, ConflictError.
+        """
+        from thinsync_virt.model.targets import TargetSpec
+
+        spec = TargetSpec.parse(to)
         host = LocalHost.make()
         with ExitStack() as stack:
-            client = stack.enter_context(connect(spec, our_greeting(__version__, host.name)))
             stack.callback(host.hypervisor.close)
-            yield cls(host, RemoteTarget(client, str(spec)), stack)
+            yield cls(host, open_target(spec, host.name, stack, rate=rate), stack, tuning)
+
+    @property
+    def over_ssh(self) -> bool:
+        """Whether the target is another host, or a directory of another host."""
+        from thinsync_virt.endpoint.target.local import LocalTarget
+
+        return not isinstance(self.target, LocalTarget)
 
     def lock(self, domain: str) -> AbstractContextManager[None]:
         """One replication of a domain at a time. Raises BusyError: already running, pid N."""

@@ -10,14 +10,22 @@ from thinsync_virt.cli.build import LocalHost, Session
 from thinsync_virt.errors import Code, ThinsyncError, UsageError
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, Severity, refusals
+from thinsync_virt.model.names import short_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Quiesce
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import PoolReport, SourceState, TargetState
 from thinsync_virt.model.targets import HostTarget, TargetSpec
-from thinsync_virt.planning.choices import Wishes, check_targets, choose, remembered_state, travelling_disks
-from thinsync_virt.planning.replication import find_conflict, plan_disks
+from thinsync_virt.planning.choices import (
+    Wishes,
+    check_targets,
+    choose,
+    remembered_state,
+    target_uuid,
+    travelling_disks,
+)
+from thinsync_virt.planning.replication import find_conflict, plan_disks, plan_resumption
 from thinsync_virt.units import format_size
 
 
@@ -48,7 +56,8 @@ def _without_host(where: str, message: str) -> str:
     name = where.partition(": ")[0]
     with suppress(UsageError):
         spec = TargetSpec.parse(name)
-        name = spec.host if isinstance(spec, HostTarget) else name
+        host = spec if isinstance(spec, HostTarget) else spec.host
+        name = host.host if host is not None else name
     return message.removeprefix(f"{name}: ")
 
 
@@ -98,7 +107,9 @@ def _domain(host: LocalHost, domain: Domain, wishes: Wishes, *, asks_target: boo
 
 def _other(to: str, domain: Domain | None, wishes: Wishes) -> tuple[Finding, ...]:
     with Session.open(to) as session:
-        findings = [Finding(Severity.OK, f"{to}: ssh", "connected"), *_versions(to, session.target.package)]
+        findings = _versions(to, session.target.package)
+        if session.over_ssh:
+            findings.insert(0, Finding(Severity.OK, f"{to}: ssh", "connected"))
         findings += _guarded(to, session.target.host_findings)
         if domain is not None and not _libvirt_is_away(findings):
             findings += _guarded(f"{to}: {domain.name}", lambda: _placed(session, domain, wishes))
@@ -116,29 +127,41 @@ def _versions(to: str, theirs: str) -> list[Finding]:
 def _placed(session: Session, domain: Domain, wishes: Wishes) -> tuple[Finding, ...]:
     """The job as it would be done: its disks' pools here, and the domain as it would be at the target."""
     source, target = session.source, session.target
-    states, pools = target.states(domain.uuid, domain.name), target.pools()
+    states, offer = target.states(domain.uuid, domain.name), target.offer()
     remembered = remembered_state(states, wishes)
-    choices = choose(domain, wishes, remembered.choices if remembered else None, pools, target.host)
+    choices = choose(domain, wishes, remembered.choices if remembered else None, offer, target.host)
     disks = travelling_disks(domain, choices)
-    group = next(report.group.uuid for report in pools if report.pool.name == choices.pool)
-    key = ReplicaKey(domain.uuid, group)
+    key = ReplicaKey(domain.uuid, target_uuid(offer, choices))
     here = source.state(domain, key)
     there = next((state for state in states if state.key == key), None) or TargetState(
         key, (), (), states[0].registered if states else (), "", (), None
     )
     findings = [
         *source.check(domain, disks, Quiesce.AUTO),
-        *_chunks(source.pools(), pools, disks, choices, target.host),
+        *_chunks(source.pools(), offer.pools, disks, choices, target.host),
     ]
     conflict = find_conflict(here, there, host=target.host)
     if conflict is not None:
         subject = f"{target.host}: {domain.name}"
         findings.append(Finding(Severity.REFUSAL, subject, conflict.message, conflict.hint, Code.CONFLICT))
+    findings += _interrupted(f"{target.host}: {domain.name}", here, there, choices)
     in_full = {plan.target for plan in plan_disks(here, there, disks, choices) if plan.mode is Mode.FULL}
     data = source.mapped(tuple(disk for disk in disks if disk.target in in_full))
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
     findings += target.check(key, source.definition(domain, choices), choices, sizes, data)
     return tuple(findings)
+
+
+def _interrupted(
+    subject: str, here: SourceState, there: TargetState, choices: Choices
+) -> tuple[Finding, ...]:
+    """What an interrupted transfer has left at the target."""
+    if there.interrupted is None:
+        return ()
+    what = f"the transfer of point {short_id(there.interrupted.point)} was interrupted"
+    if plan_resumption(here, there, choices) is not None:
+        return (Finding(Severity.INFO, subject, f"{what}; the next replication goes on with it"),)
+    return (Finding(Severity.INFO, subject, f"{what} and cannot go on; the next replication removes it"),)
 
 
 def _chunks(
@@ -149,14 +172,14 @@ def _chunks(
     host: str,
 ) -> list[Finding]:
     """Pools whose chunk sizes differ."""
-    here = {report.pool.name: report.pool.chunk_size for report in ours}
-    there = {report.pool.name: report.pool.chunk_size for report in theirs}
+    here = {str(report.pool.name): report.pool.chunk_size for report in ours}
+    there = {str(report.pool.name): report.pool.chunk_size for report in theirs}
     found = []
     for disk in disks:
         if disk.volume is None:
             continue
-        pool = choices.pool_of(disk.target)
-        one, other = here.get(disk.volume.pool), there.get(pool)
+        pool = choices.place_of(disk.target)
+        one, other = here.get(str(disk.volume.pool)), there.get(pool)
         if one is not None and other is not None and one != other:
             text = (
                 f"chunks of {format_size(one)} in {disk.volume.pool} here, of {format_size(other)} in {pool} there:"

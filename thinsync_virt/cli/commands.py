@@ -19,6 +19,9 @@ DAILY = {
     "check": "Look at everything the job needs, and say what to do.",
     "pool": "Thin pools: health, head room, what each volume pins.",
     "delta": "What makes one thin volume of another.",
+    "send": "A volume or a recovery point, or what makes one of another, as a stream.",
+    "receive": "Make volumes of a stream, or bring them up to date.",
+    "stream": "Look at streams that were kept in files.",
 }
 PLUMBING = {
     "server": "What runs at the far end of ssh.",

@@ -24,6 +24,13 @@ def complete_thin_volumes(context: click.Context, parameter: click.Parameter, in
     return _beginning(incomplete, lambda: (name for name in _thin_volumes() if name not in given))
 
 
+def complete_sources(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """What can be sent: names of domains, and ``VG/LV`` of thin volumes."""
+    from thinsync_virt.system.virsh import domain_names
+
+    return [*_beginning(incomplete, domain_names), *_beginning(incomplete, _thin_volumes)]
+
+
 def _thin_volumes() -> list[str]:
     from thinsync_virt.system.lvm import Lvm
 

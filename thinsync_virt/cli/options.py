@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from thinsync_virt.endpoint.source.tuning import Tuning
     from thinsync_virt.planning.choices import Wishes
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -16,13 +17,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 def to_option(*, required: bool) -> Callable[[F], F]:
-    """``--to [USER@]HOST[:PORT]``."""
+    """``--to [USER@]HOST[:PORT]``, or a directory here or there."""
     return click.option(
         "--to",
         "to",
-        metavar="HOST",
+        metavar="TARGET",
         required=required,
-        help="The other host: [USER@]HOST[:PORT], reached over ssh.",
+        help="The other host: [USER@]HOST[:PORT], reached over ssh; or a directory, here or with HOST: before it:"
+        " archive:/PATH (streams), qcow2:/PATH, file:/PATH (raw images; XFS or btrfs).",
     )
 
 
@@ -62,6 +64,56 @@ def parse_wishes(
 
     disk_pools, networks = parse_maps(maps)
     return Wishes(VolumeName.parse(pool) if pool else None, disk_pools, networks, include, exclude)
+
+
+_TRANSFER = (
+    click.option(
+        "--compress",
+        metavar="HOW",
+        default="auto",
+        show_default=True,
+        help="auto never slows the link; off; or a level of zstd from 1 to 19.",
+    ),
+    click.option(
+        "--bwlimit", metavar="RATE", help="No more than RATE bytes per second, such as 10M (powers of 1024)."
+    ),
+    click.option(
+        "--grain",
+        type=click.Choice(["auto", "chunk", "4k"]),
+        default="auto",
+        show_default=True,
+        help="Send whole changed chunks, or compare with the base and send the 4 KiB blocks that differ.",
+    ),
+    click.option(
+        "--nice", type=click.IntRange(0, 19), metavar="N", help="Give the processor to others first: 0 to 19."
+    ),
+    click.option(
+        "--ionice",
+        metavar="CLASS",
+        help="Give the disks to others first: idle, or best-effort with a level, best-effort:7.",
+    ),
+)
+
+
+def transfer_options(command: F) -> F:
+    """``--compress``, ``--bwlimit``, ``--grain``, ``--nice`` and ``--ionice``: how data travels; see parse_transfer."""
+    for option in reversed(_TRANSFER):
+        command = option(command)
+    return command
+
+
+def parse_transfer(
+    compress: str, bwlimit: str | None, grain: str, nice: int | None, ionice: str | None
+) -> tuple[Tuning, int | None]:
+    """The values of :func:`transfer_options`: tuning, and bytes per second. Raises UsageError."""
+    from thinsync_virt.endpoint.source.tuning import Grain, Tuning
+    from thinsync_virt.system.pacing import parse_rate
+    from thinsync_virt.system.priority import Priority
+
+    tuning = Tuning(compress, Grain(grain), Priority.parse(nice, ionice))
+    # What cannot be understood is said before anything begins.
+    tuning.packer()
+    return tuning, parse_rate(bwlimit) if bwlimit else None
 
 
 EXIT_STATUS = (

@@ -26,6 +26,7 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
     """
     from thinsync_virt.cli.build import Session, local_points
 
+    interrupted: set[str] = set()
     if to is None:
         here = local_points(domain)
         there: tuple[RecoveryPoint, ...] = ()
@@ -34,15 +35,21 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
             uuid = session.uuid_of(domain)
             here = local_points(domain)
             there = session.target_prover.points(uuid)
+            states = session.target.states(uuid, domain)
+            interrupted = {one.interrupted.point for one in states if one.interrupted is not None}
     rows = _rows(here, there)
     if as_json:
-        print_json([_as_json(point, *where) for point, where in rows])
+        print_json([_as_json(point, *where, in_part=point.id in interrupted) for point, where in rows])
         return
     if not rows:
         click.echo(f"There are no recovery points of {domain}.")
         click.echo(f"Next: thinsync-vm replicate {domain} --to {to or 'HOST'}")
         return
-    _print_table(rows, with_target=to is not None)
+    _print_table(rows, interrupted, with_target=to is not None)
+    for left in sorted(interrupted - {point.id for point, _ in rows}):
+        click.echo(
+            f"Of point {short_id(left)}, which is not here any more, {to} has a part: the next replication removes it."
+        )
 
 
 def _rows(
@@ -54,7 +61,7 @@ def _rows(
     return [(point, (point.id in ours, point.id in theirs)) for point in ordered]
 
 
-def _as_json(point: RecoveryPoint, here: bool, there: bool) -> dict[str, object]:
+def _as_json(point: RecoveryPoint, here: bool, there: bool, *, in_part: bool) -> dict[str, object]:
     return {
         "id": point.id,
         "sequence": point.sequence,
@@ -62,15 +69,15 @@ def _as_json(point: RecoveryPoint, here: bool, there: bool) -> dict[str, object]
         "consistency": point.consistency.value,
         "here": here,
         "there": there,
+        "in_part": in_part,
         "confirmed_by": point.confirmed_by,
-        "disks": [
-            {"target": disk.target, "volume": str(disk.volume.name), "size": disk.volume.size}
-            for disk in point.disks
-        ],
+        "disks": [{"target": disk.target, "volume": disk.name, "size": disk.size} for disk in point.disks],
     }
 
 
-def _print_table(rows: list[tuple[RecoveryPoint, tuple[bool, bool]]], *, with_target: bool) -> None:
+def _print_table(
+    rows: list[tuple[RecoveryPoint, tuple[bool, bool]]], interrupted: set[str], *, with_target: bool
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -80,14 +87,21 @@ def _print_table(rows: list[tuple[RecoveryPoint, tuple[bool, bool]]], *, with_ta
     for point, (here, there) in rows:
         # One host may replicate to several, and number its points for each of them.
         where = f"yes, confirmed by {point.confirmed_by}" if point.confirmed_by else "yes"
-        disks = ", ".join(f"{disk.target} {format_size(disk.volume.size)}" for disk in point.disks)
+        disks = ", ".join(f"{disk.target} {format_size(disk.size)}" for disk in point.disks)
         table.add_row(
             f"#{point.sequence}",
             short_id(point.id),
             format_time(point.time),
             point.consistency.value,
             Text(where) if here else "-",
-            *(["yes" if there else "-"] if with_target else []),
+            *([_there(there, point.id in interrupted)] if with_target else []),
             Text(disks),
         )
     print_table(table)
+
+
+def _there(whole: bool, in_part: bool) -> str:
+    """An interrupted transfer has left a part: the next replication goes on with it."""
+    if whole:
+        return "yes"
+    return "in part, interrupted" if in_part else "-"

@@ -10,7 +10,7 @@ import click
 
 from thinsync_virt.cli.output import print_table
 from thinsync_virt.model.findings import Finding, Severity
-from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.pools import (
     HeadRoom,
     Health,
@@ -202,9 +202,14 @@ def _purpose(purpose: Purpose) -> str:
     what = {
         Use.DISK: f"{purpose.disk} of {purpose.domain}",
         Use.POINT: f"point {purpose.sequence} of {purpose.domain}, {purpose.disk}",
-        Use.UNFINISHED: f"unfinished point {purpose.sequence} of {purpose.domain}, {purpose.disk}",
+        Use.UNFINISHED: (
+            f"unfinished point {purpose.sequence} of {purpose.domain}, {purpose.disk}"
+            if purpose.domain
+            else ""
+        ),
         Use.REPLICA: f"{purpose.disk} of the replica of {purpose.domain}",
         Use.DEFINITION: f"definition of {purpose.domain}",
+        Use.RECEIVED: f"received{f', {purpose.disk}' if purpose.disk else ''}: holds {short_id(purpose.point)}",
         Use.OTHER: "",
         Use.UNKNOWN: "",
     }[purpose.use]

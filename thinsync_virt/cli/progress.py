@@ -98,7 +98,7 @@ class BarObserver(LineObserver):
         if total == 0:
             self.line(_begin(verb, total))
             return
-        self._bar.update(self._task, description=f"  {verb}", total=total, visible=True)
+        self._bar.update(self._task, description=f"  {verb}", total=total, completed=0, visible=True)
 
     def progress(self, done: int) -> None:
         self._bar.update(self._task, completed=done)

@@ -25,15 +25,17 @@ def command(boot: bool, as_json: bool) -> None:
 
     recovery = local_recovery(boot=boot)
     if as_json:
-        print_json({"done": recovery.done, "failed": recovery.failed})
+        print_json({"done": recovery.done, "kept": recovery.kept, "failed": recovery.failed})
     else:
         for line in recovery.done:
+            click.echo(line)
+        for line in recovery.kept:
             click.echo(line)
         for failed in recovery.failed:
             click.echo(f"not done: {failed.message}", err=True)
             if failed.hint:
                 click.echo(f"  what to do: {failed.hint}", err=True)
-        if not recovery.done and not recovery.failed:
+        if not (recovery.done or recovery.kept or recovery.failed):
             click.echo("nothing to clean up")
     if recovery.failed:
         raise SystemExit(1)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 
 from thinsync_virt.cli.completion import complete_domains
-from thinsync_virt.cli.options import EXIT_STATUS, choice_options, json_option, parse_wishes, to_option
+from thinsync_virt.cli.options import (
+    EXIT_STATUS,
+    choice_options,
+    json_option,
+    parse_transfer,
+    parse_wishes,
+    to_option,
+    transfer_options,
+)
 from thinsync_virt.cli.output import print_json
 from thinsync_virt.model.reports import Quiesce
 
@@ -29,6 +37,7 @@ from thinsync_virt.model.reports import Quiesce
     metavar="S",
     help="Seconds from the freeze to the confirmed thaw, at most.",
 )
+@transfer_options
 @click.option("--dry-run", is_flag=True, help="Check and plan, and change nothing.")
 @json_option
 def command(
@@ -40,27 +49,37 @@ def command(
     include: tuple[str, ...],
     quiesce: str,
     freeze_timeout: float,
+    compress: str,
+    bwlimit: str | None,
+    grain: str,
+    nice: int | None,
+    ionice: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Bring the copy of DOMAIN on another host up to date: all of it the first time, then what changed.
+    """Bring the copy of DOMAIN at the target up to date: all of it the first time, then what changed.
 
     The guest goes on running. Its file systems are frozen for a moment through qemu-guest-agent, all disks are
-    snapshotted at one instant, and what differs from the last common recovery point travels over ssh. The domain is
-    registered there, ready for virsh start.
+    snapshotted at one instant, and what differs from the last common recovery point travels over ssh. On another
+    host's thin pool the domain is registered, ready for virsh start; a directory keeps points as files.
 
     \b
     Example:
       thinsync-vm replicate web01 --to backup1
       thinsync-vm replicate web01 --to root@backup1:2222 --pool vg1/fast --map net:br0=br7
+      thinsync-vm replicate web01 --to archive:/mnt/usb
+      thinsync-vm replicate web01 --to backup1:qcow2:/srv/copies
+      thinsync-vm replicate web01 --to backup1 --bwlimit 10M --nice 10 --ionice idle
     """
     from thinsync_virt.cli.build import Session
     from thinsync_virt.cli.progress import make_observer
-    from thinsync_virt.replication.driver import Request, replicate
+    from thinsync_virt.replication.driver import replicate
+    from thinsync_virt.replication.request import Request
 
     wishes = parse_wishes(pool, maps, exclude, include)
     request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run)
-    with Session.open(to) as session, make_observer(quiet=as_json) as observer:
+    tuning, rate = parse_transfer(compress, bwlimit, grain, nice, ionice)
+    with Session.open(to, tuning=tuning, rate=rate) as session, make_observer(quiet=as_json) as observer:
         if not dry_run:
             # Before the lock: recovery leaves alone what a lock is held for, and that would be this very domain.
             session.recover(observer.step)

@@ -9,7 +9,17 @@ from typing import NamedTuple
 from thinsync_virt.errors import PoolError
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.pools import Purpose, Use
-from thinsync_virt.model.tags import DefinitionMember, Member, Role, Seal, Tag, parse_tag
+from thinsync_virt.model.tags import (
+    DefinitionMember,
+    Incoming,
+    Member,
+    Received,
+    Role,
+    Seal,
+    Tag,
+    Temporary,
+    parse_tag,
+)
 from thinsync_virt.model.volumes import ThinVolume
 
 
@@ -78,6 +88,12 @@ def _from_tags(tags: Iterable[Tag], sealed: set[str], names: Mapping[str, str]) 
                 return Purpose(use, tag.domain_name, tag.disk, tag.sequence, tag.set_id)
             case DefinitionMember():
                 return Purpose(Use.DEFINITION, names.get(tag.key.domain, short_id(tag.key.domain)))
+            case Received():
+                return Purpose(Use.RECEIVED, disk=tag.disk, point=tag.held)
+            case Incoming():
+                return Purpose(Use.UNFINISHED, note=f"being received, to become {tag.name}")
+            case Temporary():
+                return Purpose(Use.UNFINISHED, note=f"a snapshot of {tag.name}, while it is sent")
             case _:
                 pass
     return None

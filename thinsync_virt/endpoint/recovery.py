@@ -14,6 +14,7 @@ from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.removal import remove_unfinished, remove_unused_definitions
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.transactions import finish_transaction
 from thinsync_virt.errors import BusyError, ThinsyncError
 from thinsync_virt.model.names import VolumeName, short_id
@@ -37,6 +38,8 @@ class Recovery:
 
     done: list[str] = field(default_factory=list)
     failed: list[NotDone] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """What was left alone on purpose."""
 
     def attempt(self, step: Callable[[], list[str]], what: str = "") -> None:
         """Note what ``step`` says it did, or why it could not."""
@@ -87,15 +90,17 @@ def recover_activation(lvm: Lvm, recovery: Recovery) -> list[str]:
     return []
 
 
-def recover_sets(lvm: Lvm, role: Role, recovery: Recovery) -> list[str]:
+def recover_sets(
+    lvm: Lvm, role: Role, recovery: Recovery, journal: TransferJournal | None = None
+) -> list[str]:
     """Remove unfinished sets and unused definitions of one role, but for those that a running job works on.
 
-    Each replica is a step of its own.
+    A set whose transfer can go on, as ``journal`` knows, is left to the next run. Each replica is a step of its own.
     """
 
     def recover(key: ReplicaKey) -> list[str]:
         with suppress(BusyError), replica_lock(role, key.domain):  # a job is at work on it
-            return _recover_replica(lvm, role, key)
+            return _recover_replica(lvm, role, key, recovery, journal)
         return []
 
     for key in read_catalogue(lvm.volumes(), role).replicas():
@@ -103,14 +108,20 @@ def recover_sets(lvm: Lvm, role: Role, recovery: Recovery) -> list[str]:
     return []
 
 
-def _recover_replica(lvm: Lvm, role: Role, key: ReplicaKey) -> list[str]:
+def _recover_replica(
+    lvm: Lvm, role: Role, key: ReplicaKey, recovery: Recovery, journal: TransferJournal | None
+) -> list[str]:
     done: list[str] = []
     catalogue = read_catalogue(lvm.volumes(), role)
     name = catalogue.names.get(key.domain, key.domain)
     for unfinished in catalogue.of(key).unfinished:
+        if journal is not None and journal.find(key, (unfinished,)) is not None:
+            text = f"{name}: the interrupted transfer of point {short_id(unfinished.id)} goes on with the next run"
+            recovery.kept.append(text)
+            continue
         remove_unfinished(lvm, unfinished)
         done.append(f"{name}: removed the unfinished set {short_id(unfinished.id)}")
-    done += deactivate_idle(lvm, name, catalogue.of(key))
+    done += deactivate_idle(lvm, name, read_catalogue(lvm.volumes(), role).of(key))
     removed = remove_unused_definitions(lvm, read_catalogue(lvm.volumes(), role).of(key))
     if removed:
         done.append(f"{name}: removed {removed} definitions that no point refers to")
@@ -118,8 +129,9 @@ def _recover_replica(lvm: Lvm, role: Role, key: ReplicaKey) -> list[str]:
 
 
 def deactivate_idle(lvm: Lvm, name: str, ours: Catalogue) -> list[str]:
-    """Points are inactive when idle: a killed sender or verifier leaves them active."""
+    """Points and staging are inactive when idle: a killed sender, receiver or verifier leaves them active."""
     volumes = [disk.volume for point in ours.points for disk in point.disks]
+    volumes += [disk.volume for unfinished in ours.unfinished for disk in unfinished.disks]
     volumes += [entry.volume for entry in ours.definitions]
     idle = [volume.name for volume in volumes if volume.active and not volume.open]
     if not idle:

@@ -72,6 +72,14 @@ def clip(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
         yield extent
 
 
+def behind(extents: Iterable[Extent], start: int) -> Iterator[Extent]:
+    """The part of extents (ascending) that lies behind byte ``start``."""
+    for extent in extents:
+        if extent.end > start:
+            first = max(extent.start, start)
+            yield Extent(first, extent.end - first, extent.kind)
+
+
 def coalesce(extents: Iterable[Extent]) -> Iterator[Extent]:
     """Join neighbours of equal kind (ascending input)."""
     pending: Extent | None = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import secrets
+import string
 import uuid
 from dataclasses import dataclass
 
@@ -12,6 +15,7 @@ _LVM_NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")
 _DISK_TARGET = re.compile(r"[a-z]{1,6}[a-z0-9]{0,10}")
 MAX_DISK_TARGET = 16
 """Characters of the longest disk target."""
+_ALPHANUMERIC = string.ascii_letters + string.digits
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 _LVM_UUID = re.compile(r"[A-Za-z0-9]{6}(?:-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}")
 
@@ -49,6 +53,13 @@ def check_lvm_uuid(text: str) -> str:
 def new_id() -> str:
     """A fresh random id: 32 hexadecimal digits of a version 4 UUID."""
     return uuid.uuid4().hex
+
+
+def new_lvm_uuid() -> str:
+    """A fresh random identity in the form of an LVM UUID, for what is no volume group."""
+    letters = "".join(secrets.choice(_ALPHANUMERIC) for _ in range(32))
+    cuts = (0, 6, 10, 14, 18, 22, 26, 32)
+    return "-".join(letters[first:last] for first, last in itertools.pairwise(cuts))
 
 
 def short_id(identifier: str) -> str:

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.transfers import Interrupted
 
 
 class Mode(enum.StrEnum):
@@ -37,13 +38,18 @@ class UpToDate:
 
 @dataclass(frozen=True, slots=True)
 class Replicate:
-    """Make set ``set_id`` and send it. ``base`` is the source's copy of the newest common point."""
+    """Make set ``set_id`` and send it. ``base`` is the source's copy of the newest common point.
+
+    With ``unfinished_head`` the set is there already, sealed: its transfer was ``interrupted``, and goes on.
+    """
 
     key: ReplicaKey
     set_id: str
     sequence: int
     base: RecoveryPoint | None
     disks: tuple[DiskPlan, ...]
+    unfinished_head: RecoveryPoint | None = None
+    interrupted: Interrupted | None = None
 
 
 @dataclass(frozen=True, slots=True)

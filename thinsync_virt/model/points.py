@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from thinsync_virt.errors import UsageError
+from thinsync_virt.errors import NotFoundError, UsageError
 from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_uuid
 from thinsync_virt.model.volumes import ThinVolume
 
@@ -45,7 +45,10 @@ class Consistency(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaKey:
-    """Which replica: the domain's UUID (32 hex digits) and the target pool's volume group UUID (with dashes)."""
+    """Which replica: the domain's UUID (32 hex digits) and the target's (with dashes).
+
+    That is the UUID of the target pool's volume group; a store has one of its own in the same form.
+    """
 
     domain: str
     target: str
@@ -56,14 +59,51 @@ class ReplicaKey:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredDisk:
+    """A disk in a store. ``size`` is the disk's in bytes, ``path`` the file that holds it, for people."""
+
+    path: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise UsageError(f"a disk of {self.size} bytes", hint="sizes are 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
 class PointDisk:
-    """One disk of a set: its libvirt target and the thin snapshot that holds it."""
+    """One disk of a set: its libvirt target and what holds it, a thin snapshot or a file of a store."""
 
     target: str
-    volume: ThinVolume
+    copy: ThinVolume | StoredDisk
 
     def __post_init__(self) -> None:
         check_disk_target(self.target)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk."""
+        return self.copy.size
+
+    @property
+    def name(self) -> str:
+        """What holds it, for people: VG/LV or a path."""
+        return str(self.copy.name) if isinstance(self.copy, ThinVolume) else self.copy.path
+
+    @property
+    def place(self) -> str:
+        """Increments stay within one place: the pool, or "" for a store, which is one place."""
+        return str(self.copy.pool) if isinstance(self.copy, ThinVolume) else ""
+
+    @property
+    def volume(self) -> ThinVolume:
+        """The thin snapshot. Raises NotFoundError where a file holds the disk."""
+        if not isinstance(self.copy, ThinVolume):
+            raise NotFoundError(
+                f"disk {self.target} is in {self.copy.path}, not on a thin volume",
+                hint="choose a point on thin volumes: thinsync-vm points DOMAIN",
+            )
+        return self.copy
 
 
 @dataclass(frozen=True, slots=True)

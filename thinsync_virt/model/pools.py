@@ -49,6 +49,7 @@ class Use(enum.StrEnum):
     UNFINISHED = "unfinished"
     REPLICA = "replica"
     DEFINITION = "definition"
+    RECEIVED = "received"
     OTHER = "other"
     UNKNOWN = "unknown"
 

@@ -15,23 +15,32 @@ from thinsync_virt.model.points import ReplicaKey
 class Choices:
     """Made at the first replication, remembered with the replica.
 
-    ``pool`` is the target's default pool, ``disk_pools`` exceptions by disk target, ``networks`` maps the source's
-    network or bridge name to the target's, ``excluded`` are disk targets that do not travel.
+    ``pool`` is the target's default pool (None: the target is a store, and has none), ``disk_pools`` exceptions by
+    disk target, ``networks`` maps the source's network or bridge name to the target's, ``excluded`` are disk targets
+    that do not travel.
     """
 
-    pool: VolumeName
+    pool: VolumeName | None
     disk_pools: Mapping[str, VolumeName] = field(default_factory=dict)
     networks: Mapping[str, str] = field(default_factory=dict)
     excluded: tuple[str, ...] = ()
 
     def pool_of(self, target: str) -> VolumeName:
-        """The pool at the target that holds this disk."""
-        return self.disk_pools.get(target, self.pool)
+        """The pool at the target that holds this disk. Raises UsageError when these are choices for a store."""
+        pool = self.disk_pools.get(target, self.pool)
+        if pool is None:
+            raise UsageError(f"no pool was chosen for disk {target}", hint="choose one: --pool VG/POOL")
+        return pool
+
+    def place_of(self, target: str) -> str:
+        """Where this disk goes, as :attr:`PointDisk.place` names it."""
+        pool = self.disk_pools.get(target, self.pool)
+        return str(pool) if pool is not None else ""
 
     def to_json(self) -> bytes:
         """Stable bytes: equal choices give equal bytes."""
         value = {
-            "pool": str(self.pool),
+            "pool": str(self.pool) if self.pool is not None else None,
             "disk_pools": {target: str(pool) for target, pool in self.disk_pools.items()},
             "networks": dict(self.networks),
             "excluded": sorted(self.excluded),
@@ -46,7 +55,7 @@ class Choices:
             if not isinstance(value["excluded"], list):
                 raise TypeError(value["excluded"])
             return cls(
-                VolumeName.parse(value["pool"]),
+                VolumeName.parse(value["pool"]) if value["pool"] is not None else None,
                 {check_disk_target(t): VolumeName.parse(p) for t, p in value["disk_pools"].items()},
                 {name: _text(other) for name, other in value["networks"].items()},
                 tuple(check_disk_target(target) for target in value["excluded"]),

@@ -33,30 +33,39 @@ class SnapshotReport:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A freshly sealed point at the source, its definition, and how it was taken."""
+    """A sealed point at the source that is to be sent, its definition, and how it was taken.
+
+    ``report`` is None when an earlier run took it.
+    """
 
     point: RecoveryPoint
     definition: Definition
-    report: SnapshotReport
+    report: SnapshotReport | None
 
 
 @dataclass(frozen=True, slots=True)
 class SentDisk:
-    """One disk of a transfer: what differed, and what of it was data that travelled."""
+    """One disk of a transfer: bytes that may differ, that were read, of data that travelled, and of it on the wire."""
 
     target: str
     size: int
     changed: int
     sent: int
+    read: int = 0
+    packed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What ``virsh start`` would start at the target now."""
+    """What ``virsh start`` would start at the target now.
+
+    A store registers nothing: then ``point`` is "", and ``start`` says how the newest point is started.
+    """
 
     point: str
     changed: bool
     findings: tuple[Finding, ...] = ()
+    start: str = ""
 
 
 class Outcome(enum.StrEnum):
@@ -72,7 +81,10 @@ class ReplicationReport:
     """The end of one run.
 
     ``behind`` is how old the target's newest point is at this moment, in seconds: what changed here since is not there
-    (nothing, when up to date). ``registered`` is the point that ``virsh start`` would start there, "" for none.
+    (nothing, when up to date). ``registered`` is the point that ``virsh start`` would start there, "" for none;
+    ``start`` says how one is started where nothing is ever registered.
+    ``skipped`` are bytes of data that an interrupted transfer had brought before this run. ``finished`` is the
+    interrupted transfer that this run brought to its end before it made a point of its own.
     """
 
     outcome: Outcome
@@ -87,3 +99,6 @@ class ReplicationReport:
     behind: float
     findings: tuple[Finding, ...] = ()
     registered: str = ""
+    start: str = ""
+    skipped: int = 0
+    finished: ReplicationReport | None = None

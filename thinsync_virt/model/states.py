@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from thinsync_virt.model.domains import Domain
+from thinsync_virt.model.names import check_lvm_uuid
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, RegisteredDomain
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.model.volumes import Pool, PoolStatus
 
 
@@ -38,6 +40,18 @@ class PoolReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """Where a target can keep replicas: in its thin pools, or in the store of that id ("" when it is none)."""
+
+    pools: tuple[PoolReport, ...]
+    store: str = ""
+
+    def __post_init__(self) -> None:
+        if self.store:
+            check_lvm_uuid(self.store)
+
+
+@dataclass(frozen=True, slots=True)
 class SourceState:
     """The domain and what the source holds for one replica, points oldest first."""
 
@@ -52,6 +66,7 @@ class TargetState:
 
     ``registered`` are the domains there that have its name or UUID. ``written`` are the disks whose registered
     volume no longer equals its point; ``registered_point`` the point that the definition refers to ("" for none).
+    ``interrupted`` is the one among ``unfinished`` that can go on.
     """
 
     key: ReplicaKey
@@ -61,3 +76,4 @@ class TargetState:
     registered_point: str
     written: tuple[str, ...]
     choices: Choices | None
+    interrupted: Interrupted | None = None

@@ -10,6 +10,8 @@ LVM allows ``A-Za-z0-9_+.-/=!:&#`` in tags, up to 1024 characters. Ours are ``ts
     ts1:k=seal&s=SET&c=CONSISTENCY&x=DEFINITION                                     on member 1, once whole
     ts1:k=ok&s=SET&h=HOST                                                           on member 1 at the source
 
+Those of volumes that ``send`` and ``receive`` work with are drawn in :mod:`thinsync_virt.model.transfer_tags`.
+
 A tag that starts with ``ts1:`` and cannot be parsed is an error (never taken for absent), and so is one that this
 module would have written in another way: there is one spelling for each value. ``ts2:`` and later belong to a newer
 version, if the volume is ours at all: that is for the catalogue to say, which knows its name.
@@ -31,12 +33,19 @@ from thinsync_virt.model.points import (
     check_sequence,
     check_time,
 )
+from thinsync_virt.model.tag_text import MAX_COUNT as MAX_COUNT
+from thinsync_virt.model.tag_text import escape as escape
+from thinsync_virt.model.tag_text import parse_natural, parse_place
+from thinsync_virt.model.tag_text import unescape as unescape
+from thinsync_virt.model.transfer_tags import Incoming as Incoming
+from thinsync_virt.model.transfer_tags import Received as Received
+from thinsync_virt.model.transfer_tags import Temporary as Temporary
+from thinsync_virt.model.transfer_tags import Whole as Whole
+from thinsync_virt.model.transfer_tags import parse_transfer, transfer_fields
 
 PREFIX = "ts1:"
 _ANY_VERSION = re.compile(r"ts(\d+):")
-_PLAIN = re.compile(r"[A-Za-z0-9_.-]")
 _MAX_TAG = 1024
-_MAX_COUNT = 1000
 _USUAL_HOST = 64
 
 
@@ -93,20 +102,7 @@ class DefinitionMember:
     definition: str
 
 
-Tag = Member | Seal | Confirmation | DefinitionMember
-
-
-def escape(text: str) -> str:
-    """Any text as legal tag characters."""
-    return "".join(
-        char if _PLAIN.fullmatch(char) else "".join(f"#{byte:02X}" for byte in char.encode()) for char in text
-    )
-
-
-def unescape(text: str) -> str:
-    """The inverse of :func:`escape`. Raises ValueError."""
-    raw = re.sub(rb"#([0-9A-F]{2})", lambda match: bytes([int(match[1], 16)]), text.encode())
-    return raw.decode()
+Tag = Member | Seal | Confirmation | DefinitionMember | Incoming | Whole | Received | Temporary
 
 
 def format_tag(tag: Tag) -> str:
@@ -138,6 +134,8 @@ def format_tag(tag: Tag) -> str:
                 "x": tag.definition,
                 "y": tag.role.value,
             }
+        case Incoming() | Whole() | Received() | Temporary():
+            fields = transfer_fields(tag)
     text = PREFIX + "&".join(f"{name}={value}" for name, value in fields.items())
     if len(text) > _MAX_TAG:
         raise PoolError(
@@ -159,8 +157,8 @@ def longest_tags(domain_name: str) -> int:
         key,
         any_id,
         MAX_SEQUENCE,
-        _MAX_COUNT,
-        _MAX_COUNT,
+        MAX_COUNT,
+        MAX_COUNT,
         "a" * MAX_DISK_TARGET,
         MAX_TIME,
         domain_name,
@@ -193,18 +191,16 @@ def _parse_fields(text: str) -> Tag:
         fields = dict(item.split("=", 1) for item in text.removeprefix(PREFIX).split("&"))
         match fields["k"]:
             case "s" | "t" | "r" as role:
-                index, count = (int(number) for number in fields["i"].split("/"))
-                if not 1 <= index <= count <= _MAX_COUNT:
-                    raise ValueError(fields["i"])
+                index, count = parse_place(fields["i"])
                 return Member(
                     Role(role),
                     _key(fields),
                     check_id(fields["s"]),
-                    check_sequence(_natural(fields["n"])),
+                    check_sequence(parse_natural(fields["n"])),
                     index,
                     count,
                     check_disk_target(fields["v"]),
-                    check_time(_natural(fields["e"])),
+                    check_time(parse_natural(fields["e"])),
                     unescape(fields["w"]),
                     check_id(fields["p"]) if role == "r" else "",
                 )
@@ -217,8 +213,8 @@ def _parse_fields(text: str) -> Tag:
                 if owner is Role.REGISTERED:
                     raise ValueError(owner)
                 return DefinitionMember(owner, _key(fields), check_id(fields["x"]))
-            case other:
-                raise ValueError(other)
+            case _:
+                return parse_transfer(fields)
     except (ValueError, KeyError, UsageError) as error:
         raise _damaged(text) from error
 
@@ -232,9 +228,3 @@ def _damaged(text: str) -> PoolError:
 
 def _key(fields: dict[str, str]) -> ReplicaKey:
     return ReplicaKey(check_id(fields["d"]), check_lvm_uuid(fields["t"]))
-
-
-def _natural(text: str) -> int:
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(text)
-    return int(text)

@@ -4,11 +4,15 @@
 
     [USER@]HOST[:PORT]      web2    root@web2    web2:2222    10.0.0.7    root@[fe80::1]:22    [fe80::1]
     ssh://[USER@]HOST[:PORT]
-    file:PATH               a raw image file       (PATH is absolute)
+    file:PATH               a directory of raw image files      (PATH is absolute)
     qcow2:PATH              a directory of qcow2 files
     archive:PATH            a directory of stream files
+    HOST:KIND:PATH          the same at another host            root@web2:22:qcow2:/srv/copies
+    ssh://HOST:KIND:PATH
 
-A host given with ``ssh://`` and one without are the same value. A host called ``file`` needs ``ssh://``.
+A host given with ``ssh://`` and one without are the same value. What begins with ``file:``, ``qcow2:`` or
+``archive:`` is always that kind, here: a host of that name needs ``ssh://``. The first kind with an absolute path
+after it is the one that counts: ``web2:file:/a:qcow2:/b`` is the directory ``/a:qcow2:/b`` at ``web2``.
 """
 
 from __future__ import annotations
@@ -22,13 +26,17 @@ from typing import ClassVar
 from thinsync_virt.errors import UsageError
 
 _MAX_HOST = 253
-_MAX_PATH = 4096
+_MAX_PATH = 200
+"""Bytes. The target is recorded in an LVM tag of the source's point, which takes three characters for some of them."""
 # Letters, digits, dots, dashes, and underscores, which names in ~/.ssh/config have. Never a leading dash: ssh would
 # take it for an option; no percent sign, which ssh's configuration expands.
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\$?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
-_HINT = "write HOST, USER@HOST:PORT, ssh://USER@HOST:PORT, or file:, qcow2: or archive: with an absolute path"
+_HINT = (
+    "write HOST, USER@HOST:PORT, ssh://USER@HOST:PORT, or file:, qcow2: or archive: with an absolute path,"
+    " or HOST: before one of those"
+)
 
 
 class TargetKind(enum.StrEnum):
@@ -63,62 +71,36 @@ class HostTarget:
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = f":{self.port}" if self.port is not None else ""
         # Without the scheme these would be read as another kind.
-        scheme = "ssh://" if not user and port and self.host in _PATH_KINDS else ""
+        scheme = "ssh://" if not user and port and self.host in _STORES else ""
         return f"{scheme}{user}{host}{port}"
 
 
 @dataclass(frozen=True, slots=True)
-class FileTarget:
-    """A raw image file."""
+class StoreTarget:
+    """A directory that keeps recovery points as files, here (``host`` is None) or at another host."""
 
+    kind: TargetKind
     path: str
-
-    kind: ClassVar[TargetKind] = TargetKind.FILE
+    host: HostTarget | None = None
 
     def __post_init__(self) -> None:
+        if self.kind is TargetKind.HOST:
+            raise _refusal(self.path, "a directory")
         _check_path(self.path)
 
     def __str__(self) -> str:
-        return f"{self.kind.value}:{self.path}"
+        place = f"{self.kind.value}:{self.path}"
+        if self.host is None:
+            return place
+        # A host that bears the name of a kind would be read as that kind.
+        scheme = "ssh://" if self.host.user is None and self.host.host in _STORES else ""
+        return f"{scheme}{str(self.host).removeprefix('ssh://')}:{place}"
 
 
-@dataclass(frozen=True, slots=True)
-class Qcow2Target:
-    """A directory of qcow2 files, one per recovery point."""
+Target = HostTarget | StoreTarget
 
-    path: str
-
-    kind: ClassVar[TargetKind] = TargetKind.QCOW2
-
-    def __post_init__(self) -> None:
-        _check_path(self.path)
-
-    def __str__(self) -> str:
-        return f"{self.kind.value}:{self.path}"
-
-
-@dataclass(frozen=True, slots=True)
-class ArchiveTarget:
-    """A directory of stream files with a manifest."""
-
-    path: str
-
-    kind: ClassVar[TargetKind] = TargetKind.ARCHIVE
-
-    def __post_init__(self) -> None:
-        _check_path(self.path)
-
-    def __str__(self) -> str:
-        return f"{self.kind.value}:{self.path}"
-
-
-Target = HostTarget | FileTarget | Qcow2Target | ArchiveTarget
-
-_PATH_KINDS: dict[str, type[FileTarget] | type[Qcow2Target] | type[ArchiveTarget]] = {
-    "file": FileTarget,
-    "qcow2": Qcow2Target,
-    "archive": ArchiveTarget,
-}
+_STORES = {kind.value: kind for kind in TargetKind if kind is not TargetKind.HOST}
+_STORE = re.compile(f"(?P<host>(?:.*?:)?)(?P<kind>{'|'.join(_STORES)}):(?P<path>/.*)", re.DOTALL)
 
 
 class TargetSpec:
@@ -128,9 +110,18 @@ class TargetSpec:
     def parse(text: str) -> Target:
         """The target that ``text`` names; ``str()`` of it gives a text that parses to the same. Raises UsageError."""
         kind, colon, rest = text.partition(":")
-        if colon and kind in _PATH_KINDS:
-            return _PATH_KINDS[kind](rest)
-        return _parse_host(text, text.removeprefix("ssh://"))
+        if colon and kind in _STORES:
+            return StoreTarget(_STORES[kind], rest)
+        store = _STORE.fullmatch(text)
+        if store is not None and store["host"]:
+            return StoreTarget(
+                _STORES[store["kind"]], store["path"], _parse_host(text, _address(store["host"][:-1]))
+            )
+        return _parse_host(text, _address(text))
+
+
+def _address(text: str) -> str:
+    return text.removeprefix("ssh://")
 
 
 def _parse_host(text: str, address: str) -> HostTarget:

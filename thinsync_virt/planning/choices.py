@@ -9,7 +9,7 @@ from thinsync_virt.errors import NotFoundError, NotReplicableError, UsageError
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.names import VolumeName, check_disk_target
 from thinsync_virt.model.replicas import Choices
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import Offer, TargetState
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,35 @@ def parse_maps(texts: tuple[str, ...]) -> tuple[dict[str, VolumeName], dict[str,
     return disks, networks
 
 
-def choose(
-    domain: Domain, wishes: Wishes, remembered: Choices | None, pools: tuple[PoolReport, ...], host: str
-) -> Choices:
+def choose(domain: Domain, wishes: Wishes, remembered: Choices | None, offer: Offer, host: str) -> Choices:
     """Wishes win over what was remembered; a pool is taken without asking when there is only one.
 
     Raises UsageError or NotFoundError when that leaves something open or names what is not there.
     """
-    there = {report.pool.name for report in pools}
+    check_targets(domain, wishes)
+    excluded = (set(remembered.excluded if remembered else ()) | set(wishes.exclude)) - set(wishes.include)
+    networks = {**(remembered.networks if remembered else {}), **wishes.networks}
+    pool, disk_pools = _choose_pools(domain, wishes, remembered, offer, host)
+    return Choices(pool, disk_pools, networks, tuple(sorted(excluded)))
+
+
+def target_uuid(offer: Offer, choices: Choices) -> str:
+    """The identity of the target that these choices lead to, of those that were offered."""
+    if offer.store:
+        return offer.store
+    return next(report.group.uuid for report in offer.pools if report.pool.name == choices.pool)
+
+
+def _choose_pools(
+    domain: Domain, wishes: Wishes, remembered: Choices | None, offer: Offer, host: str
+) -> tuple[VolumeName | None, dict[str, VolumeName]]:
+    if offer.store:
+        if wishes.pool is not None or wishes.disk_pools:
+            raise UsageError(
+                f"{host} is no thin pool", hint="leave --pool and --map DISK=VG/POOL out for a directory"
+            )
+        return None, {}
+    there = {report.pool.name for report in offer.pools}
     if not there:
         raise NotFoundError(
             f"{host} has no thin pool", hint="make one there, such as: lvcreate -L 100G -T VG/pool"
@@ -60,16 +81,13 @@ def choose(
             raise UsageError(f"{host} has several thin pools: {names}", hint="choose one with --pool VG/POOL")
         pool = next(iter(there))
     disk_pools = {**(remembered.disk_pools if remembered else {}), **wishes.disk_pools}
-    check_targets(domain, wishes)
     known = {disk.target for disk in domain.disks}
     # What is remembered of a disk that is gone stands in nobody's way.
     for name in (pool, *(disk_pools[target] for target in sorted(disk_pools) if target in known)):
         if name not in there:
             listed = ", ".join(str(other) for other in sorted(there))
             raise NotFoundError(f"there is no thin pool {name} at {host}", hint=f"there are: {listed}")
-    excluded = (set(remembered.excluded if remembered else ()) | set(wishes.exclude)) - set(wishes.include)
-    networks = {**(remembered.networks if remembered else {}), **wishes.networks}
-    return Choices(pool, disk_pools, networks, tuple(sorted(excluded)))
+    return pool, disk_pools
 
 
 def check_targets(domain: Domain, wishes: Wishes) -> None:
@@ -92,8 +110,13 @@ def remembered_state(states: Sequence[TargetState], wishes: Wishes) -> TargetSta
     """The replica whose choices hold on: that of the group asked for, else the one with the newest point."""
     with_points = [state for state in states if state.points]
     if wishes.pool is not None:
-        return next((s for s in with_points if s.choices and s.choices.pool.vg == wishes.pool.vg), None)
+        return next((s for s in with_points if _group(s) == wishes.pool.vg), None)
     return max(with_points, key=lambda state: state.points[-1].order, default=None)
+
+
+def _group(state: TargetState) -> str:
+    pool = state.choices.pool if state.choices is not None else None
+    return pool.vg if pool is not None else ""
 
 
 def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:

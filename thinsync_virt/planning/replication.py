@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thinsync_virt.model.domains import Disk, Domain
-from thinsync_virt.model.names import new_id, short_id
+from thinsync_virt.model.names import VolumeName, new_id, short_id
 from thinsync_virt.model.plans import Conflict, DiskPlan, Mode, Plan, Replicate, UpToDate
 from thinsync_virt.model.points import MAX_SEQUENCE, RecoveryPoint, newest_common
 from thinsync_virt.model.replicas import Choices, RegisteredDomain
@@ -101,6 +101,9 @@ def plan_replication(
     targets = tuple(disk.target for disk in disks)
     if base is not None and unchanged and definition == base.definition and _same_disks(base, targets):
         return UpToDate(base)
+    going_on = plan_resumption(source, target, choices)
+    if going_on is not None:
+        return going_on
     known = [point.sequence for point in (*source.points, *target.points)]
     known += [unfinished.sequence for unfinished in (*source.unfinished, *target.unfinished)]
     sequence = max(known, default=0) + 1
@@ -119,17 +122,50 @@ def plan_replication(
     )
 
 
+def plan_resumption(source: SourceState, target: TargetState, choices: Choices) -> Replicate | None:
+    """Going on with the transfer that was interrupted, or None where it leads nowhere.
+
+    Its head must still be here, its base be the newest common point, and the disks go where they went.
+    """
+    found = target.interrupted
+    if found is None:
+        return None
+    base = newest_common(source.points, target.points)
+    theirs = next((point for point in target.points if base is not None and point.id == base.id), None)
+    head = next((point for point in source.points if point.id == found.point), None)
+    there = next((left for left in target.unfinished if left.id == found.point), None)
+    if head is None or there is None or found.base != (base.id if base is not None else ""):
+        return None
+    if base is not None and head.order <= base.order:
+        return None
+    places = {disk.target: disk.place for disk in there.disks}
+    travelling = {disk.target: disk.volume.pool for disk in head.disks}
+    if not found.positions.keys() == places.keys() == travelling.keys():
+        return None
+    if any(name in choices.excluded or place != choices.place_of(name) for name, place in places.items()):
+        return None
+    disks = tuple(_plan_disk(name, pool, choices, base, theirs) for name, pool in travelling.items())
+    return Replicate(target.key, head.id, head.sequence, base, disks, head, found)
+
+
 def plan_disks(
     source: SourceState, target: TargetState, disks: tuple[Disk, ...], choices: Choices
 ) -> tuple[DiskPlan, ...]:
     """How each disk travels, if anything has to."""
     ours = newest_common(source.points, target.points)
     theirs = next((point for point in target.points if ours is not None and point.id == ours.id), None)
-    return tuple(_plan_disk(disk, choices, ours, theirs) for disk in disks)
+    return tuple(
+        _plan_disk(disk.target, disk.volume.pool if disk.volume else None, choices, ours, theirs)
+        for disk in disks
+    )
 
 
-def abandoned(source: SourceState, target: TargetState) -> tuple[RecoveryPoint, ...]:
+def abandoned(
+    source: SourceState, target: TargetState, unfinished_head: RecoveryPoint | None = None
+) -> tuple[RecoveryPoint, ...]:
     """Points at the source that are not at the target, and that the next point replaces.
+
+    Not ``unfinished_head``, whose transfer goes on.
 
     Those newer than the newest common point, also when the target confirmed them once: it has lost them since, and
     beside a newer confirmed point the base would count as expired. Without a common point: those that no target
@@ -137,6 +173,8 @@ def abandoned(source: SourceState, target: TargetState) -> tuple[RecoveryPoint, 
     """
     base = newest_common(source.points, target.points)
     held = {point.id for point in target.points}
+    if unfinished_head is not None:
+        held.add(unfinished_head.id)
     missing = tuple(point for point in source.points if point.id not in held)
     if base is None:
         return tuple(point for point in missing if not point.confirmed_by)
@@ -148,16 +186,23 @@ def _same_disks(base: RecoveryPoint, targets: tuple[str, ...]) -> bool:
 
 
 def _plan_disk(
-    disk: Disk, choices: Choices, ours: RecoveryPoint | None, theirs: RecoveryPoint | None
+    target: str,
+    pool: VolumeName | None,
+    choices: Choices,
+    ours: RecoveryPoint | None,
+    theirs: RecoveryPoint | None,
 ) -> DiskPlan:
-    """``ours`` and ``theirs`` are the two copies of the base. Chunks compare, and are shared, within one pool only."""
+    """``ours`` and ``theirs`` are the two copies of the base, ``pool`` is where the disk lies here.
+
+    Chunks compare, and are shared, within one pool only.
+    """
     if ours is None or theirs is None:
-        return DiskPlan(disk.target, Mode.FULL, "no point is held by both ends")
-    held, copy = ours.disk(disk.target), theirs.disk(disk.target)
+        return DiskPlan(target, Mode.FULL, "no point is held by both ends")
+    held, copy = ours.disk(target), theirs.disk(target)
     if held is None or copy is None:
-        return DiskPlan(disk.target, Mode.FULL, "the disk is new")
-    if disk.volume is None or disk.volume.pool != held.volume.pool:
-        return DiskPlan(disk.target, Mode.FULL, "the disk has moved to another pool")
-    if copy.volume.pool != choices.pool_of(disk.target):
-        return DiskPlan(disk.target, Mode.FULL, "its copy goes to another pool")
-    return DiskPlan(disk.target, Mode.INCREMENTAL)
+        return DiskPlan(target, Mode.FULL, "the disk is new")
+    if pool != held.volume.pool:
+        return DiskPlan(target, Mode.FULL, "the disk has moved to another pool")
+    if copy.place != choices.place_of(target):
+        return DiskPlan(target, Mode.FULL, "its copy goes to another pool")
+    return DiskPlan(target, Mode.INCREMENTAL)

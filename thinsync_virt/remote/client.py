@@ -78,6 +78,11 @@ class Client:
         """The other host as the user knows it."""
         return self._name
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection is at its end: every further call raises."""
+        return self._lost
+
     def call(
         self, method: str, params: dict[str, Any], *, progress: Progress | None = None
     ) -> dict[str, Any]:

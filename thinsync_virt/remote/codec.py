@@ -14,8 +14,9 @@ import dataclasses
 import enum
 import math
 import re
+import types
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import cattrs
 from cattrs.errors import ForbiddenExtraKeysError
@@ -120,6 +121,19 @@ def _dataclass_hook(kind: Any) -> Callable[[Any, Any], Any]:
     return lambda value, wanted: structure(_require(dict, value), wanted)
 
 
+def _structure_one_of(value: Any, kind: Any) -> Any:
+    """A value that may be of several dataclasses: the one whose fields it has."""
+    keys = set(_require(dict, value))
+    for member in get_args(kind):
+        fields = dataclasses.fields(member)
+        needed = {
+            field.name for field in fields if field.default is field.default_factory is dataclasses.MISSING
+        }
+        if needed <= keys <= {field.name for field in fields}:
+            return _CONVERTER.structure(value, member)
+    raise ValueError(f"its keys belong to none of {', '.join(one.__name__ for one in get_args(kind))}")
+
+
 def _complaint(error: BaseException) -> str:
     """``.disks[1].size: not an integer`` for the first thing that is wrong."""
     match error:
@@ -145,6 +159,10 @@ def _is_dataclass(kind: Any) -> bool:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
+def _is_one_of(kind: Any) -> bool:
+    return get_origin(kind) in (Union, types.UnionType) and all(_is_dataclass(one) for one in get_args(kind))
+
+
 def _origin(kind: Any) -> Any:
     return get_origin(kind)
 
@@ -166,6 +184,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(enum.Enum, _structure_enum)
     converter.register_structure_hook_func(_is_tuple, _structure_tuple)
     converter.register_structure_hook_func(lambda kind: _origin(kind) is dict, _structure_dict)
+    converter.register_structure_hook_func(_is_one_of, _structure_one_of)
     converter.register_structure_hook_factory(_is_dataclass, _dataclass_hook)
     for kind in (str, int, enum.Enum):
         converter.register_unstructure_hook(

@@ -2,7 +2,7 @@ r"""How both sides greet: one line each, sent at once, before anything is read.
 
 ::
 
-    THINSYNC-VM {"boot_id": "<uuid>", "hostname": "beta", "package": "0.1.0", "protocols": [0]}\n
+    THINSYNC-VM {"boot_id": "<uuid>", "hostname": "beta", "package": "0.1.0", "protocols": [1]}\n
 
 At most 4096 bytes, ASCII. ``protocols`` are the versions that a side speaks; the highest common one is used. Keys
 that are not known are ignored, here only, so that later versions can say more. Anything before the magic is
@@ -22,7 +22,7 @@ from thinsync_virt.remote.messages import ChannelClosedError
 from thinsync_virt.stream.jsontext import decode_object, encode_object
 
 MAGIC = b"THINSYNC-VM "
-PROTOCOLS = (0,)
+PROTOCOLS = (1,)
 MAX_LINE = 4096
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from thinsync_virt.errors import StreamError
+from thinsync_virt.errors import StreamError, UnreachableError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Registration
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import Offer, TargetState
+from thinsync_virt.model.targets import StoreTarget
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.codec import from_wire, to_wire
 from thinsync_virt.stream.frames import Piece
+from thinsync_virt.system.pacing import TokenBucket
 from thinsync_virt.units import MIB
 
 
@@ -42,10 +44,54 @@ class RemoteTarget:
     ``host`` is its name for messages, ``address`` what ``--to`` must say to reach it again.
     """
 
-    def __init__(self, client: Client, address: str = "") -> None:
+    def __init__(
+        self,
+        client: Client,
+        address: str = "",
+        connect: Callable[[], Client] | None = None,
+        store: StoreTarget | None = None,
+        *,
+        rate: int | None = None,
+    ) -> None:
+        """``connect`` opens another connection to the same host, when this one is lost.
+
+        ``store`` is what the server is to serve in place of its host's thin pools. ``rate``: a stream is sent no
+        faster than so many bytes per second. Raises ThinsyncError.
+        """
         self.host = client.name
         self.address = address or client.name
         self._client = client
+        self._connect = connect
+        self._rate = rate
+        self._store = store
+        if store is not None:
+            self.host = f"{client.name}:{store.kind.value}:{store.path}"
+            self._open_store(store)
+
+    def _open_store(self, store: StoreTarget) -> None:
+        try:
+            self._client.call("open", {"kind": store.kind.value, "path": store.path})
+        except BaseException:
+            self._client.close()
+            raise
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection still stands, as far as is known."""
+        return not self._client.lost
+
+    def reconnect(self) -> None:
+        """Open a new connection in the place of a lost one. Raises UnreachableError. Locks are to be taken again."""
+        self._client.close()
+        if self._connect is None:
+            raise UnreachableError(f"{self.host}: the connection was lost", hint="run it again", retry=False)
+        self._client = self._connect()
+        if self._store is not None:
+            self._open_store(self._store)
+
+    def close(self) -> None:
+        """End the connection. Idempotent."""
+        self._client.close()
 
     @property
     def package(self) -> str:
@@ -56,9 +102,9 @@ class RemoteTarget:
         """Lock the domain's replicas there until the connection ends. Raises BusyError."""
         self._client.call("begin", {"domain": domain})
 
-    def pools(self) -> tuple[PoolReport, ...]:
-        """Every thin pool there."""
-        return from_wire(tuple[PoolReport, ...], self._client.call("pools", {})["pools"], "pools")
+    def offer(self) -> Offer:
+        """Where replicas can be kept there."""
+        return from_wire(Offer, self._client.call("offer", {})["offer"], "offer")
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
         """What is there for a domain."""
@@ -82,15 +128,32 @@ class RemoteTarget:
         """What there is to say of that host whatever the domain."""
         return from_wire(tuple[Finding, ...], self._client.call("host_findings", {})["findings"], "findings")
 
-    def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
-        """Send one stream; the point that it became."""
+    def receive(
+        self,
+        stream: Outgoing,
+        progress: Callable[[int], None],
+        acknowledged: Callable[[dict[str, int]], None],
+    ) -> RecoveryPoint:
+        """Send one stream; the point that it became. ``acknowledged`` gets how far each disk is durable there.
+
+        Raises UnreachableError when the connection is lost, or the server there has to end: it is closed then.
+        """
 
         def chunks() -> Iterator[Sequence[Piece]]:
             for piece in stream:
                 yield piece
                 progress(stream.read)
 
-        answer = self._client.send_stream("receive", {"expected": to_wire(stream.expected)}, chunks())
+        def report(value: dict[str, Any]) -> None:
+            acknowledged(from_wire(dict[str, int], value.get("durable"), "durable"))
+
+        paced = chunks() if self._rate is None else TokenBucket(self._rate).paced(chunks())
+        params = {"expected": to_wire(stream.expected)}
+        try:
+            answer = self._client.send_stream("receive", params, paced, progress=report)
+        except UnreachableError:
+            self._client.close()
+            raise
         return from_wire(RecoveryPoint, answer["point"], "point")
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
@@ -98,9 +161,10 @@ class RemoteTarget:
         answer = self._client.call("register", {"key": to_wire(key), "point": point})
         return from_wire(Registration, answer["registration"], "registration")
 
-    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
-        """Remove what crashes and earlier switches left there; what was done."""
-        return from_wire(tuple[str, ...], self._client.call("tidy", {"key": to_wire(key)})["done"], "done")
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
+        """Remove what crashes and earlier switches left there, but the set ``keep``; what was done."""
+        answer = self._client.call("tidy", {"key": to_wire(key), "keep": keep})
+        return from_wire(tuple[str, ...], answer["done"], "done")
 
     def retire(self, key: ReplicaKey, common: str) -> None:
         """Let the target's retention run."""

@@ -17,7 +17,8 @@ from thinsync_virt.model.names import check_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Registration
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import Offer, TargetState
+from thinsync_virt.model.targets import StoreTarget, TargetKind
 from thinsync_virt.remote.codec import from_wire, to_wire
 from thinsync_virt.remote.server import CallIO, Handler
 from thinsync_virt.stream.events import Event
@@ -30,7 +31,7 @@ class ServedTarget(Protocol):
 
     def begin(self, domain: str) -> None: ...
 
-    def pools(self) -> tuple[PoolReport, ...]: ...
+    def offer(self) -> Offer: ...
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]: ...
 
@@ -50,11 +51,12 @@ class ServedTarget(Protocol):
         events: Iterator[Event],
         expected: Mapping[str, Announcement],
         progress: Callable[[int], None],
+        acknowledge: Callable[[dict[str, int]], None],
     ) -> RecoveryPoint: ...
 
     def register(self, key: ReplicaKey, point: str) -> Registration: ...
 
-    def tidy(self, key: ReplicaKey) -> tuple[str, ...]: ...
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]: ...
 
     def retire(self, key: ReplicaKey, common: str) -> None: ...
 
@@ -101,6 +103,8 @@ class _Params:
 
 
 Call = Callable[[_Params, CallIO], dict[str, Any]]
+OpenStore = Callable[[StoreTarget], Mapping[str, Handler]]
+"""Gives the calls of the store in a directory. Raises ThinsyncError when there can be none."""
 
 
 def target_handlers(target: ServedTarget, prover: ServedProver) -> dict[str, Handler]:
@@ -111,6 +115,43 @@ def target_handlers(target: ServedTarget, prover: ServedProver) -> dict[str, Han
         **_proof_calls(target, prover),
     }
     return {name: _handler(call) for name, call in calls.items()}
+
+
+def openable(table: Mapping[str, Handler], open_store: OpenStore) -> dict[str, Handler]:
+    """The table of a host that serves stores too: after ``open`` the same calls are for a store.
+
+    ::
+
+        {"kind": "archive", "path": "/srv/copies"}     once, before any other call
+
+    ``open_store`` gives the store's own table. The path is the client's: it may be any that is absolute.
+    """
+    serving: dict[str, Handler] = dict(table)
+    asked = False
+
+    def opened(params: _Params, io: CallIO) -> dict[str, Any]:
+        nonlocal asked
+        if asked:
+            raise StreamError("a store is opened first of all, and once", retry=False)
+        asked = True
+        # What cannot be opened must not leave the host's pools in its place.
+        serving.clear()
+        target = StoreTarget(params.take("kind", TargetKind), params.take("path", str))
+        params.done()
+        serving.update(open_store(target))
+        return {}
+
+    def passed(name: str) -> Handler:
+        def handle(params: dict[str, Any], io: CallIO) -> dict[str, Any] | None:
+            nonlocal asked
+            asked = True
+            if name not in serving:
+                raise StreamError("the store that was asked for is not open", retry=False)
+            return serving[name](params, io)
+
+        return handle
+
+    return {**{name: passed(name) for name in table}, "open": _handler(opened)}
 
 
 def _handler(call: Call) -> Handler:
@@ -127,9 +168,9 @@ def _state_calls(target: ServedTarget) -> dict[str, Call]:
         target.begin(domain)
         return {}
 
-    def pools(params: _Params, io: CallIO) -> dict[str, Any]:
+    def offer(params: _Params, io: CallIO) -> dict[str, Any]:
         params.done()
-        return {"pools": to_wire(target.pools())}
+        return {"offer": to_wire(target.offer())}
 
     def states(params: _Params, io: CallIO) -> dict[str, Any]:
         domain, name = params.identifier("domain"), params.take("name", str)
@@ -149,7 +190,7 @@ def _state_calls(target: ServedTarget) -> dict[str, Call]:
 
     return {
         "begin": begin,
-        "pools": pools,
+        "offer": offer,
         "states": states,
         "check": check,
         "host_findings": host_findings,
@@ -161,7 +202,11 @@ def _transfer_calls(target: ServedTarget) -> dict[str, Call]:
         expected = params.take("expected", dict[str, Announcement])
         params.done()
         events = read_stream(io.receive().readinto)
-        point = target.receive(events, expected, lambda _: io.check())
+
+        def acknowledge(durable: dict[str, int]) -> None:
+            io.progress({"durable": durable})
+
+        point = target.receive(events, expected, lambda _: io.check(), acknowledge)
         return {"point": to_wire(point)}
 
     def register(params: _Params, io: CallIO) -> dict[str, Any]:
@@ -170,9 +215,9 @@ def _transfer_calls(target: ServedTarget) -> dict[str, Call]:
         return {"registration": to_wire(target.register(key, point))}
 
     def tidy(params: _Params, io: CallIO) -> dict[str, Any]:
-        key = params.key()
+        key, keep = params.key(), params.take("keep", str)
         params.done()
-        return {"done": to_wire(target.tidy(key))}
+        return {"done": to_wire(target.tidy(key, keep))}
 
     def retire(params: _Params, io: CallIO) -> dict[str, Any]:
         key, common = params.key(), params.take("common", str)

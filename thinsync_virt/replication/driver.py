@@ -3,322 +3,286 @@
 from __future__ import annotations
 
 import random
-import shlex
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
-from thinsync_virt.errors import BusyError, ConflictError, StreamError, ThinsyncError
-from thinsync_virt.model.definition import Definition
-from thinsync_virt.model.domains import Disk, Domain
-from thinsync_virt.model.findings import Finding, refusals
+from thinsync_virt.errors import BusyError, ConflictError, StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.names import short_id
-from thinsync_virt.model.plans import Conflict, DiskPlan, Mode, Replicate, UpToDate
-from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
-from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.plans import Conflict, DiskPlan, Replicate, UpToDate
+from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import (
     Head,
     Outcome,
-    Quiesce,
     Registration,
     ReplicationReport,
-    SentDisk,
-    SnapshotReport,
 )
-from thinsync_virt.model.states import PoolReport, SourceState, TargetState
-from thinsync_virt.planning.choices import Wishes, choose, remembered_state, travelling_disks
-from thinsync_virt.planning.replication import abandoned, find_conflict, plan_disks, plan_replication
+from thinsync_virt.planning.replication import abandoned
+from thinsync_virt.replication.patience import Patience
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
+from thinsync_virt.replication.request import Observer, Request
+from thinsync_virt.replication.situation import (
+    CannotGoOnError,
+    Situation,
+    look,
+    make_plan,
+    refuse,
+    with_amounts,
+)
+from thinsync_virt.replication.transfer import Transfer, nothing_new
 
 SNAPSHOT_ATTEMPTS = 5
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for. ``limit`` is seconds from the freeze call to the confirmed thaw."""
+@dataclass
+class _Run:
+    """What the rounds of one run share. ``started`` is of the clock that does not jump."""
 
+    source: Source
+    target: Target
+    request: Request
+    observer: Observer
     domain: str
-    wishes: Wishes = field(default_factory=Wishes)
-    quiesce: Quiesce = Quiesce.AUTO
-    limit: float = 8.0
-    dry_run: bool = False
-
-
-class Observer(Protocol):
-    """Whoever shows a run to people."""
-
-    def step(self, text: str) -> None:
-        """One line: what is being done now."""
-
-    def planned(self, disks: tuple[DiskPlan, ...], base: RecoveryPoint | None) -> None: ...
-
-    def snapshot(self, point: RecoveryPoint, report: SnapshotReport) -> None: ...
-
-    def transfer(self, total: int) -> None:
-        """The transfer begins: ``total`` bytes will be read."""
-
-    def progress(self, done: int) -> None:
-        """So many bytes have been read and sent so far."""
-
-    def registered(self, registration: Registration) -> None: ...
-
-
-@dataclass(frozen=True)
-class _Situation:
-    """Everything that is known before anything is made."""
-
-    domain: Domain
-    disks: tuple[Disk, ...]
-    choices: Choices
-    definition: Definition
-    source: SourceState
-    target: TargetState
-    sizes: dict[str, int]
-    full: dict[str, int]
-    """Bytes that full copies will bring, by disk."""
-    findings: tuple[Finding, ...]
+    patience: Patience = field(default_factory=Patience)
+    transfer: Transfer | None = None
+    """What is on its way; None before the first, and when it has come to its end."""
+    given_up: str = ""
+    """The head of an interrupted transfer that cannot go on."""
+    started: float = field(default_factory=time.monotonic)
 
 
 def replicate(source: Source, target: Target, request: Request, observer: Observer) -> ReplicationReport:
     """Bring the replica at ``target`` up to the present state of the domain. Raises ThinsyncError.
 
-    Stops before the freeze, with nothing changed, at any conflict or refusal.
+    Stops before the freeze, with nothing changed, at any conflict or refusal. A transfer that an earlier run did not
+    bring to its end goes on first; then comes what has changed since. A target that is lost is waited for.
     """
     started = time.monotonic()
-    situation = _look(source, target, request, observer)
-    base = newest_common(situation.source.points, situation.target.points)
-    unchanged = _is_unchanged(source, situation, base, observer)
-    match plan_replication(
-        situation.source,
-        situation.target,
-        host=target.host,
-        disks=situation.disks,
-        choices=situation.choices,
-        definition=situation.definition.id,
-        unchanged=unchanged,
-    ):
+    domain = source.inspect(request.domain).uuid
+    if not request.dry_run:
+        target.begin(domain)
+    run = _Run(source, target, request, observer, domain, started=started)
+    finished: ReplicationReport | None = None
+    while True:
+        try:
+            report = _round(run)
+        except CannotGoOnError as error:
+            observer.step(f"the interrupted transfer cannot go on: {error}; beginning anew")
+            run.transfer, run.given_up = None, error.point
+            continue
+        except UnreachableError as error:
+            _reconnect(run, error)
+            continue
+        ended, run.transfer = run.transfer, None
+        if finished is not None:
+            return _join(finished, report)
+        if ended is None or ended.of_this_run:
+            return report
+        finished = report
+        run.started = time.monotonic()
+
+
+def _join(finished: ReplicationReport, report: ReplicationReport) -> ReplicationReport:
+    """The report of a run that first brought an interrupted transfer to its end."""
+    if report.outcome is Outcome.UP_TO_DATE:
+        return replace(finished, behind=report.behind, registered=report.registered, start=report.start)
+    return replace(report, finished=finished)
+
+
+def _reconnect(run: _Run, lost: ThinsyncError) -> None:
+    """Reach the target again, and lock the domain there.
+
+    A server that does not know yet that we are gone may hold the lock: that is worth waiting for, too. Raises
+    ``lost``, or what came last, when that does not help or takes too long.
+    """
+    if run.request.dry_run or not lost.retry or run.target.connected:
+        raise lost
+    for wait in run.patience.waits():
+        run.observer.step(f"{lost.message}; trying again in {wait:.0f} s")
+        time.sleep(wait)
+        try:
+            if not run.target.connected:
+                run.target.reconnect()
+            run.target.begin(run.domain)
+            return
+        except (UnreachableError, BusyError) as error:
+            if not error.retry:
+                raise
+            lost = error
+    raise lost
+
+
+def _round(run: _Run) -> ReplicationReport:
+    """From the states of both ends to one point that is sealed and registered, or to finding that there is nothing."""
+    source, target, request = run.source, run.target, run.request
+    situation = look(source, target, request, run.observer, given_up=run.given_up)
+    match make_plan(source, target, situation, run.observer):
         case Conflict(message, hint):
             raise ConflictError(message, hint=hint)
         case UpToDate(point):
             if not request.dry_run:
                 source.discard(abandoned(situation.source, situation.target))
-            return _up_to_date(source, target, situation, point, request, observer, started)
+            return _up_to_date(run, situation, point)
+        case Replicate(base=base) if base is not None and _has_arrived(run, base):
+            return _up_to_date(run, situation, base)
         case Replicate() as plan:
-            plan = _with_amounts(plan, source, situation, request)
-            observer.planned(plan.disks, plan.base)
+            plan = with_amounts(plan, source, situation, request)
+            run.observer.planned(plan.disks, plan.base)
             if request.dry_run:
-                return _report(Outcome.DRY_RUN, situation, target, started, plan=plan.disks)
-            return _run(source, target, situation, plan, request, observer, started)
+                report = _report(Outcome.DRY_RUN, run, situation, plan=plan.disks)
+                return replace(report, point=plan.unfinished_head)
+            _make_way(run, situation, plan)
+            return _send(run, situation, plan)
 
 
-def _look(source: Source, target: Target, request: Request, observer: Observer) -> _Situation:
-    domain = source.inspect(request.domain)
-    observer.step(f"asking {target.host}")
-    if not request.dry_run:
-        target.begin(domain.uuid)
-    states = target.states(domain.uuid, domain.name)
-    pools = target.pools()
-    remembered = remembered_state(states, request.wishes)
-    choices = choose(domain, request.wishes, remembered.choices if remembered else None, pools, target.host)
-    disks = travelling_disks(domain, choices)
-    key = ReplicaKey(domain.uuid, _group_uuid(pools, choices))
-    target_state = next((state for state in states if state.key == key), None) or _fresh_state(key, states)
-    source_state = source.state(domain, key)
-    conflict = find_conflict(source_state, target_state, host=target.host)
-    if conflict is not None:
-        raise ConflictError(conflict.message, hint=conflict.hint)
-    observer.step("checking both ends")
-    definition = source.definition(domain, choices)
-    sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
-    findings = source.check(domain, disks, request.quiesce)
-    plans = plan_disks(source_state, target_state, disks, choices)
-    full = {} if refusals(findings) else source.mapped(_of_mode(Mode.FULL, plans, disks))
-    findings = (*findings, *target.check(key, definition, choices, sizes, full))
-    _refuse(findings, domain.name, target)
-    return _Situation(domain, disks, choices, definition, source_state, target_state, sizes, full, findings)
-
-
-def _of_mode(mode: Mode, plans: tuple[DiskPlan, ...], disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
-    wanted = {plan.target for plan in plans if plan.mode is mode}
-    return tuple(disk for disk in disks if disk.target in wanted)
-
-
-def _group_uuid(pools: tuple[PoolReport, ...], choices: Choices) -> str:
-    return next(report.group.uuid for report in pools if report.pool.name == choices.pool)
-
-
-def _fresh_state(key: ReplicaKey, states: tuple[TargetState, ...]) -> TargetState:
-    registered = states[0].registered if states else ()
-    return TargetState(key, (), (), registered, "", (), None)
-
-
-def _refuse(findings: tuple[Finding, ...], domain: str, target: Target) -> None:
-    """Raise for the first that refuses, with the command that shows every one."""
-    refused = refusals(findings)
-    if refused:
-        first = refused[0]
-        command = shlex.join(["thinsync-vm", "check", domain, "--to", target.address])
-        more = f" (and {len(refused) - 1} more: {command})" if len(refused) > 1 else ""
-        raise ThinsyncError(f"{first.subject}: {first.message}{more}", code=first.code, hint=first.hint)
-
-
-def _with_amounts(plan: Replicate, source: Source, situation: _Situation, request: Request) -> Replicate:
-    """How much each disk brings; of a delta only a dry run wants to know before it is made."""
-    amounts = dict(situation.full)
-    if request.dry_run and plan.base is not None:
-        amounts |= source.differing(_of_mode(Mode.INCREMENTAL, plan.disks, situation.disks), plan.base)
-    disks = tuple(replace(disk, expected=amounts.get(disk.target)) for disk in plan.disks)
-    return replace(plan, disks=disks)
-
-
-def _is_unchanged(
-    source: Source, situation: _Situation, base: RecoveryPoint | None, observer: Observer
-) -> bool:
-    if base is None or base.definition != situation.definition.id:
-        return False
-    if {disk.target for disk in base.disks} != {disk.target for disk in situation.disks}:
-        return False
-    observer.step("looking for changes")
-    return source.unchanged(situation.disks, base)
-
-
-def _up_to_date(
-    source: Source,
-    target: Target,
-    situation: _Situation,
-    point: RecoveryPoint,
-    request: Request,
-    observer: Observer,
-    started: float,
-) -> ReplicationReport:
+def _up_to_date(run: _Run, situation: Situation, point: RecoveryPoint) -> ReplicationReport:
     registration = None
-    if not request.dry_run:
-        target.tidy(point.key)
+    if not run.request.dry_run:
+        run.target.tidy(point.key, "")
         if not point.confirmed_by:
-            source.confirm(point, target.address)
-        registration = target.register(point.key, point.id)
-        observer.registered(registration)
-        target.retire(point.key, point.id)
-        source.retire(point.key)
-    return _report(Outcome.UP_TO_DATE, situation, target, started, point=point, registration=registration)
+            run.source.confirm(point, run.target.address)
+        registration = _register(run, point)
+    report = _report(Outcome.UP_TO_DATE, run, situation, point=point, registration=registration)
+    return run.transfer.put_into(report) if run.transfer is not None and _has_arrived(run, point) else report
 
 
-def _run(
-    source: Source,
-    target: Target,
-    situation: _Situation,
-    plan: Replicate,
-    request: Request,
-    observer: Observer,
-    started: float,
-) -> ReplicationReport:
-    target.tidy(plan.key)
+def _has_arrived(run: _Run, point: RecoveryPoint) -> bool:
+    """Whether this point, common to both ends, is what this run sent before it lost the target."""
+    return run.transfer is not None and run.transfer.head.point.id == point.id
+
+
+def _register(run: _Run, point: RecoveryPoint) -> Registration:
+    """A point that both ends hold: the domain starts from it, and what is older may go."""
+    registration = run.target.register(point.key, point.id)
+    run.observer.registered(registration)
+    run.target.retire(point.key, point.id)
+    run.source.retire(point.key)
+    return registration
+
+
+def _make_way(run: _Run, situation: Situation, plan: Replicate) -> None:
+    """Remove what nobody needs any more, at both ends."""
+    source, target, going_on = run.source, run.target, plan.unfinished_head
+    target.tidy(plan.key, going_on.id if going_on is not None else "")
     target.retire(plan.key, plan.base.id if plan.base else "")
     if plan.base is not None and not plan.base.confirmed_by:
         source.confirm(plan.base, target.address)
-    source.discard(abandoned(situation.source, situation.target))
+    source.discard(abandoned(situation.source, situation.target, going_on))
     source.retire(plan.key)
-    if situation.full:
+    if situation.full and going_on is None:
         # What interrupted transfers had left there is gone: only now it can be said for certain.
         again = target.check(
             plan.key, situation.definition, situation.choices, situation.sizes, situation.full
         )
-        _refuse(again, situation.domain.name, target)
-    head = _take_snapshot(source, situation, plan, request, observer)
-    observer.snapshot(head.point, head.report)
+        refuse(again, situation.domain.name, target)
+
+
+def _send(run: _Run, situation: Situation, plan: Replicate) -> ReplicationReport:
+    """Make the head, unless it is there already, and bring it to the target."""
+    transfer: Transfer | None = None
     try:
-        with source.send(plan, head) as stream:
-            if _nothing_new(plan, head, stream):
-                assert plan.base is not None
-                source.discard((head.point,))
-                return _up_to_date(source, target, situation, plan.base, request, observer, started)
-            observer.transfer(stream.total)
-            received = target.receive(stream, observer.progress)
-            if received.id != head.point.id:
-                raise StreamError(
-                    f"{target.host} says that it sealed another point than it was sent", retry=False
-                )
-            disks, stream_bytes = stream.disks, stream.stream_bytes
-    except ThinsyncError:
-        with suppress(ThinsyncError):
-            _forget(source, target, situation, head.point)
+        transfer = _head(run, situation, plan)
+        with run.source.send(plan, transfer.head) as stream:
+            empty = plan.unfinished_head is None and nothing_new(plan, transfer.head, stream)
+            if not empty:
+                _move(run, transfer, stream)
+    except UnreachableError:
+        # The head stays: the target may have it, or enough of it to go on. It says so when it is back.
         raise
-    source.confirm(head.point, target.address)
-    registration = target.register(plan.key, head.point.id)
-    observer.registered(registration)
-    target.retire(plan.key, head.point.id)
-    source.retire(plan.key)
-    return _report(
-        Outcome.REPLICATED,
-        situation,
-        target,
-        started,
-        point=head.point,
-        plan=plan.disks,
-        snapshot=head.report,
-        disks=disks,
-        stream_bytes=stream_bytes,
-        registration=registration,
+    except ThinsyncError as error:
+        if plan.unfinished_head is None:
+            with suppress(ThinsyncError):
+                _forget(run, situation, transfer)
+            raise
+        if error.retry and not isinstance(error, StreamError):
+            raise
+        raise CannotGoOnError(plan.set_id, error.message) from error
+    point = transfer.head.point
+    if empty:
+        assert plan.base is not None
+        run.transfer = None
+        run.source.discard((point,))
+        return _up_to_date(run, situation, plan.base)
+    run.source.confirm(point, run.target.address)
+    registration = _register(run, point)
+    return transfer.put_into(
+        _report(Outcome.REPLICATED, run, situation, point=point, registration=registration)
     )
 
 
-def _forget(source: Source, target: Target, situation: _Situation, head: RecoveryPoint) -> None:
-    """Remove a head that did not arrive, if the target itself says that it is not there.
+def _head(run: _Run, situation: Situation, plan: Replicate) -> Transfer:
+    """The head that is to be sent: a new one, or the one whose transfer goes on."""
+    unfinished = plan.unfinished_head
+    if unfinished is None:
+        head = _take_snapshot(run, situation, plan)
+        run.transfer = Transfer(head, plan.disks, of_this_run=True)
+        if head.report is not None:
+            run.observer.snapshot(head.point, head.report)
+        return run.transfer
+    run.observer.step(f"going on with the interrupted transfer of point {describe_point(unfinished)}")
+    if run.transfer is None or run.transfer.head.point.id != unfinished.id:
+        run.transfer = Transfer(run.source.reopen(unfinished), plan.disks, of_this_run=False)
+    return run.transfer
+
+
+def _move(run: _Run, transfer: Transfer, stream: Outgoing) -> None:
+    """One attempt to bring a stream to the target."""
+    transfer.begin(stream)
+    run.observer.transfer(stream.total)
+    try:
+        received = run.target.receive(stream, run.observer.progress, lambda _: run.patience.renew())
+    finally:
+        transfer.add(stream)
+    if received.id != transfer.head.point.id:
+        raise StreamError(
+            f"{run.target.host} says that it sealed another point than it was sent", retry=False
+        )
+
+
+def _forget(run: _Run, situation: Situation, transfer: Transfer | None) -> None:
+    """Remove a head that did not arrive, if the target itself says that nothing of it is there.
 
     A target that does not answer may hold it: then it stays, and the next run finds out.
     """
-    states = target.states(situation.domain.uuid, situation.domain.name)
-    if not any(point.id == head.id for state in states for point in state.points):
-        source.discard((head,))
-        source.retire(head.key)
+    if transfer is None:
+        return
+    head = transfer.head.point
+    states = run.target.states(situation.domain.uuid, situation.domain.name)
+    held = {point.id for state in states for point in state.points}
+    held |= {state.interrupted.point for state in states if state.interrupted is not None}
+    if head.id not in held:
+        run.source.discard((head,))
+        run.source.retire(head.key)
 
 
-def _take_snapshot(
-    source: Source, situation: _Situation, plan: Replicate, request: Request, observer: Observer
-) -> Head:
+def _take_snapshot(run: _Run, situation: Situation, plan: Replicate) -> Head:
     """LVM in a freeze waits for no lock, so somebody else's LVM command makes it fail: try again."""
     for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
         try:
-            return source.snapshot(
+            return run.source.snapshot(
                 situation.domain,
                 situation.disks,
                 plan,
                 situation.choices,
-                request.quiesce,
-                request.limit,
-                observer.step,
+                run.request.quiesce,
+                run.request.limit,
+                run.observer.step,
             )
         except BusyError as error:
             if attempt == SNAPSHOT_ATTEMPTS:
                 raise
-            observer.step(f"{error.message}; trying again ({attempt + 1} of {SNAPSHOT_ATTEMPTS})")
+            run.observer.step(f"{error.message}; trying again ({attempt + 1} of {SNAPSHOT_ATTEMPTS})")
             time.sleep(attempt * random.uniform(0.5, 1.5))  # noqa: S311 - no secret: two hosts' jobs should not meet again
     raise AssertionError("unreachable")
 
 
-def _nothing_new(plan: Replicate, head: Head, stream: Outgoing) -> bool:
-    """A set found empty afterwards is no new point."""
-    if plan.base is None or head.point.definition != plan.base.definition:
-        return False
-    if any(disk.mode is Mode.FULL for disk in plan.disks) or len(plan.disks) != len(plan.base.disks):
-        return False
-    base_sizes = {disk.target: disk.volume.size for disk in plan.base.disks}
-    head_sizes = {disk.target: disk.volume.size for disk in head.point.disks}
-    return base_sizes == head_sizes and all(disk.changed == 0 for disk in stream.disks)
-
-
 def _report(
     outcome: Outcome,
-    situation: _Situation,
-    target: Target,
-    started: float,
+    run: _Run,
+    situation: Situation,
     *,
     point: RecoveryPoint | None = None,
     plan: tuple[DiskPlan, ...] = (),
-    snapshot: SnapshotReport | None = None,
-    disks: tuple[SentDisk, ...] = (),
-    stream_bytes: int = 0,
     registration: Registration | None = None,
 ) -> ReplicationReport:
     known = situation.target.points if point is None else (point,)
@@ -331,16 +295,17 @@ def _report(
     return ReplicationReport(
         outcome,
         situation.domain.name,
-        target.host,
+        run.target.host,
         point,
         plan,
-        snapshot,
-        disks,
-        stream_bytes,
-        time.monotonic() - started,
+        None,
+        (),
+        0,
+        time.monotonic() - run.started,
         0.0 if newest is None else max(0.0, time.time() - newest),
         findings,
         registered,
+        registration.start if registration is not None else "",
     )
 
 

@@ -14,14 +14,14 @@ from thinsync_virt.model.plans import Replicate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Head, Quiesce, Registration, SentDisk
-from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+from thinsync_virt.model.states import Offer, SourceState, TargetState
 
 Notify = Callable[[str], None]
 """Tells a person, in one line, what is being done."""
 
 
 class Outgoing(Protocol):
-    """One stream on its way out. ``total`` is how many bytes of data will be read."""
+    """One stream on its way out."""
 
     def __iter__(self) -> Iterator[Sequence[bytes | bytearray | memoryview]]:
         """The stream's bytes, in pieces that belong together."""
@@ -30,6 +30,11 @@ class Outgoing(Protocol):
     @property
     def total(self) -> int:
         """Bytes of data that will be read."""
+        ...
+
+    @property
+    def skipped(self) -> int:
+        """Bytes of data that are not read again, because an interrupted transfer brought them."""
         ...
 
     @property
@@ -89,6 +94,14 @@ class Source(Protocol):
         notify: Notify,
     ) -> Head: ...
 
+    def left(self, plan: Replicate) -> dict[str, int]:
+        """Bytes of data that are left of the interrupted transfer in ``plan``, by disk target."""
+        ...
+
+    def reopen(self, point: RecoveryPoint) -> Head:
+        """A head that is here already, because its transfer was interrupted."""
+        ...
+
     def send(self, plan: Replicate, head: Head) -> AbstractContextManager[Outgoing]: ...
 
     def confirm(self, head: RecoveryPoint, address: str) -> None:
@@ -109,7 +122,18 @@ class Target(Protocol):
     host: str
     address: str
 
-    def pools(self) -> tuple[PoolReport, ...]: ...
+    def offer(self) -> Offer:
+        """Where replicas can be kept there."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether it can be asked at all: False once the connection to it is lost."""
+        ...
+
+    def reconnect(self) -> None:
+        """Reach a target again that was lost; locks are to be taken again. Raises UnreachableError."""
+        ...
 
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas until the session ends. Raises BusyError, naming who runs."""
@@ -131,12 +155,25 @@ class Target(Protocol):
         """
         ...
 
-    def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint: ...
+    def receive(
+        self,
+        stream: Outgoing,
+        progress: Callable[[int], None],
+        acknowledged: Callable[[dict[str, int]], None],
+    ) -> RecoveryPoint:
+        """Take a stream. ``acknowledged`` gets, by disk target, the bytes that are on stable storage there.
+
+        Raises UnreachableError when the connection is lost: what is on stable storage may go on later.
+        """
+        ...
 
     def register(self, key: ReplicaKey, point: str) -> Registration: ...
 
-    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
-        """Remove what crashes and earlier switches left: unfinished sets, old registered volumes, files."""
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
+        """Remove what crashes and earlier switches left: unfinished sets, old registered volumes, files.
+
+        ``keep`` is the id of the interrupted set that will go on, "" for none.
+        """
         ...
 
     def retire(self, key: ReplicaKey, common: str) -> None:

@@ -124,8 +124,7 @@ def verify(ours: Prover, theirs: Prover, point: RecoveryPoint, progress: Callabl
         progress(min(done, total), total)
 
     disks = tuple(
-        _compare(ours, theirs, point, disk.target, disk.volume.size, maps[disk.target], step)
-        for disk in point.disks
+        _compare(ours, theirs, point, disk.target, disk.size, maps[disk.target], step) for disk in point.disks
     )
     equal = ours.definition(key, point.id) == theirs.definition(key, point.id)
     return Proof(point, equal, disks)
@@ -136,8 +135,8 @@ def _compare_shapes(theirs: Prover, point: RecoveryPoint) -> None:
     twin = next((p for p in theirs.points(point.key.domain) if p.id == point.id), None)
     if twin is None or twin.key != point.key:
         raise NotFoundError(f"{name} is not at the other end any more", hint="see: thinsync-vm points")
-    here = {disk.target: disk.volume.size for disk in point.disks}
-    there = {disk.target: disk.volume.size for disk in twin.disks}
+    here = {disk.target: disk.size for disk in point.disks}
+    there = {disk.target: disk.size for disk in twin.disks}
     for target in sorted(here.keys() | there.keys()):
         ours, other = here.get(target), there.get(target)
         if ours != other:

@@ -25,11 +25,15 @@ class DefinitionPiece:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """``data`` at byte ``offset`` of a disk. The memory is the receiver's own: no later event changes it."""
+    """``data`` at byte ``offset`` of a disk. The memory is the receiver's own: no later event changes it.
+
+    ``packed`` is how many bytes it was on the wire: fewer than it is, when it came compressed.
+    """
 
     disk: int
     offset: int
     data: memoryview
+    packed: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-r"""Single frames of stream format version 0 (docs/stream-format.md). All numbers are little-endian.
+r"""Single frames of stream format version 1 (docs/stream-format.md). All numbers are little-endian.
 
 ::
 
@@ -15,20 +15,23 @@ r"""Single frames of stream format version 0 (docs/stream-format.md). All number
     0      1       2      4         8          16         24         32
     +------+-------+------+---------+----------+----------+----------+---------
     | type | flags | disk | payload | offset   | length   | checksum | payload
-    | u8   | u8 0  | u16  | len u32 | u64      | u64      | u64      | ...
+    | u8   | u8    | u16  | len u32 | u64      | u64      | u64      | ...
     +------+-------+------+---------+----------+----------+----------+---------
     checksum = xxh3_64(head[0:24] + payload, seed = frame number), BEGIN is number 0
 
     type         disk   offset            length           payload
     1 BEGIN      0      0                 0                JSON header, at most 256 KiB
     2 DEFINITION 0      in the definition payload length   1 byte .. 1 MiB
-    3 DATA       index  byte of the disk  payload length   512 bytes .. 1 MiB
+    3 DATA       index  byte of the disk  bytes of data    1 byte .. 1 MiB; the data, 512 bytes .. 1 MiB
     4 ZERO       index  byte of the disk  bytes            none
     5 UNMAP      index  byte of the disk  bytes            none
     6 CHECKPOINT 0      number, from 1    0                none
     7 END        0      0                 0                48 bytes: frames u64 (before END), data u64,
                                                            zero u64, unmapped u64 (bytes), digest 16 bytes
     8 ERROR      0      0                 0                JSON, at most 64 KiB
+
+``flags`` is 0, but for DATA it may be 1 (PACKED): then the payload is one Zstandard frame (RFC 8878) that declares a
+content of ``length`` bytes, and is shorter than that (compression.py). The checksum is over what is on the wire.
 
 The seed makes a frame valid at one place only: one that is dropped, repeated or moved fails its checksum.
 The digest is xxh3_128 over the preamble and the heads of all frames before END, whose checksums stand for their
@@ -46,12 +49,14 @@ import xxhash
 from thinsync_virt.units import KIB, MIB
 
 MAGIC = b"\x8aTSV\r\n\x1a\n"
-VERSION = 0
+VERSION = 1
 HEAD_SIZE = 32
 # Frames above 1 MiB were slower in a pipe than 256 KiB to 1 MiB, and this bounds a reader's memory.
 MAX_PAYLOAD = MIB
 MAX_HEADER = 256 * KIB
 MAX_ERROR = 64 * KIB
+PACKED = 1
+"""A flag of DATA: the payload is compressed."""
 
 _PREAMBLE = struct.Struct("<8sH6x")
 _FIELDS = struct.Struct("<BBHIQQ")
@@ -123,10 +128,17 @@ def checksum(head: Piece, payload: Piece, number: int) -> int:
 
 
 def encode_head(
-    kind: FrameType, number: int, *, disk: int = 0, offset: int = 0, length: int = 0, payload: Piece = b""
+    kind: FrameType,
+    number: int,
+    *,
+    flags: int = 0,
+    disk: int = 0,
+    offset: int = 0,
+    length: int = 0,
+    payload: Piece = b"",
 ) -> bytes:
     """The 32 bytes that go before ``payload`` in frame ``number``."""
-    fields = _FIELDS.pack(kind, 0, disk, len(payload), offset, length)
+    fields = _FIELDS.pack(kind, flags, disk, len(payload), offset, length)
     return fields + _CHECKSUM.pack(checksum(fields, payload, number))
 
 

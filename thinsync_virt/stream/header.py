@@ -4,17 +4,23 @@
 
     {"base": "<id>" | null,                       point that incremental disks refer to
      "consistency": "filesystem" | "crash" | "offline",
-     "definition": "<id>", "definition_size": 12345,   bytes in DEFINITION frames; 0: the receiver has it
-     "disks": [{"base": null, "chunk_size": 65536, "mode": "full", "size": 10737418240, "target": "vda"},
-               {"base": "<id>", "chunk_size": 65536, "mode": "incremental", "size": ..., "target": "vdb"}],
-     "domain": {"name": "web01", "uuid": "<id>"},
+     "definition": "<id>" | "", "definition_size": 12345,   bytes in DEFINITION frames; 0: the receiver has it
+     "delta": "<id>",                             what travels: equal only for the very same extents
+     "disks": [{"base": null, "chunk_size": 65536, "mode": "full", "size": 10737418240, "start": 0,
+                "target": "vda"},
+               {"base": "<id>", "chunk_size": 65536, "mode": "incremental", "size": 1073741824, "start": 0,
+                "target": "vdb"}],
+     "domain": {"name": "web01", "uuid": "<id>"} | null,   null: volumes without a domain
      "package": "0.1.0",                          the sender's version, for people
      "point": "<id>",
-     "replica": {"domain": "<id>", "target": "<LVM UUID>"},
+     "replica": {"domain": "<id>", "target": "<LVM UUID>"} | null,   null: for nobody in particular
      "sequence": 7,
      "time": 1763942400}                          seconds since 1970
 
 An <id> has 32 lower-case hexadecimal digits. Every key is there, and no other. Sizes are bytes.
+
+``start`` is the byte of the disk where this stream goes on: 0, or where an interrupted transfer of the same delta had
+come to. The disks of a stream without a domain are named as LVM names volumes.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from typing import Any, TypeVar
 
 from thinsync_virt.errors import StreamError, UsageError
 from thinsync_virt.model.definition import MAX_PACKED
-from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_uuid
+from thinsync_virt.model.names import check_disk_target, check_id, check_lvm_name, check_lvm_uuid
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, ReplicaKey, check_sequence, check_time
 from thinsync_virt.stream.frames import MAX_HEADER, Piece
@@ -46,6 +52,7 @@ class StreamDisk:
     """One disk of a stream; its index in the header is the ``disk`` of frames. Sizes in bytes.
 
     ``base`` is the id of the point that an incremental disk refers to, None for a full one.
+    Extents begin at byte ``start`` or later.
     """
 
     target: str
@@ -53,13 +60,17 @@ class StreamDisk:
     chunk_size: int
     mode: Mode
     base: str | None
+    start: int = 0
 
     def __post_init__(self) -> None:
-        _as_stream_error(check_disk_target, self.target)
+        _as_stream_error(check_lvm_name, self.target)
         _require(0 < self.size <= _MAX_NUMBER and self.size % SECTOR == 0, f"{self.target}: size {self.size}")
         _require(
             64 * KIB <= self.chunk_size <= GIB and self.chunk_size % (64 * KIB) == 0,
             f"{self.target}: chunk size {self.chunk_size}",
+        )
+        _require(
+            0 <= self.start <= self.size and self.start % SECTOR == 0, f"{self.target}: start {self.start}"
         )
         _require(
             (self.base is None) == (self.mode is Mode.FULL),
@@ -75,10 +86,14 @@ class StreamHeader:
 
     ``point`` is the id of the head, ``base`` that of the base point (None when all disks are full), ``time``
     seconds since 1970, ``definition_size`` the bytes of the definition that follow.
+
+    ``domain_name`` and ``domain_uuid`` are "" for volumes without a domain. ``key`` is the replica that the stream is
+    for, None for nobody in particular. ``delta`` is the id of what travels (delta_id.py).
     """
 
     domain_name: str
-    key: ReplicaKey
+    domain_uuid: str
+    key: ReplicaKey | None
     point: str
     sequence: int
     time: int
@@ -87,13 +102,11 @@ class StreamHeader:
     definition: str
     definition_size: int
     package: str
+    delta: str
     disks: tuple[StreamDisk, ...]
 
     def __post_init__(self) -> None:
-        _require(
-            _DOMAIN_NAME.fullmatch(self.domain_name) is not None, f"domain name {self.domain_name[:300]!r}"
-        )
-        _as_stream_error(check_lvm_uuid, self.key.target)
+        self._check_domain()
         _as_stream_error(check_id, self.point)
         _as_stream_error(check_sequence, self.sequence)
         _as_stream_error(check_time, self.time)
@@ -102,6 +115,7 @@ class StreamHeader:
             _require(self.base != self.point, "the point is its own base")
         _require(_DEFINITION.fullmatch(self.definition) is not None, f"definition {self.definition[:80]!r}")
         _require(0 <= self.definition_size <= MAX_PACKED, f"definition size {self.definition_size}")
+        _as_stream_error(check_id, self.delta)
         _require(_PACKAGE.fullmatch(self.package) is not None, f"package version {self.package[:80]!r}")
         _require(0 < len(self.disks) <= MAX_DISKS, f"{len(self.disks)} disks")
         _require(len({disk.target for disk in self.disks}) == len(self.disks), "a disk occurs twice")
@@ -112,6 +126,19 @@ class StreamHeader:
             )
             _require(disk.base != self.point, f"{disk.target}: the point is its own base")
 
+    def _check_domain(self) -> None:
+        if self.key is not None:
+            _as_stream_error(check_lvm_uuid, self.key.target)
+            _require(self.domain_uuid == self.key.domain, "the domain is not the replica's")
+        if not self.domain_name and not self.domain_uuid:
+            return
+        _require(
+            _DOMAIN_NAME.fullmatch(self.domain_name) is not None, f"domain name {self.domain_name[:300]!r}"
+        )
+        _as_stream_error(check_id, self.domain_uuid)
+        for disk in self.disks:
+            _as_stream_error(check_disk_target, disk.target)
+
 
 def encode_header(header: StreamHeader) -> bytes:
     """The payload of the BEGIN frame. Raises StreamError when it is too large."""
@@ -121,20 +148,26 @@ def encode_header(header: StreamHeader) -> bytes:
             "consistency": header.consistency.value,
             "definition": header.definition,
             "definition_size": header.definition_size,
+            "delta": header.delta,
             "disks": [
                 {
                     "base": disk.base,
                     "chunk_size": disk.chunk_size,
                     "mode": disk.mode.value,
                     "size": disk.size,
+                    "start": disk.start,
                     "target": disk.target,
                 }
                 for disk in header.disks
             ],
-            "domain": {"name": header.domain_name, "uuid": header.key.domain},
+            "domain": (
+                {"name": header.domain_name, "uuid": header.domain_uuid} if header.domain_uuid else None
+            ),
             "package": header.package,
             "point": header.point,
-            "replica": {"domain": header.key.domain, "target": header.key.target},
+            "replica": (
+                {"domain": header.key.domain, "target": header.key.target} if header.key is not None else None
+            ),
             "sequence": header.sequence,
             "time": header.time,
         }
@@ -146,15 +179,13 @@ def encode_header(header: StreamHeader) -> bytes:
 def parse_header(payload: Piece) -> StreamHeader:
     """From the payload of the BEGIN frame. Raises StreamError that names what is not acceptable."""
     fields = _Fields(decode_object(payload, "the stream's header"), "")
-    domain = _Fields(fields.take("domain", dict), "domain.")
-    replica = _Fields(fields.take("replica", dict), "replica.")
-    key = _as_stream_error(ReplicaKey, replica.take("domain", str), replica.take("target", str))
-    name = domain.take("name", str)
-    _require(domain.take("uuid", str) == key.domain, "the domain is not the replica's")
+    name, uuid = _parse_domain(fields)
+    key = _parse_replica(fields)
     disks = fields.take("disks", list)
     _require(len(disks) <= MAX_DISKS, f"{len(disks)} disks")
     header = StreamHeader(
         domain_name=name,
+        domain_uuid=uuid,
         key=key,
         point=fields.take("point", str),
         sequence=fields.take("sequence", int),
@@ -164,11 +195,32 @@ def parse_header(payload: Piece) -> StreamHeader:
         definition=fields.take("definition", str),
         definition_size=fields.take("definition_size", int),
         package=fields.take("package", str),
+        delta=fields.take("delta", str),
         disks=tuple(_parse_disk(disk, f"disks[{index}].") for index, disk in enumerate(disks)),
     )
-    for part in (fields, domain, replica):
-        part.finish()
+    fields.finish()
     return header
+
+
+def _parse_domain(fields: _Fields) -> tuple[str, str]:
+    value = fields.take_optional("domain", dict)
+    if value is None:
+        return "", ""
+    domain = _Fields(value, "domain.")
+    name, uuid = domain.take("name", str), domain.take("uuid", str)
+    domain.finish()
+    _require(bool(name), "the domain has no name")
+    return name, uuid
+
+
+def _parse_replica(fields: _Fields) -> ReplicaKey | None:
+    value = fields.take_optional("replica", dict)
+    if value is None:
+        return None
+    replica = _Fields(value, "replica.")
+    key: ReplicaKey = _as_stream_error(ReplicaKey, replica.take("domain", str), replica.take("target", str))
+    replica.finish()
+    return key
 
 
 def _parse_disk(value: object, where: str) -> StreamDisk:
@@ -178,6 +230,7 @@ def _parse_disk(value: object, where: str) -> StreamDisk:
     disk = StreamDisk(
         target=fields.take("target", str),
         size=fields.take("size", int),
+        start=fields.take("start", int),
         chunk_size=fields.take("chunk_size", int),
         mode=_as_stream_error(Mode, fields.take("mode", str)),
         base=fields.take_optional("base", str),

@@ -8,7 +8,8 @@
     reader.close()                                 # end of file: raises unless END has come
 
 Nothing is trusted: sizes are checked before memory is taken, a checksum before a frame is looked at, the
-rules before an event is given. Memory: one frame, whatever the sender says.
+rules before an event is given or anything is decompressed. Memory: one frame and, where it is compressed, what it
+holds (2 MiB in all), whatever the sender says.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from thinsync_virt.stream.events import Begin, Checkpoint, Data, DefinitionPiece
 from thinsync_virt.stream.frames import (
     HEAD_SIZE,
     MAGIC,
+    MAX_PAYLOAD,
+    PACKED,
     PAYLOAD_BOUNDS,
     PREAMBLE,
     PREAMBLE_SIZE,
@@ -148,7 +151,10 @@ class StreamReader:
         if version != VERSION:
             self._fail(
                 f"stream format {version}, this program reads {VERSION}",
-                hint="upgrade thinsync-virt on the older host" if version > VERSION else "",
+                hint="upgrade thinsync-virt here first: the stream was written by a newer one"
+                if version > VERSION
+                else "write the stream again with a thinsync-virt of this release",
+                retry=False,
             )
         if have != PREAMBLE:
             self._fail("the preamble is damaged")
@@ -162,7 +168,7 @@ class StreamReader:
         """Take a head, and what is there of its payload, out of the scratch buffer."""
         head = decode_head(self._scratch, self._start)
         kind = _FRAME_TYPES.get(head.type)
-        if kind is None or head.flags:
+        if kind is None or (head.flags and (kind is not FrameType.DATA or head.flags != PACKED)):
             self._fail(f"unknown frame type {head.type} with flags {head.flags}")
         least, most = PAYLOAD_BOUNDS[kind]
         if not least <= head.payload_length <= most:
@@ -206,11 +212,17 @@ class StreamReader:
 
     def _event(self, head: FrameHead, payload: memoryview, digest: bytes) -> Event:
         rules = self._rules
-        kind, _, disk, _, offset, length, _ = head
+        kind, flags, disk, _, offset, length, _ = head
         if kind == FrameType.DATA:
-            _equal(length, len(payload), "length")
+            packed = len(payload)
+            if not flags:
+                _equal(length, packed, "length")
+            elif not packed < length <= MAX_PAYLOAD:
+                raise StreamError(f"{packed} bytes of compressed data for {length}", retry=False)
             rules.extent(FrameType.DATA, disk, offset, length)
-            return Data(disk, offset, payload)
+            if flags:
+                payload = _unpack(payload, length)
+            return Data(disk, offset, payload, packed)
         if kind == FrameType.ZERO:
             rules.extent(FrameType.ZERO, disk, offset, length)
             return Zero(disk, offset, length)
@@ -267,6 +279,13 @@ def read_stream(
         yield from reader.received(count)
         if count == 0:
             return
+
+
+def _unpack(payload: memoryview, length: int) -> memoryview:
+    # Only a stream that is compressed loads what decompresses it.
+    from thinsync_virt.stream.compression import unpack
+
+    return unpack(payload, length)
 
 
 def _equal(value: int, expected: int, what: str) -> None:

@@ -5,8 +5,8 @@
     before -- begin --> definition -- all its bytes --> extents -- end --> ended
                         (skipped when definition_size is 0)
 
-Per disk, extents of any kind ascend and never overlap; disks may be interleaved. Offsets and lengths are
-multiples of 512 bytes and stay inside the declared size. A checkpoint follows at least one extent.
+Per disk, extents of any kind ascend from its ``start`` and never overlap; disks may be interleaved. Offsets and
+lengths are multiples of 512 bytes and stay inside the declared size. A checkpoint follows at least one extent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Rules:
         self.positions: list[int] = []
         self._sizes: list[int] = []
         self._definition_size = 0
-        self._fresh_extents = False
+        self.fresh_extents = False
         self._bytes = {FrameType.DATA: 0, FrameType.ZERO: 0, FrameType.UNMAP: 0}
 
     @property
@@ -62,7 +62,7 @@ class Rules:
         self.phase = Phase.DEFINITION if header.definition_size else Phase.EXTENTS
         self._definition_size = header.definition_size
         self._sizes = [disk.size for disk in header.disks]
-        self.positions = [0] * len(self._sizes)
+        self.positions = [disk.start for disk in header.disks]
         self.frames += 1
 
     def definition(self, offset: int, length: int) -> None:
@@ -95,7 +95,7 @@ class Rules:
             )
         self.positions[disk] = end
         self._bytes[kind] += length
-        self._fresh_extents = True
+        self.fresh_extents = True
         self.frames += 1
 
     def checkpoint(self, number: int) -> None:
@@ -104,10 +104,10 @@ class Rules:
             raise RuleError(self._misplaced("a checkpoint"))
         if number != self.checkpoints + 1:
             raise RuleError(f"checkpoint {number} where {self.checkpoints + 1} is due")
-        if not self._fresh_extents:
+        if not self.fresh_extents:
             raise RuleError(f"checkpoint {number} with nothing before it")
         self.checkpoints = number
-        self._fresh_extents = False
+        self.fresh_extents = False
         self.frames += 1
 
     def end(self) -> None:

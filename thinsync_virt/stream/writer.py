@@ -4,6 +4,7 @@
     send(writer.begin(header))
     send(writer.definition(blob))
     send(writer.data(0, 1 << 20, payload))    # [head, payload]: nothing is copied
+    send(writer.data(0, 2 << 20, payload, pack(payload, 1)))
     send(writer.unmap(0, 8 << 20, 65536))
     send(writer.end())
 
@@ -12,14 +13,18 @@ Pieces refer to the payload that was handed in: it must stay as it is until they
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import xxhash
 
 from thinsync_virt.stream.frames import (
     MAX_PAYLOAD,
+    PACKED,
     PREAMBLE,
     FrameType,
     Piece,
     Totals,
+    decode_head,
     encode_head,
     encode_totals,
 )
@@ -38,6 +43,28 @@ class StreamWriter:
         self._number = 0
         self._bytes = 0
 
+    @classmethod
+    def after(cls, header: StreamHeader, heads: Sequence[bytes]) -> StreamWriter:
+        """One that has written these frames already, BEGIN with ``header`` first. Raises RuleError, StreamError."""
+        writer = cls()
+        writer._rules.begin(header)
+        writer._open()
+        for number, raw in enumerate(heads):
+            head = decode_head(raw)
+            kind = FrameType(head.type)
+            if kind is FrameType.DEFINITION:
+                writer._rules.definition(head.offset, head.payload_length)
+            elif kind in (FrameType.DATA, FrameType.ZERO, FrameType.UNMAP):
+                writer._rules.extent(kind, head.disk, head.offset, head.length)
+            elif kind is FrameType.CHECKPOINT:
+                writer._rules.checkpoint(head.offset)
+            elif kind is not FrameType.BEGIN or number:
+                raise RuleError(f"a frame {kind.name} where the stream goes on")
+            writer._digest.update(raw)
+            writer._number += 1
+            writer._bytes += len(raw) + head.payload_length
+        return writer
+
     @property
     def totals(self) -> Totals:
         """Frames and bytes of the disks so far."""
@@ -52,6 +79,11 @@ class StreamWriter:
     def checkpoints(self) -> int:
         """The number of the last checkpoint, 0 before the first."""
         return self._rules.checkpoints
+
+    @property
+    def fresh_extents(self) -> bool:
+        """Whether there were extents since the last checkpoint: only then may another one follow."""
+        return self._rules.fresh_extents
 
     def begin(self, header: StreamHeader) -> list[Piece]:
         """Preamble and BEGIN frame."""
@@ -68,13 +100,22 @@ class StreamWriter:
             pieces += self._frame(FrameType.DEFINITION, offset=position, length=len(piece), payload=piece)
         return pieces
 
-    def data(self, disk: int, offset: int, payload: Piece) -> list[Piece]:
-        """``payload`` at byte ``offset`` of a disk; more than 1 MiB becomes several frames."""
-        if 0 < len(payload) <= MAX_PAYLOAD:
-            self._rules.extent(FrameType.DATA, disk, offset, len(payload))
-            return self._frame(FrameType.DATA, disk=disk, offset=offset, length=len(payload), payload=payload)
-        if not payload:
-            raise RuleError(f"no data at byte {offset} of disk {disk}")
+    def data(self, disk: int, offset: int, payload: Piece, packed: Piece | None = None) -> list[Piece]:
+        """``payload`` at byte ``offset`` of a disk; more than 1 MiB becomes several frames.
+
+        ``packed`` is the same compressed (compression.py, of at most 1 MiB): it travels if it is shorter.
+        """
+        length = len(payload)
+        if 0 < length <= MAX_PAYLOAD:
+            self._rules.extent(FrameType.DATA, disk, offset, length)
+            flags = 0
+            if packed is not None and len(packed) < length:
+                payload, flags = packed, PACKED
+            return self._frame(
+                FrameType.DATA, flags=flags, disk=disk, offset=offset, length=length, payload=payload
+            )
+        if not payload or packed is not None:
+            raise RuleError(f"{length} bytes of data at byte {offset} of disk {disk}")
         pieces: list[Piece] = []
         for piece in _split(payload):
             pieces += self.data(disk, offset, piece)
@@ -115,9 +156,18 @@ class StreamWriter:
         return [PREAMBLE]
 
     def _frame(
-        self, kind: FrameType, *, disk: int = 0, offset: int = 0, length: int = 0, payload: Piece = b""
+        self,
+        kind: FrameType,
+        *,
+        flags: int = 0,
+        disk: int = 0,
+        offset: int = 0,
+        length: int = 0,
+        payload: Piece = b"",
     ) -> list[Piece]:
-        head = encode_head(kind, self._number, disk=disk, offset=offset, length=length, payload=payload)
+        head = encode_head(
+            kind, self._number, flags=flags, disk=disk, offset=offset, length=length, payload=payload
+        )
         self._digest.update(head)
         self._number += 1
         self._bytes += len(head) + len(payload)

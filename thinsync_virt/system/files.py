@@ -34,6 +34,34 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         raise _failure("write", path, error) from error
 
 
+def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Make a file with that content, on stable storage when this returns, or none at all. Its directory is there.
+
+    Raises OSError; FileExistsError if something of that name is there, which stays as it is.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        os.link(temporary, path, follow_symlinks=False)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+    sync_directory(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Put a file's content on stable storage. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def remove_durably(path: Path) -> bool:
     """Remove a file so that it stays removed after a power cut. False if it was not there. Raises ThinsyncError."""
     try:

@@ -273,9 +273,16 @@ class Lvm:
 
     def set_read_only(self, names: Sequence[VolumeName]) -> None:
         """Make volumes read-only, also where they are active. Already so is success. Raises NotFoundError."""
-        wanted = [name for name in names if not self.volume(name).read_only]
-        if wanted:
-            _change(["lvchange", "--permission", "r", *_texts(wanted)], _listed(wanted))
+        self._permit("r", [name for name in names if not self.volume(name).read_only])
+
+    def set_writable(self, names: Sequence[VolumeName]) -> None:
+        """Make volumes writable. Already so is success. Raises NotFoundError."""
+        self._permit("rw", [name for name in names if self.volume(name).read_only])
+
+    @staticmethod
+    def _permit(permission: str, names: Sequence[VolumeName]) -> None:
+        if names:
+            _change(["lvchange", "--permission", permission, *_texts(names)], _listed(names))
 
     def resize(self, name: VolumeName, size: int) -> ThinVolume:
         """Grow or shrink a thin volume to ``size`` bytes (rounded up to extents); its content is not looked at.

@@ -40,7 +40,10 @@ _PACKAGES = {
     "thin_check": "thin-provisioning-tools",
     "virsh": "libvirt-clients",
     "qemu-img": "qemu-utils",
+    "qemu-nbd": "qemu-utils",
+    "setpriv": "util-linux",
     "qemu-system-x86_64": "qemu-system-x86",
+    "ionice": "util-linux",
     "ssh": "openssh-client",
     "udevadm": "udev",
 }
@@ -150,6 +153,44 @@ def reading(argv: Sequence[str], *, hint: str = "") -> Iterator[IO[bytes]]:
             raise CommandError(command, None, "it closed its output but did not end", hint=hint)
         if process.returncode != 0:
             raise CommandError(command, process.returncode, _content(err), hint=hint)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command that runs beside us."""
+
+    argv: tuple[str, ...]
+    _process: subprocess.Popen[bytes]
+    _log: IO[bytes]
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, after waiting for at most that many seconds."""
+        return _wait(self._process, seconds)
+
+    def output(self) -> str:
+        """What it has said so far, for people."""
+        return _content(self._log)
+
+
+@contextlib.contextmanager
+def running(argv: Sequence[str], *, hint: str = "") -> Iterator[Running]:
+    """Run a command for the length of the context; what has not ended by itself then is killed.
+
+    Raises CommandError when it cannot be started.
+    """
+    command = tuple(argv)
+    executable = _require(command)
+    with _memory_file("output") as log:
+        process = _start(command, executable, subprocess.DEVNULL, log, log, hint, {})
+        try:
+            yield Running(command, process, log)
+        finally:
+            _kill(process)
 
 
 def _path() -> str:

@@ -12,7 +12,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.values import KEY, POOL, bad_disk, disk, domain, pool_report
+from tests.unit.values import KEY, POOL, bad_disk, disk, domain, identifier, point, pool_report
 from thinsync_virt import __version__
 from thinsync_virt.cli import build, check_command, replicate_command
 from thinsync_virt.cli.commands import group
@@ -21,10 +21,11 @@ from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
-from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Quiesce
-from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+from thinsync_virt.model.states import Offer, PoolReport, SourceState, TargetState
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.units import KIB, MIB
 
 COARSE = VolumeName("vg0", "coarse")
@@ -95,8 +96,8 @@ class Target:
         self.placed += 1
         return ()
 
-    def pools(self) -> tuple[PoolReport, ...]:
-        return (pool_report(), coarse())
+    def offer(self) -> Offer:
+        return Offer((pool_report(), coarse()))
 
     def check(
         self,
@@ -136,7 +137,7 @@ class Site:
 
     @contextmanager
     def open(self, to: str) -> Iterator[Any]:
-        yield SimpleNamespace(source=self.source, target=self.target)
+        yield SimpleNamespace(source=self.source, target=self.target, over_ssh=True)
 
     def check(self, *words: str) -> tuple[int, list[dict[str, str]]]:
         done = CliRunner().invoke(group, ["check", *words, "--json"], standalone_mode=False)
@@ -152,6 +153,21 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(build.LocalHost, "make", made.make)
     monkeypatch.setattr(build.Session, "open", made.open)
     return made
+
+
+@pytest.mark.parametrize("head", ["here", "gone"])
+def test_an_interrupted_transfer_is_shown(head: str, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = point(3)
+    left = UnfinishedSet(KEY, held.id, 3, 1, held.disks)
+    interrupted = Interrupted(held.id, "", identifier(7), {"vda": 64 << 10})
+    state = TargetState(KEY, (), (left,), (), "", (), None, interrupted)
+    monkeypatch.setattr(site.target, "states", lambda domain, name: (state,))
+    ours = SourceState(site.domain, (held,) if head == "here" else (), ())
+    monkeypatch.setattr(site.source, "state", lambda domain, key: ours)
+    _, findings = site.check("web01", "--to", "beta", "--pool", "vg0/pool", "--exclude", "vdb")
+    ((severity, text),) = [one for one in said(findings, "beta: web01") if "interrupted" in one[1]]
+    assert severity == "info"
+    assert ("goes on with it" in text) == (head == "here")
 
 
 def said(findings: list[dict[str, str]], subject: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.values import DOMAIN, OTHER_GROUP, bad_disk, cdrom, disk, domain, point
+from tests.unit.values import DOMAIN, KEY, OTHER_GROUP, bad_disk, cdrom, disk, domain, identifier, point
 from thinsync_virt.cli import build
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.cli.main import main
@@ -22,8 +22,11 @@ from thinsync_virt.cli.progress import LineObserver
 from thinsync_virt.endpoint.recovery import NotDone, Recovery
 from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity
-from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.reports import Outcome, ReplicationReport
+from thinsync_virt.model.states import TargetState
+from thinsync_virt.model.targets import HostTarget, TargetSpec
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.units import MIB
 
@@ -82,7 +85,7 @@ def test_help_has_an_example_and_the_exit_status(path: tuple[str, ...]) -> None:
 
 def test_the_overview_puts_daily_commands_first() -> None:
     output = CliRunner().invoke(group, ["--help"]).output
-    assert [path[0] for path in ALL if len(path) == 1] == [*DAILY, *PLUMBING]
+    assert list(dict.fromkeys(path[0] for path in ALL)) == [*DAILY, *PLUMBING]
     positions = [output.index(f"\n  {name} ") for name in (*DAILY, *PLUMBING)]
     assert positions == sorted(positions)
     assert output.index("Daily commands:") < positions[0] < output.index("Plumbing:")
@@ -105,7 +108,7 @@ def test_exit_statuses_are_distinct() -> None:
         ("replicate", "web01", "--to", "b", "--map", "vda"),
         ("replicate", "web01", "--to", "b", "--pool", "pool"),
         ("replicate", "web01", "--to", "-oProxyCommand=id"),
-        ("replicate", "web01", "--to", "file:/srv/a"),
+        ("replicate", "web01", "--to", "file:srv/a"),
         ("verify", "web01", "--to", ""),
         ("pool", "release", "pool"),
     ],
@@ -252,7 +255,8 @@ def test_a_host_that_cannot_be_reached_is_named_once(to: str, monkeypatch: pytes
     from thinsync_virt.cli import checks
 
     def session(where: str) -> None:
-        spec = build.parse_host(where)
+        spec = TargetSpec.parse(where)
+        assert isinstance(spec, HostTarget)
         raise UnreachableError(f"{spec.host}: there is no host of this name", hint="check the name")
 
     libvirt = SimpleNamespace(close=lambda: None)
@@ -308,25 +312,36 @@ def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    here, there = (point(2, confirmed_by="beta"), point(3)), (point(1), point(2))
+    here: tuple[RecoveryPoint, ...] = (point(2, confirmed_by="beta"), point(3))
+    there = (point(1), point(2))
 
     @contextmanager
     def session(to: str) -> Iterator[object]:
         assert to == "beta"
         yield SimpleNamespace(
-            uuid_of=lambda name: DOMAIN, target_prover=SimpleNamespace(points=lambda uuid: there)
+            uuid_of=lambda name: DOMAIN,
+            target_prover=SimpleNamespace(points=lambda uuid: there),
+            target=SimpleNamespace(states=lambda uuid, name: states),
         )
 
+    left = Interrupted(identifier(3), identifier(2), identifier(7), {"vda": MIB})
+    states = (TargetState(KEY, there, (), (), "", (), None, left),)
     monkeypatch.setattr(build.Session, "open", session)
     monkeypatch.setattr(build, "local_points", lambda name: here)
     _, out, _ = run("points", "web01", "--to", "beta", "--json", capsys=capsys)
-    assert [(row["sequence"], row["here"], row["there"]) for row in json.loads(out)] == [
-        (1, False, True),
-        (2, True, True),
-        (3, True, False),
+    assert [(row["sequence"], row["here"], row["there"], row["in_part"]) for row in json.loads(out)] == [
+        (1, False, True, False),
+        (2, True, True, False),
+        (3, True, False, True),
     ]
     _, out, _ = run("points", "web01", "--to", "beta", capsys=capsys)
     assert "yes, confirmed by beta" in out
+    assert "in part, interrupted" in out
+    here = here[:1]
+    _, out, _ = run("points", "web01", "--to", "beta", capsys=capsys)
+    assert "in part, interrupted" not in out
+    assert "Of point 00000000, which is not here any more, beta has a part" in out
+    assert "removes it" in out
     assert "THERE" in out
     _, out, _ = run("points", "web01", capsys=capsys)
     assert "THERE" not in out
@@ -358,7 +373,8 @@ def test_recover(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
     def recovery(*, boot: bool) -> Recovery:
         asked.append(boot)
-        return Recovery(["web01: thawed"], [NotDone("vg0/pool: busy", "wait for it")]) if boot else Recovery()
+        failed = [NotDone("vg0/pool: busy", "wait for it")]
+        return Recovery(["web01: thawed"], failed, ["db01: kept"]) if boot else Recovery()
 
     monkeypatch.setattr(build, "local_recovery", recovery)
     status, out, _ = run("recover", capsys=capsys)
@@ -367,17 +383,18 @@ def test_recover(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert status == 1
     assert json.loads(out) == {
         "done": ["web01: thawed"],
+        "kept": ["db01: kept"],
         "failed": [{"message": "vg0/pool: busy", "hint": "wait for it"}],
     }
     status, out, err = run("recover", "--boot", capsys=capsys)
-    assert (status, out) == (1, "web01: thawed\n")
+    assert (status, out) == (1, "web01: thawed\ndb01: kept\n")
     assert err == "not done: vg0/pool: busy\n  what to do: wait for it\n"
     assert asked == [False, True, True]
 
 
 def test_what_a_replication_cannot_clean_up_is_told_with_the_way_out() -> None:
     host: Any = SimpleNamespace(
-        source=lambda: None,
+        source=lambda _: None,
         prover=lambda _: SimpleNamespace(close=lambda: None),
         recover=lambda: Recovery(["web01: thawed"], [NotDone("vg0/pool: busy", "wait for it")]),
     )

@@ -80,6 +80,14 @@ def test_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert offered("delta", incomplete="vg1/") == []
 
 
+def test_what_can_be_sent(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tool(tools, "virsh", r"printf '%s\n' db01 web01 ''")
+    monkeypatch.setattr(Lvm, "volumes", lambda self: (volume("tuesday"), volume("monday")))
+    assert offered("send") == ["db01", "web01", "vg0/monday", "vg0/tuesday"]
+    assert offered("send", "--base", incomplete="vg0/t") == ["vg0/tuesday"]
+    assert offered("receive", incomplete="vg0/m") == ["vg0/monday"]
+
+
 def test_without_lvm_nothing_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Lvm) -> None:
         raise PoolError("LVM fails")

@@ -24,6 +24,8 @@ HOST = ["--to", "beta"]
         ["pool", "vg0/pool"],
         ["pool", "release", "vg0/pool"],
         ["delta", "vg0/monday", "vg0/tuesday"],
+        ["send", "vg0/monday", "--output", "monday.tsv"],
+        ["receive", "vg1/web"],
     ],
     ids=lambda words: " ".join(words),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -86,12 +87,19 @@ def test_up_to_date_says_what_is_registered_and_how_old_it_is(
 
 
 def test_what_was_replicated(capsys: pytest.CaptureFixture[str]) -> None:
-    disks = (SentDisk("vda", 64 * MIB, 5 * MIB, 2 * MIB), SentDisk("vdb", 64 * MIB, 24 * MIB, 0))
+    disks = (
+        SentDisk("vda", 64 * MIB, 5 * MIB, 2 * MIB, 4 * MIB, MIB // 2),
+        SentDisk("vdb", 64 * MIB, 24 * MIB, 0, MIB),
+        SentDisk("vdc", 64 * MIB, MIB, MIB, MIB, MIB + 32),
+    )
     lines = printed(report(Outcome.REPLICATED, disks=disks), capsys)
-    assert "  vda: 5.0 MiB of 64.0 MiB changed, 2.0 MiB sent" in lines
-    assert "  vdb: 24.0 MiB of 64.0 MiB changed, no data sent" in lines
+    assert [line for line in lines if line.startswith("  vd")] == [
+        "  vda: 5.0 MiB of 64.0 MiB changed, 4.0 MiB read, 2.0 MiB of data sent as 512.0 KiB (4.0 times smaller)",
+        "  vdb: 24.0 MiB of 64.0 MiB changed, 1.0 MiB read, no data sent",
+        "  vdc: 1.0 MiB of 64.0 MiB changed, 1.0 MiB read, 1.0 MiB of data sent",
+    ]
     assert (
-        "web01 -> beta: point #2 00000000, crash, 29.0 MiB changed, 3.0 MiB sent in 1.5 s;"
+        "web01 -> beta: point #2 00000000, crash, 30.0 MiB changed, 3.0 MiB sent in 1.5 s;"
         " the target is 3 min 02 s behind"
     ) in lines
 
@@ -115,3 +123,22 @@ def test_nor_does_the_bar() -> None:
         progress.refresh()
     assert "sending no data" in out.getvalue()
     assert "bytes" not in out.getvalue(), "the bar shows itself"
+
+
+def test_a_dry_run_says_that_an_interrupted_transfer_would_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = (DiskPlan("vda", Mode.FULL, "", 0), DiskPlan("vdb", Mode.FULL, "", 3 * MIB))
+    lines = printed(replace(report(Outcome.DRY_RUN, plan=plan), point=point(2)), capsys)
+    assert any("transfer of point #2 00000000 would go on" in line for line in lines)
+    assert "  vda: 0 B" in lines and "  vdb: 3.0 MiB" in lines
+    assert "In all at most 3.0 MiB, and then what has changed since that point." in lines
+
+
+def test_an_interrupted_transfer_and_what_came_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    finished = replace(report(Outcome.REPLICATED), point=point(1), skipped=5 * MIB)
+    lines = printed(replace(report(Outcome.REPLICATED), finished=finished), capsys)
+    went_on = [number for number, line in enumerate(lines) if "went on: 5.0 MiB were there" in line]
+    both = [number for number, line in enumerate(lines) if line.startswith("web01 -> beta: point #")]
+    assert len(went_on) == 1 and len(both) == 2
+    assert went_on[0] < both[0]
+    assert "#1" in lines[both[0]] and "#2" in lines[both[1]]
+    assert sum("Next:" in line for line in lines) == 1

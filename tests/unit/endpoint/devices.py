@@ -15,7 +15,7 @@ from tests.unit.values import GROUP, LVM_UUID
 from thinsync_virt.errors import BusyError, ConflictError, NotFoundError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.volumes import Pool, ThinVolume
-from thinsync_virt.system.lvm import SnapshotRequest
+from thinsync_virt.system.lvm import SnapshotRequest, VolumeKind
 from thinsync_virt.thin.metadata import ThinMetadata
 from thinsync_virt.units import SECTOR
 
@@ -27,6 +27,8 @@ class FileLvm(StoredLvm):
         super().__init__((), pools)
         self.directory = directory
         self.changes = 0
+        self.others: dict[VolumeName, VolumeKind] = {}
+        """Volumes that are not thin."""
 
     @classmethod
     def installed(cls, directory: Path, pools: Iterable[Pool], monkeypatch: pytest.MonkeyPatch) -> FileLvm:
@@ -42,7 +44,8 @@ class FileLvm(StoredLvm):
     def put(self, one: ThinVolume, content: bytes) -> ThinVolume:
         """A volume that is there already."""
         self.changes += 1
-        made = replace(one, size=len(content), thin_id=self.changes)
+        uuid = f"lv{self.changes:04}-0000-0000-0000-0000-0000-000000"
+        made = replace(one, size=len(content), thin_id=self.changes, uuid=uuid)
         Path(one.name.path).write_bytes(content)
         self.stored[one.name] = made
         return made
@@ -100,6 +103,27 @@ class FileLvm(StoredLvm):
         for name in names:
             self._commit()
             self.stored[name] = replace(self.stored[name], read_only=True)
+
+    def rename(self, name: VolumeName, new: str) -> None:
+        self._commit()
+        to = VolumeName(name.vg, new)
+        if to in self.stored:
+            raise ConflictError(f"{to} already exists")
+        Path(name.path).rename(to.path)
+        self.stored[to] = replace(self.stored.pop(name), name=to)
+
+    def kind_of(self, name: VolumeName) -> VolumeKind:
+        if name in self.others:
+            return self.others[name]
+        if name not in self.stored:
+            raise NotFoundError(f"volume {name} does not exist")
+        return VolumeKind(name, self.stored[name].uuid, "thin", (), False)
+
+    def set_writable(self, names: Sequence[VolumeName]) -> None:
+        for name in names:
+            if self.stored[name].read_only:
+                self._commit()
+                self.stored[name] = replace(self.stored[name], read_only=False)
 
     def resize(self, name: VolumeName, size: int) -> ThinVolume:
         self._commit()

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.values import pool_report
-from thinsync_virt.endpoint.target import receive
-from thinsync_virt.endpoint.target.receive import ChunkFiller
+from thinsync_virt.endpoint.target import filler as filler_module
+from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.units import SECTOR
 
 CHUNK = 8 * SECTOR
@@ -108,7 +108,7 @@ def run(device: ThinModel, todo: list[Step], *, fresh: bool) -> bytes:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a pool have up to 1 GiB: they are dealt with in pieces, here half a chunk each."""
-    monkeypatch.setattr(receive, "MIB", PIECE)
+    monkeypatch.setattr(filler_module, "MIB", PIECE)
 
 
 @pytest.mark.parametrize("zeroes", [True, False], ids=["zeroing pool", "pool made with -Zn"])
@@ -164,3 +164,64 @@ def test_zeroes_map_nothing_on_a_fresh_volume() -> None:
     device = ThinModel(2 * CHUNK, zeroes=True)
     run(device, [Step(0, 16, "zero")], fresh=True)
     assert device.chunks == {}
+
+
+@pytest.mark.parametrize("zeroes", [True, False], ids=["zeroing pool", "pool made with -Zn"])
+@settings(max_examples=100, deadline=None)
+@given(SIZES, steps, st.data())
+def test_a_fresh_volume_that_was_interrupted_holds_what_comes_again(
+    zeroes: bool, size: int, todo: list[Step], data: st.DataObject
+) -> None:
+    """Behind what is proven any chunk that the transfer touches may be mapped, and hold a part of what came.
+
+    On a pool that does not zero it may also show what somebody else had there.
+    """
+    device = ThinModel(size, zeroes)
+    wanted = run(device, todo, fresh=True)
+    whole = dict(device.chunks)
+    one = replace(pool_report().pool, chunk_size=CHUNK, zeroes=zeroes)
+    as_device: Any = device
+    before = ChunkFiller(as_device, one, fresh=True)
+    ends, position = [0], 0
+    for step in todo:
+        start = position + step.gap * SECTOR
+        position = start + min(step.sectors * SECTOR, max(0, size - start))
+        ends.append(min(position, size))
+    start = before.proven(data.draw(st.sampled_from(ends)))
+    assert before.can_go_on
+    for chunk in whole:
+        for sector in range(CHUNK // SECTOR):
+            at = chunk * CHUNK + sector * SECTOR
+            if at >= start:
+                kinds = [b"\0", bytes(whole[chunk][sector * SECTOR :][:1])] + [OLD] * (not zeroes)
+                fill = data.draw(st.sampled_from(kinds)) * SECTOR
+                device.chunks[chunk][sector * SECTOR : (sector + 1) * SECTOR] = fill
+    again = ChunkFiller(as_device, one, fresh=True, resumed=True)
+    position = 0
+    for number, step in enumerate(todo):
+        first = position + step.gap * SECTOR
+        length = min(step.sectors * SECTOR, size - first)
+        if length <= 0:
+            break
+        position = first + length
+        offset = max(first, start)
+        if offset >= position:
+            continue
+        if step.kind == "data":
+            again.write(offset, memoryview(bytes([number + 1]) * (position - offset)))
+        else:
+            # A full copy says nothing of what is not mapped: what is zero may be either.
+            again.zero(offset, position - offset)
+    assert device.content() == wanted
+    assert OLD not in device.content()
+
+
+def test_after_a_base_nothing_goes_on_in_a_pool_that_does_not_zero() -> None:
+    device: Any = ThinModel(CHUNK, zeroes=False)
+    pool = replace(pool_report().pool, chunk_size=CHUNK, zeroes=False)
+    assert not ChunkFiller(device, pool, fresh=False).can_go_on
+    assert ChunkFiller(device, replace(pool, zeroes=True), fresh=False).can_go_on
+    assert ChunkFiller(device, pool, fresh=True).proven(CHUNK + SECTOR) == CHUNK
+    assert (
+        ChunkFiller(device, replace(pool, zeroes=True), fresh=True).proven(CHUNK + SECTOR) == CHUNK + SECTOR
+    )

@@ -7,7 +7,7 @@ reader and put upon the base: that must be the head.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from tests.unit.values import point
 from thinsync_virt.endpoint.source import outgoing
-from thinsync_virt.endpoint.source.outgoing import GRAIN, OutgoingDisk, OutgoingStream, differing_runs
+from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.endpoint.source.pipeline import GRAIN, differing_runs
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
 from thinsync_virt.model.plans import Mode
-from thinsync_virt.stream.events import Data, Event, Unmap, Zero
+from thinsync_virt.stream.events import Checkpoint, Data, Event, Unmap, Zero
 from thinsync_virt.stream.reader import read_stream
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.units import KIB, MIB, SECTOR
@@ -122,7 +123,7 @@ def events_of(stream: OutgoingStream) -> list[Event]:
 def applied(events: list[Event], number: int, there: bytearray) -> bytes:
     for event in events:
         match event:
-            case Data(disk, offset, data) if disk == number:
+            case Data(disk, offset, data, _) if disk == number:
                 there[offset : offset + len(data)] = data
             case Zero(disk, offset, length) | Unmap(disk, offset, length) if disk == number:
                 there[offset : offset + length] = bytes(length)
@@ -244,3 +245,48 @@ def test_several_disks_each_by_its_own_mode(tmp_path: Path, reads: Reads) -> Non
     assert [event.disk for event in events if isinstance(event, Data)] == [0]
     assert [(disk.target, disk.sent) for disk in stream.disks] == [("vda", GRAIN), ("vdb", 0)]
     assert stream.read == stream.total == 2 * GRAIN
+
+
+@several
+@given(histories(), st.integers(0, 90))
+def test_what_is_left_makes_the_head_of_what_had_arrived(
+    tmp_path: Path, history: tuple[bytes, bytes, tuple[Extent, ...]], blocks: int
+) -> None:
+    """Wherever it goes on; and by its id it is the same delta."""
+    base, head, extents = history
+    paths = tmp_path / "base", tmp_path / "head"
+    for path, content in zip(paths, (base, head), strict=True):
+        path.write_bytes(content)
+    whole = OutgoingDisk(
+        "vda", str(paths[1]), len(head), CHUNK, Mode.INCREMENTAL, extents, str(paths[0]), len(base)
+    )
+    start = min(blocks * GRAIN, len(head))
+    stream = stream_of(replace(whole, start=start))
+    events = events_of(stream)
+    there = bytearray(head[:start] + (base + b"?" * len(head))[start : len(head)])
+    assert applied(events, 0, there) == head
+    assert all(event.offset >= start for event in events if isinstance(event, Data | Zero | Unmap))
+    assert stream.total + stream.skipped == data_bytes(extents)
+    assert stream.read == stream.total
+    assert stream.expected["vda"].data == stream.total
+    assert stream.delta == stream_of(whole).delta
+
+
+def test_checkpoints_come_after_each_disk_and_a_part_in_32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing, "CHECKPOINT_LEAST", CHUNK)
+    monkeypatch.setattr(outgoing, "PIECE", CHUNK)
+    size = 64 * CHUNK
+    path = tmp_path / "head"
+    path.write_bytes(b"x" * size)
+    disks = [OutgoingDisk(f"vd{d}", str(path), size, CHUNK, Mode.FULL, (data_extent(0, size),)) for d in "ab"]
+    events = events_of(stream_of(*disks))
+    places = [number for number, event in enumerate(events) if isinstance(event, Checkpoint)]
+    assert len(places) == 32
+    since = [
+        sum(isinstance(e, Data) for e in events[a:b]) for a, b in zip([0, *places], places, strict=False)
+    ]
+    assert set(since) == {4}
+    ends = [event.positions for event in events if isinstance(event, Checkpoint)]
+    assert (size, 0) in ends and ends[-1] == (size, size)

@@ -19,7 +19,7 @@ from thinsync_virt.endpoint.pool_view import PoolViewer
 from thinsync_virt.errors import BusyError, Code, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.pools import DomainPoints, Health, HolderKind, Limit, PoolView, Purpose, Use
-from thinsync_virt.model.tags import Role
+from thinsync_virt.model.tags import Incoming, Received, Role, Tag, Temporary, format_tag
 from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus, ThinVolume
 from thinsync_virt.planning.pool_time import DAY
 from thinsync_virt.system.dmsetup import DmSetup, ThinStatus
@@ -386,6 +386,19 @@ def test_sets_without_a_seal_definitions_and_what_is_not_ours() -> None:
     assert found.of[definition.name] == Purpose(Use.DEFINITION, NAME)
     assert not found.points
     assert find_purposes([definition], {}).of[definition.name] == Purpose(Use.DEFINITION, DOMAIN[:8])
+
+
+def test_what_send_and_receive_have_made() -> None:
+    made: dict[Tag, Purpose] = {
+        Received(identifier(7), "vda"): Purpose(Use.RECEIVED, disk="vda", point=identifier(7)),
+        Incoming(identifier(1), 1, 1, identifier(7), "", "web", ""): Purpose(
+            Use.UNFINISHED, note="being received, to become web"
+        ),
+        Temporary(0, "live"): Purpose(Use.UNFINISHED, note="a snapshot of live, while it is sent"),
+    }
+    for tag, purpose in made.items():
+        one = volume("some", tags=[format_tag(tag)])
+        assert find_purposes([one], {}).of[one.name] == purpose
 
 
 def test_a_set_whose_disks_are_in_two_pools_counts_in_both() -> None:

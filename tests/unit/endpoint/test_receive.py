@@ -16,6 +16,7 @@ from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.endpoint.target import receive
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.receive import Receiver
 from thinsync_virt.endpoint.target.staging import Incoming
 from thinsync_virt.errors import ConflictError, PoolError, SpaceError, StreamError, ThinsyncError
@@ -59,6 +60,8 @@ class Target:
         self.kernel = Kernel()
         self.admitted: list[Incoming] = []
         self.refusal: ThinsyncError | None = None
+        self.journal = TransferJournal(lvm.directory / "transfers")
+        self.acknowledged: list[dict[str, int]] = []
 
     def admit(self, incoming: Incoming, choices: Choices) -> None:
         assert choices == CHOICES
@@ -68,7 +71,8 @@ class Target:
 
     def receive(self, events: Iterator[Event] | list[Event]) -> str:
         self.progress: list[int] = []
-        return Receiver(self.lvm, self.kernel, self.admit, "beta").run(iter(events), self.progress.append)
+        receiver = Receiver(self.lvm, self.kernel, self.admit, "beta", self.journal, self.acknowledged.append)
+        return receiver.run(iter(events), self.progress.append)
 
     @property
     def points(self) -> tuple[RecoveryPoint, ...]:

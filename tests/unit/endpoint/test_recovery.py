@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +21,11 @@ from thinsync_virt.endpoint.recovery import (
     recover_sets,
     recover_transactions,
 )
+from thinsync_virt.endpoint.target.journal import Entry, TransferJournal
 from thinsync_virt.errors import CommandError, PoolError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.tags import Role
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.model.volumes import Pool
 
 NAMES = (VolumeName("vg0", "pool"), VolumeName("vg1", "broken"), VolumeName("vg2", "pool"))
@@ -113,6 +116,26 @@ def test_unfinished_sets_go_and_points_stay() -> None:
     assert set(lvm.stored) == kept
     assert len(recovery.done) == 1 and cut[:8] in recovery.done[0]
     assert recovery.failed == []
+
+
+def test_a_transfer_that_can_go_on_is_left_to_the_next_run(tmp_path: Path) -> None:
+    """At a boot as well: its volumes are put to rest, and nothing more. Without a journal it is garbage."""
+    whole, cut = "a1" * 16, "b2" * 16
+    left = [replace(one, active=True) for one in set_volumes(cut, 2, sealed=False)]
+    lvm = StoredLvm([*set_volumes(whole), *left])
+    lvm.activated = [one.name for one in left]
+    (unfinished,) = read_catalogue(lvm.volumes(), Role.TARGET).unfinished
+    journal = TransferJournal(tmp_path)
+    transfer = Interrupted(cut, whole, "c3" * 16, {"vda": 512, "vdb": 0})
+    journal.write(Entry(KEY, transfer, {disk.target: disk.volume.uuid for disk in unfinished.disks}))
+    recovery = Recovery()
+    recovery.attempt(lambda: recover_sets(lvm, Role.TARGET, recovery, journal))
+    assert len(lvm.stored) == 4 and lvm.activated == []
+    assert len(recovery.kept) == 1 and cut[:8] in recovery.kept[0]
+    assert [line for line in recovery.done if "removed" in line] == []
+    journal.remove(KEY)
+    recovery.attempt(lambda: recover_sets(lvm, Role.TARGET, recovery, journal))
+    assert len(lvm.stored) == 2
 
 
 @pytest.mark.parametrize("away", ["vda", "vdb"])

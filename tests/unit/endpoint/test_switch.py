@@ -25,6 +25,7 @@ from tests.unit.values import (
 from thinsync_virt.endpoint.catalogue import Catalogue
 from thinsync_virt.endpoint.target import switch
 from thinsync_virt.endpoint.target.inventory import Inventory
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.switch import Switch
 from thinsync_virt.errors import Code, ConflictError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
@@ -84,7 +85,9 @@ class Site:
         self.domains = Domains(lvm)
         hypervisor: Any = self.domains
         self.mappings = FileMappings(lvm)
-        self.inventory = Inventory(lvm, hypervisor, self.mappings)
+        self.inventory = Inventory(
+            lvm, hypervisor, self.mappings, TransferJournal(lvm.directory / "transfers")
+        )
         self.switch = Switch(lvm, hypervisor, self.inventory)
         self.add_definition(DEFINITION)
 

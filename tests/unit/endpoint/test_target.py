@@ -13,7 +13,9 @@ import pytest
 
 from tests.unit.endpoint.stored import StoredLvm, set_volumes
 from tests.unit.values import CHOICES, DOMAIN, GROUP, KEY, NAME, OTHER_GROUP, POOL, identifier, pool_report
+from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.target import thin as target_module
+from thinsync_virt.endpoint.target.journal import Entry, TransferJournal
 from thinsync_virt.endpoint.target.staging import Incoming, Staging, check_incoming
 from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.errors import (
@@ -35,6 +37,7 @@ from thinsync_virt.model.points import Consistency, ReplicaKey
 from thinsync_virt.model.replicas import Choices, RegisteredDomain
 from thinsync_virt.model.states import PoolReport
 from thinsync_virt.model.tags import Role
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.stream.events import Begin, DefinitionPiece, Event
@@ -84,12 +87,17 @@ class Writes:
         return head_id not in self.written
 
 
-def make_target(lvm: StoredLvm, monkeypatch: pytest.MonkeyPatch, writes: Writes | None = None) -> ThinTarget:
+def make_target(
+    lvm: StoredLvm,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: Writes | None = None,
+    journal: TransferJournal | None = None,
+) -> ThinTarget:
     hypervisor: Any = NoDomains()
     mappings: Any = writes
     monkeypatch.setattr(target_module, "replica_lock", lambda *_, **__: nullcontext())
     monkeypatch.setattr(target_module, "report_pools", lambda _: (pool_report(),))
-    return ThinTarget(lvm, hypervisor, mappings, "beta")
+    return ThinTarget(lvm, hypervisor, mappings, "beta", journal or TransferJournal(Path("/nonexistent")))
 
 
 def stream(
@@ -100,6 +108,7 @@ def stream(
     full = StreamDisk("vda", 64 * MIB, 64 * KIB, Mode.FULL, None)
     header = StreamHeader(
         "web01",
+        key.domain,
         key,
         identifier(9),
         9,
@@ -109,6 +118,7 @@ def stream(
         definition.id,
         len(packed),
         "0.1.0",
+        identifier(77),
         disks or (full,),
     )
     return [Begin(header), DefinitionPiece(0, memoryview(packed))]
@@ -118,10 +128,10 @@ def stream(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda target: target.tidy(KEY),
+        lambda target: target.tidy(KEY, ""),
         lambda target: target.retire(KEY, ""),
         lambda target: target.register(KEY, identifier(1)),
-        lambda target: target.receive(iter(stream()), {"vda": NOTHING}, lambda _: None),
+        lambda target: target.receive(iter(stream()), {"vda": NOTHING}, lambda _: None, lambda _: None),
     ],
     ids=["tidy", "retire", "register", "receive"],
 )
@@ -138,10 +148,10 @@ def test_nothing_changes_without_the_lock_of_that_very_domain(
         call(target)
     assert lvm.volumes() == before
     target.begin(DOMAIN)
-    target.tidy(KEY)
+    target.tidy(KEY, "")
     target.end()
     with pytest.raises(StreamError, match="not locked"):
-        target.tidy(KEY)
+        target.tidy(KEY, "")
 
 
 def test_who_comes_second_is_told_the_domain_the_host_and_the_pid(
@@ -160,10 +170,10 @@ def test_who_comes_second_is_told_the_domain_the_host_and_the_pid(
     assert refusal.value.message == f"replication of web01: already running at beta, pid {os.getpid()}"
     assert refusal.value.hint.endswith(f"at beta: ps -fp {os.getpid()}")
     with pytest.raises(StreamError, match="not locked"):
-        second.tidy(KEY)
+        second.tidy(KEY, "")
     first.end()
     second.begin(DOMAIN)
-    second.tidy(KEY)
+    second.tidy(KEY, "")
     second.end()
 
 
@@ -196,7 +206,7 @@ def test_a_stream_that_does_not_fit_is_refused_before_anything_is_made(
     target.begin(DOMAIN)
     before = lvm.volumes()
     with pytest.raises(kind):
-        target.receive(iter(events), expected, lambda _: None)
+        target.receive(iter(events), expected, lambda _: None, lambda _: None)
     assert lvm.volumes() == before
 
 
@@ -335,6 +345,50 @@ def test_a_pool_that_cannot_be_mended_stops_no_session(monkeypatch: pytest.Monke
     assert len(lvm.volumes()) == 4
 
 
+def noted(lvm: StoredLvm, set_id: str, tmp_path: Path) -> TransferJournal:
+    """A journal that says how far an unfinished set of two disks came."""
+    journal = TransferJournal(tmp_path / "transfers")
+    transfer = Interrupted(set_id, identifier(1), identifier(7), {"vda": MIB, "vdb": 0})
+    (left,) = [one for one in read_catalogue(lvm.volumes(), Role.TARGET).unfinished if one.id == set_id]
+    journal.write(Entry(KEY, transfer, {disk.target: disk.volume.uuid for disk in left.disks}))
+    assert journal.find(KEY, (left,)) == transfer
+    return journal
+
+
+@pytest.mark.parametrize("keep", ["the one that goes on", "one that cannot", "none"])
+def test_tidying_keeps_the_set_that_goes_on_and_no_other(
+    keep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lvm = StoredLvm([*set_volumes(identifier(1)), *set_volumes(identifier(2), 2, sealed=False)])
+    lvm.stored |= {one.name: one for one in set_volumes(identifier(3), 3, sealed=False)}
+    journal = noted(lvm, identifier(2), tmp_path)
+    target = make_target(lvm, monkeypatch, journal=journal)
+    (state,) = target.states(DOMAIN, NAME)
+    assert state.interrupted is not None and state.interrupted.point == identifier(2)
+    target.begin(DOMAIN)
+    chosen = {"the one that goes on": identifier(2), "one that cannot": identifier(3), "none": ""}[keep]
+    done = target.tidy(KEY, chosen)
+    left = {one.id for one in read_catalogue(lvm.volumes(), Role.TARGET).unfinished}
+    assert left == ({identifier(2)} if keep == "the one that goes on" else set())
+    assert len(done) == 2 - len(left)
+    assert (journal.read(KEY) is not None) == bool(left)
+    assert len(read_catalogue(lvm.volumes(), Role.TARGET).points) == 1
+
+
+def test_a_session_puts_to_rest_what_a_killed_receiver_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And mending the pool takes nothing for half made that a journal shows to be whole."""
+    volumes = [replace(one, active=True) for one in set_volumes(identifier(2), 2, sealed=False)]
+    lvm = StoredLvm([*set_volumes(identifier(1)), *volumes, *set_volumes(identifier(3), 3, sealed=False)])
+    lvm.half_made = {one.name for one in set_volumes(identifier(3), 3)[1:]}
+    lvm.activated = [one.name for one in volumes]
+    target = make_target(lvm, monkeypatch, journal=noted(lvm, identifier(2), tmp_path))
+    target.begin(DOMAIN)
+    assert lvm.activated == []
+    assert {one.id for one in read_catalogue(lvm.volumes(), Role.TARGET).unfinished} == {identifier(2)}
+
+
 @pytest.mark.parametrize(
     ("made", "writes", "stays"),
     [
@@ -355,7 +409,7 @@ def test_old_registered_volumes_go_unless_they_were_written_to(
     lvm = StoredLvm([*set_volumes(identifier(1)), *old], [pool_report().pool])
     target = make_target(lvm, monkeypatch, writes)
     target.begin(DOMAIN)
-    done = target.tidy(KEY)
+    done = target.tidy(KEY, "")
     assert [one.name in lvm.stored for one in old] == [stays] * made
     assert len(done) == 1
     assert done[0].startswith("kept" if stays else "removed")
@@ -385,10 +439,10 @@ def test_nothing_goes_before_the_definitions_are_on_stable_storage(monkeypatch: 
     with monkeypatch.context() as broken:
         broken.setattr(NoDomains, "settle", cannot)
         with pytest.raises(ThinsyncError, match="stable storage"):
-            target.tidy(KEY)
+            target.tidy(KEY, "")
     assert {one.name for one in old} <= set(lvm.stored)
     assert files == []
-    target.tidy(KEY)
+    target.tidy(KEY, "")
     assert not {one.name for one in old} & set(lvm.stored)
     assert files == [DOMAIN]
 
@@ -409,7 +463,7 @@ def test_nothing_is_kept_in_memory_of_a_stream_for_a_domain_that_is_not_locked(
             yield event
 
     with pytest.raises(StreamError, match="not locked"):
-        target.receive(events(), {"vda": NOTHING}, lambda _: None)
+        target.receive(events(), {"vda": NOTHING}, lambda _: None, lambda _: None)
     assert taken == [begin]
 
 
@@ -447,4 +501,4 @@ def test_room_is_judged_in_the_chunks_of_the_pool_that_receives(
     large = replace(events[0].header.disks[0], size=256 * MIB)
     events[0] = Begin(replace(events[0].header, disks=(large,)))
     with pytest.raises(kind):
-        target.receive(iter(events), {"vda": coming}, lambda _: None)
+        target.receive(iter(events), {"vda": coming}, lambda _: None, lambda _: None)

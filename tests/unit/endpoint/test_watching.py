@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from tests.unit.values import POOL, pool_report
-from thinsync_virt.endpoint.target.receive import WATCH_EVERY, ChunkFiller, Receiver
+from thinsync_virt.endpoint.target.filler import ChunkFiller
+from thinsync_virt.endpoint.target.journal import TransferJournal
+from thinsync_virt.endpoint.target.receive import WATCH_EVERY, Receiver
 from thinsync_virt.errors import SpaceError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.volumes import PoolStatus
@@ -48,11 +50,15 @@ def test_a_pool_is_watched_by_what_is_taken_from_it(length: int, monkeypatch: py
     total = 10 * WATCH_EVERY // CHUNK
     device = Device(1 << 50)
     kernel: Any = Kernel(device, total)
-    receiver = Receiver(object(), kernel, lambda *_: None, "beta")  # type: ignore[arg-type]
+    lvm: Any = object()
+    receiver = Receiver(lvm, kernel, lambda *_: None, "beta", TransferJournal(), lambda _: None)
     filler: Any = ChunkFiller(device, replace(pool_report().pool, chunk_size=CHUNK), fresh=False)  # type: ignore[arg-type]
     monkeypatch.setattr(receiver, "_fillers", [filler])
+    monkeypatch.setattr(receiver, "_targets", ["vda"])
     monkeypatch.setattr(receiver, "_pools", (POOL,))
-    events: list[Event] = [Data(0, number * CHUNK, memoryview(bytes(length))) for number in range(2 * total)]
+    events: list[Event] = [
+        Data(0, number * CHUNK, memoryview(bytes(length)), length) for number in range(2 * total)
+    ]
     with pytest.raises(SpaceError, match="vg0/pool at beta is full"):
         receiver.run(iter(events), lambda _: None)
     assert len(device.chunks) <= total

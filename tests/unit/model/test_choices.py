@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.values import POOL, disk_targets
-from thinsync_virt.errors import StreamError
+from thinsync_virt.errors import StreamError, UsageError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.replicas import Choices
 
@@ -53,7 +53,7 @@ def test_the_pool_of_a_disk() -> None:
         {**GOOD, "pool": "pool"},
         {**GOOD, "pool": "vg0/-f"},
         {**GOOD, "pool": 5},
-        {**GOOD, "pool": None},
+        {**GOOD, "pool": ""},
         {**GOOD, "disk_pools": {"vda": "pool"}},
         {**GOOD, "disk_pools": {"../vda": "vg0/pool"}},
         {**GOOD, "disk_pools": []},
@@ -79,3 +79,11 @@ def test_hostile_choices(value: object) -> None:
 def test_what_is_no_json(data: bytes) -> None:
     with pytest.raises(StreamError, match="choices"):
         Choices.from_json(data)
+
+
+def test_a_store_has_no_pool() -> None:
+    choices = Choices(None, {}, {"br0": "br7"}, ("vdb",))
+    assert Choices.from_json(choices.to_json()) == choices
+    assert choices.place_of("vda") == ""
+    with pytest.raises(UsageError, match="no pool"):
+        choices.pool_of("vda")

@@ -14,10 +14,14 @@ from thinsync_virt.model.points import MAX_SEQUENCE, MAX_TIME, Consistency, Repl
 from thinsync_virt.model.tags import (
     Confirmation,
     DefinitionMember,
+    Incoming,
     Member,
+    Received,
     Role,
     Seal,
     Tag,
+    Temporary,
+    Whole,
     escape,
     format_tag,
     longest_tags,
@@ -33,7 +37,11 @@ REGISTERED = f"{MEMBER.replace('k=s', 'k=r')}&p={POINT}"
 SEAL = f"ts1:k=seal&s={SET}&c=crash&x={DEFINITION}"
 OK = f"ts1:k=ok&s={SET}&h=backup1"
 DEFINITION_TAG = f"ts1:k=d&d={DOMAIN}&t={GROUP}&x={DEFINITION}&y=t"
-ALL = (MEMBER, REGISTERED, SEAL, OK, DEFINITION_TAG)
+INCOMING = f"ts1:k=i&s={SET}&i=1/2&h={POINT}&v=vda&w=web01&u=lv0000-0000-0000-0000-0000-0000-000000"
+WHOLE = f"ts1:k=whole&s={SET}&o=keep"
+RECEIVED = f"ts1:k=h&h={POINT}&v="
+TEMPORARY = "ts1:k=x&n=0&w=web01"
+ALL = (MEMBER, REGISTERED, SEAL, OK, DEFINITION_TAG, INCOMING, WHOLE, RECEIVED, TEMPORARY)
 
 # Any name that libvirt lets a domain have, as far as it fits a tag.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -60,11 +68,28 @@ def members(draw: st.DrawFn) -> Member:
     )
 
 
+@st.composite
+def incoming(draw: st.DrawFn) -> Incoming:
+    count = draw(st.integers(1, 1000))
+    disk = draw(st.one_of(st.just(""), disk_targets))
+    replaces = draw(st.sampled_from(["", "AbCdEf-0123-4567-89ab-cdef-GHIJ-KLMNOP"]))
+    return Incoming(
+        draw(hex_ids), draw(st.integers(1, count)), count, draw(hex_ids), disk, draw(lv_names), replaces
+    )
+
+
+lv_names = st.from_regex(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,99}", fullmatch=True).filter(
+    lambda name: name not in (".", "..")
+)
 tags: st.SearchStrategy[Tag] = st.one_of(
     members(),
     st.builds(Seal, hex_ids, st.sampled_from(Consistency), hex_ids),
     st.builds(Confirmation, hex_ids, names),
     st.builds(DefinitionMember, st.sampled_from([Role.SOURCE, Role.TARGET]), keys, hex_ids),
+    incoming(),
+    st.builds(Whole, hex_ids, st.booleans()),
+    st.builds(Received, hex_ids, st.one_of(st.just(""), disk_targets)),
+    st.builds(Temporary, st.integers(0, 15), lv_names),
 )
 
 

@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 
 from thinsync_virt.errors import UsageError
 from thinsync_virt.model.targets import (
-    ArchiveTarget,
-    FileTarget,
     HostTarget,
-    Qcow2Target,
+    StoreTarget,
     TargetKind,
     TargetSpec,
 )
@@ -32,9 +30,16 @@ from thinsync_virt.model.targets import (
         ("ssh://[::1]", HostTarget(None, "::1")),
         ("ssh://file:22", HostTarget(None, "file", 22)),
         ("file", HostTarget(None, "file")),
-        ("file:/srv/web01.img", FileTarget("/srv/web01.img")),
-        ("qcow2:/srv/web 01", Qcow2Target("/srv/web 01")),
-        ("archive:/srv/Größe", ArchiveTarget("/srv/Größe")),
+        ("file:/srv/web01.img", StoreTarget(TargetKind.FILE, "/srv/web01.img")),
+        ("qcow2:/srv/web 01", StoreTarget(TargetKind.QCOW2, "/srv/web 01")),
+        ("archive:/srv/Größe", StoreTarget(TargetKind.ARCHIVE, "/srv/Größe")),
+        ("web2:archive:/srv", StoreTarget(TargetKind.ARCHIVE, "/srv", HostTarget(None, "web2"))),
+        ("u@web2:22:qcow2:/srv", StoreTarget(TargetKind.QCOW2, "/srv", HostTarget("u", "web2", 22))),
+        ("[fe80::1]:file:/srv", StoreTarget(TargetKind.FILE, "/srv", HostTarget(None, "fe80::1"))),
+        ("ssh://file:22:file:/srv", StoreTarget(TargetKind.FILE, "/srv", HostTarget(None, "file", 22))),
+        ("ssh://qcow2:archive:/srv", StoreTarget(TargetKind.ARCHIVE, "/srv", HostTarget(None, "qcow2"))),
+        ("web2:file:/a:qcow2:/b", StoreTarget(TargetKind.FILE, "/a:qcow2:/b", HostTarget(None, "web2"))),
+        ("file:/web2:qcow2:/b", StoreTarget(TargetKind.FILE, "/web2:qcow2:/b")),
     ],
 )
 def test_every_form(text: str, target: object) -> None:
@@ -99,7 +104,16 @@ def test_kinds() -> None:
         "file:/srv/a\nb",
         "qcow2:relative",
         "archive:",
-        "file:/" + "a" * 4096,
+        "file:/" + "a" * 200,
+        ":archive:/srv",
+        "@web2:archive:/srv",
+        "-l:archive:/srv",
+        "web2:archive:srv",
+        "web2:22:23:archive:/srv",
+        "fe80::1:archive:/srv",
+        "web2:archive:/srv\n",
+        "web2 :archive:/srv",
+        "archive:file:/srv",
     ],
 )
 def test_what_is_refused(text: str) -> None:
@@ -117,6 +131,9 @@ def test_whatever_is_taken_goes_round_and_is_no_option(text: str) -> None:
     except UsageError:
         return
     assert TargetSpec.parse(str(target)) == target
+    if isinstance(target, StoreTarget):
+        assert target.path.startswith("/") and target.path.isprintable()
+        target = target.host or HostTarget(None, "web2")
     if isinstance(target, HostTarget):
         assert not target.host.startswith("-")
         assert target.host.isascii()
@@ -125,5 +142,13 @@ def test_whatever_is_taken_goes_round_and_is_no_option(text: str) -> None:
 
 
 @given(st.from_regex(r"([a-z-]{1,3}@)?(\[?[0-9a-f:%-]{1,8}\]?|[a-z.%-]{1,6})(:[0-9]{0,6})?", fullmatch=True))
-def test_whatever_looks_like_one(text: str) -> None:
+def test_whatever_looks_like_a_host(text: str) -> None:
+    test_whatever_is_taken_goes_round_and_is_no_option.hypothesis.inner_test(text)  # type: ignore[attr-defined]
+
+
+_HOSTS = r"(ssh://)?([a-z-]{1,3}@)?(\[[0-9a-f:%]{1,6}\]|[a-z.%-]{1,6}|file|archive)(:[0-9]{0,6})?:"
+
+
+@given(st.from_regex(rf"({_HOSTS})?(file|qcow2|archive):/?[a-z:/ .]{{0,12}}", fullmatch=True))
+def test_whatever_looks_like_a_store(text: str) -> None:
     test_whatever_is_taken_goes_round_and_is_no_option.hypothesis.inner_test(text)  # type: ignore[attr-defined]

@@ -10,12 +10,13 @@ from tests.unit.values import POOL, bad_disk, cdrom, disk, disk_targets, domain,
 from thinsync_virt.errors import NotFoundError, NotReplicableError, UsageError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.states import Offer
 from thinsync_virt.planning.choices import Wishes, choose, parse_maps, travelling_disks
 
 FAST = VolumeName("vg1", "fast")
 GONE = VolumeName("vg9", "gone")
-ONE = (pool_report(),)
-TWO = (pool_report(), pool_report(FAST))
+ONE = Offer((pool_report(),))
+TWO = Offer((pool_report(), pool_report(FAST)))
 TWO_DISKS = domain(disk("vda"), disk("vdb"))
 
 
@@ -31,7 +32,7 @@ def test_several_pools_are_listed() -> None:
 
 def test_no_pool() -> None:
     with pytest.raises(NotFoundError, match="no thin pool"):
-        choose(domain(), Wishes(), None, (), "b")
+        choose(domain(), Wishes(), None, Offer(()), "b")
 
 
 pools = st.sampled_from([POOL, FAST])

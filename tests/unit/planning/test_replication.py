@@ -6,7 +6,8 @@ The invariants, in prose:
 - A disk travels incrementally only when the base has it, in the same pool at either end.
 - A new point's number is above every number in use, at either end, sealed or not.
 - Once the driver has dropped what is abandoned and what has expired, the base is still at the source.
-- Nothing that the target holds is ever abandoned.
+- Nothing that the target holds is ever abandoned, nor the head of a transfer that goes on.
+- A transfer goes on only between the very points, and to the very pools, between which it was interrupted.
 - Nothing is planned over a replica that runs, was written to, has a managed-save image, or is somebody else's, nor
   over points that are newer than all of the source's.
 - "Up to date" is said only when nothing differs.
@@ -33,17 +34,20 @@ from tests.unit.values import (
     point,
     replica,
     unfinished,
+    volume,
 )
 from thinsync_virt.model.domains import Disk
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Conflict, Mode, Plan, Replicate, UpToDate
-from thinsync_virt.model.points import MAX_SEQUENCE, RecoveryPoint, ReplicaKey, newest_common
+from thinsync_virt.model.points import MAX_SEQUENCE, RecoveryPoint, ReplicaKey, UnfinishedSet, newest_common
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 from thinsync_virt.model.states import SourceState, TargetState
-from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication
+from thinsync_virt.model.transfers import Interrupted
+from thinsync_virt.planning.replication import abandoned, find_conflict, plan_replication, plan_resumption
 from thinsync_virt.planning.retention import expired_at_source
 
 MARK = Mark(KEY, identifier(1), 1)
+FAST = VolumeName("vg1", "fast")
 
 
 def source_state(*points: RecoveryPoint, unfinished_numbers: tuple[int, ...] = ()) -> SourceState:
@@ -98,10 +102,28 @@ def histories(draw: st.DrawFn) -> tuple[SourceState, TargetState]:
         if there:
             theirs.append(found)
     left = st.lists(st.integers(1, 15), max_size=2).map(tuple)
-    return (
-        source_state(*ours, unfinished_numbers=draw(left)),
-        target_state(*theirs, unfinished_numbers=draw(left)),
+    target = target_state(*theirs, unfinished_numbers=draw(left))
+    if draw(st.booleans()) and ours:
+        target = with_interrupted(draw, target, draw(st.sampled_from(ours)), [*ours, *theirs])
+    return source_state(*ours, unfinished_numbers=draw(left)), target
+
+
+def with_interrupted(
+    draw: st.DrawFn, there: TargetState, head: RecoveryPoint, every: list[RecoveryPoint]
+) -> TargetState:
+    """A set at the target in which a transfer of ``head`` was interrupted, after any base, in any pools."""
+    if head.id in {p.id for p in there.points}:
+        return there
+    disks = tuple(
+        replace(held, copy=volume(f"ts-{held.target}", pool=draw(st.sampled_from([POOL, FAST]))))
+        for held in head.disks[draw(st.integers(0, 1)) :]
     )
+    if not disks:
+        return there
+    base = draw(st.sampled_from(["", *(p.id for p in every)]))
+    found = Interrupted(head.id, base, identifier(99), {held.target: 512 for held in disks})
+    left = UnfinishedSet(KEY, head.id, head.sequence, len(head.disks), disks)
+    return replace(there, unfinished=(*there.unfinished, left), interrupted=found)
 
 
 @given(histories(), st.lists(st.sampled_from(["vda", "vdb", "vdc"]), min_size=1, unique=True), st.booleans())
@@ -119,6 +141,23 @@ def test_a_plan_over_any_history(
             assert unchanged
             assert base.id in common
             assert {held.target for held in base.disks} == set(targets)
+        case Replicate(unfinished_head=head) if head is not None:
+            found = target.interrupted
+            assert found is not None and found is made.interrupted
+            assert head in source.points and head.id not in common
+            assert (made.set_id, made.sequence) == (head.id, head.sequence) and found.point == head.id
+            assert found.base == (made.base.id if made.base is not None else "")
+            if made.base is None:
+                assert not common
+            else:
+                assert made.base.id in common and head.order > made.base.order
+                assert made.base.sequence == max(p.sequence for p in source.points if p.id in common)
+            (left,) = [one for one in target.unfinished if one.id == head.id and one.disks]
+            assert {one.target for one in made.disks} == {held.target for held in left.disks}
+            assert all(held.volume.pool == POOL for held in left.disks)
+            for travelling in made.disks:
+                has_base = made.base is not None and made.base.disk(travelling.target) is not None
+                assert (travelling.mode is Mode.INCREMENTAL) == has_base
         case Replicate():
             if made.base is None:
                 assert not common
@@ -156,14 +195,16 @@ def test_the_base_outlives_the_clearing_before_a_transfer(
     base = newest_common(source.points, target.points)
     assume(base is not None)
     assert base is not None
-    dropped = abandoned(source, target)
+    going_on = plan_resumption(source, target, CHOICES)
+    head = going_on.unfinished_head if going_on is not None else None
+    dropped = abandoned(source, target, head)
     left = tuple(
         replace(p, confirmed_by=p.confirmed_by or "backup1") if p.id == base.id else p
         for p in source.points
         if p not in dropped
     )
     kept = {p.id for p in left} - {p.id for p in expired_at_source(left)}
-    assert kept == {base.id}
+    assert kept == {base.id} | ({head.id} if head is not None else set())
 
 
 @given(histories())
@@ -174,6 +215,46 @@ def test_what_the_target_holds_is_never_abandoned(history: tuple[SourceState, Ta
     for one in abandoned(source, target):
         assert one.id not in held
         assert base is not None or not one.confirmed_by
+
+
+def interrupted_at(*positions: int, choices: Choices = CHOICES) -> tuple[SourceState, TargetState]:
+    """A base at both ends, and the point after it of which a part is at the target."""
+    base, head = point(1, disks=("vda", "vdb")), point(2, disks=("vda", "vdb"))
+    left = UnfinishedSet(KEY, head.id, 2, 2, head.disks)
+    found = Interrupted(head.id, base.id, identifier(99), dict(zip(("vda", "vdb"), positions, strict=True)))
+    there = replace(target_state(base), unfinished=(left,), interrupted=found)
+    return source_state(base, head), there
+
+
+def test_an_interrupted_transfer_goes_on() -> None:
+    source, target = interrupted_at(512, 0)
+    made = plan(source, target)
+    assert isinstance(made, Replicate)
+    assert made.unfinished_head == source.points[1]
+    assert made.base == source.points[0]
+    assert [(one.target, one.mode) for one in made.disks] == [
+        ("vda", Mode.INCREMENTAL),
+        ("vdb", Mode.INCREMENTAL),
+    ], "all disks of the head travel, whatever the domain has now"
+    assert abandoned(source, target, made.unfinished_head) == ()
+    assert abandoned(source, target) == (source.points[1],)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [Choices(FAST), Choices(POOL, {"vdb": FAST}), replace(CHOICES, excluded=("vdb",))],
+    ids=["another pool", "another pool for a disk", "a disk excluded"],
+)
+def test_other_choices_make_a_new_point(choices: Choices) -> None:
+    made = plan(*interrupted_at(512, 512), choices=choices)
+    assert isinstance(made, Replicate)
+    assert made.unfinished_head is None and made.sequence == 3
+
+
+def test_nothing_goes_on_where_nothing_has_changed_since_the_base() -> None:
+    source, target = interrupted_at(512, 512)
+    made = plan(source, target, disks=(disk("vda"), disk("vdb")), unchanged=True)
+    assert made == UpToDate(source.points[0])
 
 
 def test_confirmed_points_stay_while_the_target_has_nothing() -> None:

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from thinsync_virt.errors import ThinsyncError, UnreachableError
 from thinsync_virt.remote.channel import Channel
 from thinsync_virt.remote.client import Client
-from thinsync_virt.remote.greeting import Greeting
+from thinsync_virt.remote.greeting import PROTOCOLS, Greeting
 from thinsync_virt.remote.server import Handler, Server
 
-OURS = Greeting((0,), "0.1.0", "11111111-1111-1111-1111-111111111111", "alpha")
-THEIRS = Greeting((0,), "0.1.0", "22222222-2222-2222-2222-222222222222", "beta")
+OURS = Greeting(PROTOCOLS, "0.1.0", "11111111-1111-1111-1111-111111111111", "alpha")
+THEIRS = Greeting(PROTOCOLS, "0.1.0", "22222222-2222-2222-2222-222222222222", "beta")
 
 
 class Loopback:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -14,7 +14,14 @@ from tests.unit.values import unfinished
 from thinsync_virt.errors import StreamError
 from thinsync_virt.model.domains import CacheMode, Disk, Domain, DomainState
 from thinsync_virt.model.names import VolumeName
-from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
+from thinsync_virt.model.points import (
+    Consistency,
+    PointDisk,
+    RecoveryPoint,
+    ReplicaKey,
+    StoredDisk,
+    UnfinishedSet,
+)
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.remote.codec import from_wire, to_wire
 
@@ -96,8 +103,18 @@ def test_values_of_the_model() -> None:
             Disk("hda", "cdrom", "", CacheMode.DEFAULT, None, "no medium"),
         ),
     )
-    for value in (point, unfinished, domain):
+    stored = replace(point, disks=(PointDisk("vda", StoredDisk("/srv/web01/vda.raw", 1 << 30)), *disks[1:]))
+    for value in (point, stored, unfinished, domain):
         assert from_wire(type(value), travel(value), "value") == value
+
+
+@pytest.mark.parametrize(
+    "copy",
+    [{}, {"size": 5}, {"path": "/a"}, {"path": "/a", "size": "5"}, {"path": "/a", "size": -1}, None, 5, []],
+)
+def test_a_disk_that_nothing_holds(copy: object) -> None:
+    with pytest.raises(StreamError, match="disk"):
+        from_wire(PointDisk, {"target": "vda", "copy": copy}, "disk")
 
 
 def test_defaults_may_be_left_out() -> None:

@@ -16,7 +16,7 @@ POINT = "b0" * 16
 
 CALLS: dict[str, dict[str, Any]] = {
     "begin": {"domain": DOMAIN},
-    "pools": {},
+    "offer": {},
     "states": {"domain": DOMAIN, "name": "web01"},
     "check": {
         "key": KEY,
@@ -27,7 +27,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "host_findings": {},
     "receive": {"expected": {"vda": {"data": 4096, "unmapped": 0, "extents": 1}}},
     "register": {"key": KEY, "point": POINT},
-    "tidy": {"key": KEY},
+    "tidy": {"key": KEY, "keep": POINT},
     "retire": {"key": KEY, "common": POINT},
     "points": {"domain": DOMAIN},
     "definition": {"key": KEY, "point": POINT},
@@ -88,6 +88,6 @@ def test_what_is_missing_or_of_another_kind_is_refused(name: str, missing: str, 
         return
     except TouchedError:
         # These are of the right kind; whether they mean something is the target's to say.
-        kinds = {"name": str, "disk": str, "common": str, "size": int}
+        kinds = {"name": str, "disk": str, "common": str, "keep": str, "size": int}
         kinds |= {"sizes": dict, "data": dict, "expected": dict}
         assert type(value) is kinds.get(missing) or value == []

@@ -12,7 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from tests.unit.values import DOMAIN, KEY, NAME, POOL, disk, domain, identifier, pool_report, volume
-from thinsync_virt.errors import BusyError, Code, ConflictError, NotFoundError
+from thinsync_virt.errors import (
+    BusyError,
+    Code,
+    ConflictError,
+    NotFoundError,
+    ThinsyncError,
+    UnreachableError,
+)
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.extents import Announcement
@@ -21,7 +28,8 @@ from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 from thinsync_virt.model.reports import Head, Quiesce, Registration, SentDisk, SnapshotReport
-from thinsync_virt.model.states import PoolReport, SourceState, TargetState
+from thinsync_virt.model.states import Offer, PoolReport, SourceState, TargetState
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.planning.retention import expired_at_source, expired_at_target
 from thinsync_virt.replication.protocols import Notify, Outgoing
 from thinsync_virt.units import MIB
@@ -55,28 +63,47 @@ class FakeOutgoing:
         self, plan: Replicate, head: Head, base: Content | None, content: Content, fuse: Fuse
     ) -> None:
         self.head = head
+        self.starts = plan.interrupted.positions if plan.interrupted is not None else {}
         self.base = plan.base
         self.base_content = base
         self.content = content
         self.modes = {one.target: one.mode for one in plan.disks}
         for one in plan.disks:
-            assert one.mode is not Mode.FULL or one.expected == MIB
+            start = self.starts.get(one.target, 0)
+            assert one.mode is not Mode.FULL or one.expected == MIB - start
         self.read = 0
+        self._sent: set[str] = set()
         self._fuse = fuse
 
     def __iter__(self) -> Iterator[Sequence[bytes]]:
-        for target in self.content:
+        for target in self._left:
             self._fuse.step(f"send {target}")
             self.read += MIB
+            self._sent.add(target)
             yield [target.encode()]
 
     @property
+    def _left(self) -> list[str]:
+        return [target for target in self.content if not self.starts.get(target)]
+
+    @property
+    def delta(self) -> str:
+        return self.head.point.id[::-1]
+
+    @property
     def total(self) -> int:
-        return MIB * len(self.content)
+        return MIB * len(self._left)
+
+    @property
+    def skipped(self) -> int:
+        return MIB * len(self.content) - self.total
 
     @property
     def expected(self) -> dict[str, Announcement]:
-        return dict.fromkeys(self.content, Announcement(MIB, 0, 1))
+        return {
+            target: Announcement(MIB, 0, 1) if target in self._left else Announcement(0, 0, 0)
+            for target in self.content
+        }
 
     @property
     def stream_bytes(self) -> int:
@@ -85,7 +112,12 @@ class FakeOutgoing:
     @property
     def disks(self) -> tuple[SentDisk, ...]:
         return tuple(
-            SentDisk(target, 64 * MIB, MIB * (number != (self.base_content or {}).get(target)), self.read)
+            SentDisk(
+                target,
+                64 * MIB,
+                MIB * (number != (self.base_content or {}).get(target)),
+                MIB * (target in self._sent),
+            )
             for target, number in self.content.items()
         )
 
@@ -104,6 +136,8 @@ class FakeSource:
         self.busy = 0
         self.notices_equality = True
         self.agent = True
+        self.unreadable: ThinsyncError | None = None
+        """Why a head that is here already cannot be opened."""
         self.description = "one"
 
     def write(self) -> None:
@@ -176,6 +210,19 @@ class FakeSource:
         self.fuse.step("sealed")
         return Head(point, definition, SnapshotReport(Consistency.CRASH, 0, 0, 0, 0))
 
+    def left(self, plan: Replicate) -> dict[str, int]:
+        self.fuse.step("left")
+        assert plan.unfinished_head is not None and plan.interrupted is not None
+        assert plan.unfinished_head.id in self.points
+        return {target: MIB - start for target, start in plan.interrupted.positions.items()}
+
+    def reopen(self, point: RecoveryPoint) -> Head:
+        self.fuse.step("reopen")
+        if self.unreadable is not None:
+            raise self.unreadable
+        held = self.points[point.id][0]
+        return Head(held, Definition({"domain.xml": b"", CHOICES: Choices(POOL).to_json()}), None)
+
     @contextmanager
     def send(self, plan: Replicate, head: Head) -> Iterator[FakeOutgoing]:
         self.fuse.step("send")
@@ -230,21 +277,54 @@ class FakeTarget:
         self.room = 1 << 40
         self.remains = MIB
         """Bytes that each unfinished set takes."""
+        self.journal: Interrupted | None = None
+        self.parts: Content = {}
+        """What of the interrupted set is on stable storage."""
+        self.refusal: ThinsyncError | None = None
+        """Why it does not take a stream."""
+        self.connected = True
+        self.reach: int | None = None
+        """So many more steps until the connection is lost; None: any number."""
+        self.away = 0
+        self.held = 0
+        """So many attempts to reach it again fail, and then so many to lock it."""
+        self.reached_again = False
         self._truth = truth
+
+    def _step(self, name: str) -> None:
+        """One step of a call from far away: the power may go, or the connection."""
+        self.fuse.step(name)
+        if self.reach is not None:
+            self.reach -= 1
+            if self.reach < 0:
+                self.connected, self.reach = False, None
+        if not self.connected:
+            raise UnreachableError(f"beta: the connection was lost at {name}")
+
+    def reconnect(self) -> None:
+        self.fuse.step("reconnect")
+        assert not self.connected
+        if self.away:
+            self.away -= 1
+            raise UnreachableError("beta: it does not answer")
+        self.connected = self.reached_again = True
 
     def sealed(self) -> list[RecoveryPoint]:
         return sorted((held for held, _ in self.points.values()), key=lambda point: point.order)
 
-    def pools(self) -> tuple[PoolReport, ...]:
-        self.fuse.step("pools")
-        return self.reports
+    def offer(self) -> Offer:
+        self.fuse.step("offer")
+        return Offer(self.reports)
 
     def begin(self, domain: str) -> None:
-        self.fuse.step("begin")
+        self._step("begin")
+        if self.reached_again and self.held:
+            self.held -= 1
+            raise BusyError("replication of web01: already running at beta, pid 4711")
         self.locked += 1
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
-        self.fuse.step("states")
+        self._step("states")
         assert (domain, name) == (DOMAIN, NAME)
         there: list[RegisteredDomain] = [self.stranger] if self.stranger else []
         point = ""
@@ -262,7 +342,14 @@ class FakeTarget:
             return ()
         return (
             TargetState(
-                KEY, tuple(self.sealed()), self.unfinished, tuple(there), point, written, self.choices
+                KEY,
+                tuple(self.sealed()),
+                self.unfinished,
+                tuple(there),
+                point,
+                written,
+                self.choices,
+                self.journal,
             ),
         )
 
@@ -274,16 +361,37 @@ class FakeTarget:
         sizes: dict[str, int],
         data: dict[str, int],
     ) -> tuple[Finding, ...]:
-        self.fuse.step("target check")
+        self._step("target check")
         assert key == KEY
         if sum(data.values()) <= self.room - len(self.unfinished) * self.remains:
             return self.findings
         severity = Severity.WARNING if self.unfinished else Severity.REFUSAL
         return (*self.findings, Finding(severity, "pool", "no room", "make some", Code.SPACE))
 
-    def receive(self, stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
+    def receive(
+        self,
+        stream: Outgoing,
+        progress: Callable[[int], None],
+        acknowledged: Callable[[dict[str, int]], None],
+    ) -> RecoveryPoint:
         assert isinstance(stream, FakeOutgoing)
-        self.fuse.step("receive")
+        try:
+            return self._receive(stream, progress, acknowledged)
+        except UnreachableError:
+            # A set of which nothing is durable is of no use.
+            if self.journal is None:
+                self.unfinished = ()
+            raise
+
+    def _receive(
+        self,
+        stream: FakeOutgoing,
+        progress: Callable[[int], None],
+        acknowledged: Callable[[dict[str, int]], None],
+    ) -> RecoveryPoint:
+        self._step("receive")
+        if self.refusal is not None:
+            raise self.refusal
         point = stream.head.point
         if point.id in self.points:
             raise ConflictError("is here already")
@@ -293,21 +401,39 @@ class FakeTarget:
             if held is None:
                 raise ConflictError("the base is not here")
             assert held[1] == stream.base_content, "one id, two contents"
-        self.unfinished = (*self.unfinished, UnfinishedSet(point.key, point.id, point.sequence, 2, ()))
+        base = stream.base.id if stream.base is not None else ""
+        positions = dict.fromkeys(stream.content, 0)
+        if any(stream.starts.values()):
+            assert [left.id for left in self.unfinished] == [point.id], "what goes on is not there"
+            assert self.journal == Interrupted(point.id, base, stream.delta, stream.starts)
+            content, positions = dict(self.parts), dict(stream.starts)
+        else:
+            assert self.unfinished == (), "remains were left"
+            self.journal = None
+            self.unfinished = (
+                UnfinishedSet(point.key, point.id, point.sequence, len(point.disks), point.disks),
+            )
         for pieces in stream:
-            self.fuse.step("write")
+            self._step("write")
             for piece in pieces:
                 content[piece.decode()] = stream.content[piece.decode()]
+                positions[piece.decode()] = MIB
             progress(stream.read)
-        self.fuse.step("target seal")
-        self.unfinished = self.unfinished[:-1]
+            self._step("checkpoint")
+            self.parts = dict(content)
+            self.journal = Interrupted(point.id, base, stream.delta, dict(positions))
+            self._step("recorded")
+            acknowledged(dict(positions))
+        self._step("target seal")
+        self.unfinished = ()
         self.choices = Choices(POOL)
         self.points[point.id] = (replace(point, confirmed_by=""), content)
-        self.fuse.step("target sealed")
+        self.journal = None
+        self._step("target sealed")
         return self.points[point.id][0]
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
-        self.fuse.step("register")
+        self._step("register")
         if point not in self.points:
             raise NotFoundError("is not here")
         if self.registered is not None:
@@ -315,20 +441,22 @@ class FakeTarget:
         assert self.stranger is None
         changed = self.registered is None or self.registered.point != point
         self.registered = Registered(point, self.points[point][1])
-        self.fuse.step("registered")
+        self._step("registered")
         return Registration(point, changed, self.registering)
 
-    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
-        self.fuse.step("tidy")
-        done = tuple(f"removed {left.id}" for left in self.unfinished)
-        self.unfinished = ()
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
+        self._step("tidy")
+        done = tuple(f"removed {left.id}" for left in self.unfinished if left.id != keep)
+        self.unfinished = tuple(left for left in self.unfinished if left.id == keep)
+        if not self.unfinished:
+            self.journal = None
         return done
 
     def retire(self, key: ReplicaKey, common: str) -> None:
-        self.fuse.step("target retire")
+        self._step("target retire")
         registered = [self.registered.point] if self.registered else []
         for point in expired_at_target(self.sealed(), registered=registered, common=common):
-            self.fuse.step("expire")
+            self._step("expire")
             del self.points[point.id]
 
 

@@ -48,8 +48,9 @@ from thinsync_virt.model.reports import Outcome, Quiesce, ReplicationReport
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.planning.retention import KEPT_AT_TARGET
 from thinsync_virt.replication import driver
-from thinsync_virt.replication.driver import Request, describe_point, replicate
+from thinsync_virt.replication.driver import describe_point, replicate
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
+from thinsync_virt.replication.request import Request
 
 CHANGES = {"snapshot", "tidy", "source retire", "target retire", "discard", "confirm", "register"}
 """Steps that change something at either end."""
@@ -324,7 +325,7 @@ def test_only_disks_that_travel_in_full_need_room_for_all_of_them() -> None:
 def test_room_that_an_interrupted_transfer_takes_is_given_back_first(enough: bool) -> None:
     ends = Ends()
     with pytest.raises(CutError):
-        ends.run(steps=steps_of(0).index("target seal"))
+        ends.run(steps=steps_of(0).index("checkpoint"))
     assert len(ends.target.unfinished) == 1
     ends.target.room = (2 << 20) if enough else (2 << 20) - 1
     if enough:
@@ -513,8 +514,8 @@ def test_a_target_that_answers_for_another_point_confirms_nothing(monkeypatch: p
     older = ends.target.sealed()[0]
     receive = ends.target.receive
 
-    def lie(stream: Outgoing, progress: Callable[[int], None]) -> RecoveryPoint:
-        receive(stream, progress)
+    def lie(stream: Outgoing, *told: Callable[..., None]) -> RecoveryPoint:
+        receive(stream, *told)
         return older
 
     monkeypatch.setattr(ends.target, "receive", lie)

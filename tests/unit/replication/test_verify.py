@@ -156,7 +156,7 @@ def test_a_bitmap_of_another_size(ours: Held, theirs: Held) -> None:
 
 @pytest.mark.parametrize("size", [SIZE - 4096, SIZE + 4096, 3 * MIB])
 def test_disks_of_another_size(ours: Held, theirs: Held, size: int) -> None:
-    held = replace(POINT.disks[0], volume=replace(POINT.disks[0].volume, size=size))
+    held = replace(POINT.disks[0], copy=replace(POINT.disks[0].volume, size=size))
     theirs.made = replace(POINT, disks=(held,))
     with pytest.raises(DiffersError, match=f"vda has {SIZE} bytes here and {size} bytes"):
         compare(ours, theirs)

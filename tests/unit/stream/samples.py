@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, ReplicaKey
+from thinsync_virt.stream.compression import pack
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import KIB, MIB
 
 HEAD = "11" * 16
 BASE = "22" * 16
+DELTA = "55" * 16
 KEY = ReplicaKey("33" * 16, "abcdef-1234-5678-9abc-def0-1234-ghijkl")
 
 
@@ -32,6 +34,7 @@ def header(
     )
     return StreamHeader(
         domain_name=name,
+        domain_uuid=KEY.domain,
         key=KEY,
         point=HEAD,
         sequence=7,
@@ -41,6 +44,7 @@ def header(
         definition="44" * 16 if definition_size else "",
         definition_size=definition_size,
         package="0.1.0",
+        delta=DELTA,
         disks=disks,
     )
 
@@ -58,6 +62,7 @@ def small_frames() -> list[bytes]:
         writer.checkpoint(),
         writer.unmap(1, 65536, 65536),
         writer.data(0, MIB, b"\x02" * 512),
+        writer.data(0, 2 * MIB, b"\x03" * 4096, pack(b"\x03" * 4096, 1)),
         writer.end(),
     ]
     return [b"".join(pieces) for pieces in calls]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from thinsync_virt.endpoint.mappings import Mappings
-from thinsync_virt.model.extents import Extent, ExtentKind, clip, coalesce
+from thinsync_virt.model.extents import Extent, ExtentKind, behind, clip, coalesce
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.units import align_down
 
@@ -22,15 +22,8 @@ def read_difference(
     if head.size <= base.size:
         return tuple(clip(found, head.size))
     start = align_down(base.size, chunk_size)
-    grown = _with_holes(_from(mappings.mappings(head.thin_id), start), start, head.size)
+    grown = _with_holes(behind(mappings.mappings(head.thin_id), start), start, head.size)
     return tuple(coalesce([*clip(found, start), *grown]))
-
-
-def _from(extents: Iterable[Extent], start: int) -> Iterator[Extent]:
-    for extent in extents:
-        if extent.end > start:
-            first = max(extent.start, start)
-            yield Extent(first, extent.end - first, extent.kind)
 
 
 def _with_holes(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:

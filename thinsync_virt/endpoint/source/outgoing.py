@@ -1,18 +1,22 @@
-"""One stream on its way out: the deltas first, as extents; then the data, read as it is sent."""
+"""One stream on its way out: the deltas first, as extents; then the data, read while it is sent (pipeline.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 from thinsync_virt import __version__
-from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
+from thinsync_virt.endpoint.source.pipeline import PIECE, Part, Run, prepared, worker_count
+from thinsync_virt.endpoint.source.tuning import Comparing, Tuning
+from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, behind, data_bytes
 from thinsync_virt.model.plans import Mode
-from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.points import Consistency, RecoveryPoint
 from thinsync_virt.model.reports import SentDisk
+from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
 from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
+from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.units import MIB
@@ -20,37 +24,19 @@ from thinsync_virt.units import MIB
 Pieces = list[Piece]
 """Bytes of a stream that belong together: a frame's head and its payload, which is not copied."""
 
-PIECE = MIB
-_ZEROES = bytes(PIECE)
-GRAIN = 4096
-"""Guests write blocks of 4 KiB; a changed chunk is 64 KiB at least. Only the blocks that differ travel."""
-
-
-def differing_runs(data: bytes, known: bytes) -> Iterator[tuple[int, int]]:
-    """Where ``data`` differs from ``known``, in whole blocks of 4 KiB: (first byte, byte after the last).
-
-    What lies past the end of ``known`` differs.
-    """
-    if data == known:
-        return
-    start = -1
-    for position in range(0, len(data), GRAIN):
-        end = position + GRAIN
-        if position < len(known) and data[position:end] == known[position:end]:
-            if start >= 0:
-                yield start, position
-            start = -1
-        elif start < 0:
-            start = position
-    if start >= 0:
-        yield start, len(data)
+CHECKPOINT_BYTES = 64 * MIB
+"""After so many bytes read the target is to make durable what it has: a broken transfer repeats no more than that."""
+CHECKPOINT_LEAST = 2 * MIB
+CHECKPOINTS = 32
+"""A transfer of less than 2 GiB has about so many checkpoints: it never repeats much more than one part in that."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingDisk:
     """A head volume's delta: ``extents`` ascending, clipped to the volume's size.
 
-    ``base_path`` and ``base_size`` are the base's volume ("" and 0 for a full copy).
+    ``base_path`` and ``base_size`` are the base's volume ("" and 0 for a full copy). What lies before byte ``start``
+    has travelled already.
     """
 
     target: str
@@ -61,26 +47,52 @@ class OutgoingDisk:
     extents: tuple[Extent, ...]
     base_path: str = ""
     base_size: int = 0
+    start: int = 0
+
+    @property
+    def left(self) -> tuple[Extent, ...]:
+        """What is still to travel."""
+        return tuple(behind(self.extents, self.start))
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeHead:
+    """What a stream says of a volume that is sent without a domain, as a RecoveryPoint does of a point."""
+
+    id: str
+    time: int
+    consistency: Consistency
+    sequence: int = 0
+    definition: str = ""
+    key: None = None
 
 
 @dataclass
 class _Count:
     changed: int = 0
+    read: int = 0
     sent: int = 0
+    packed: int = 0
 
 
 @dataclass
 class OutgoingStream:
-    """Iterate to get the stream's bytes, between :meth:`open` and the close of what it gives."""
+    """Iterate to get the stream's bytes, between :meth:`open` and the close of what it gives.
 
-    head: RecoveryPoint
+    ``addressed``: it is for the replica whose point it carries, and for nobody else.
+    """
+
+    head: RecoveryPoint | VolumeHead
     domain_name: str
-    base: RecoveryPoint | None
+    base: RecoveryPoint | VolumeHead | None
     packed_definition: bytes
     deltas: tuple[OutgoingDisk, ...]
+    tuning: Tuning = field(default_factory=Tuning)
+    addressed: bool = True
     read: int = 0
+    _unchecked: int = 0
+    _writer: StreamWriter | ThinSendWriter = field(default_factory=StreamWriter)
     _counts: dict[str, _Count] = field(default_factory=dict)
-    _writer: StreamWriter = field(default_factory=StreamWriter)
     _devices: dict[str, BlockDevice] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,12 +103,26 @@ class OutgoingStream:
     @property
     def total(self) -> int:
         """Bytes of data that will be read."""
-        return sum(data_bytes(delta.extents) for delta in self.deltas)
+        return sum(data_bytes(delta.left) for delta in self.deltas)
+
+    @property
+    def skipped(self) -> int:
+        """Bytes of data that are not read again, because an interrupted transfer brought them."""
+        return sum(data_bytes(delta.extents) for delta in self.deltas) - self.total
 
     @property
     def expected(self) -> dict[str, Announcement]:
         """What each disk will bring."""
-        return {delta.target: Announcement.of(delta.extents) for delta in self.deltas}
+        return {delta.target: Announcement.of(delta.left) for delta in self.deltas}
+
+    @property
+    def delta(self) -> str:
+        """The id of what travels, whatever of it has travelled before."""
+        return delta_id(
+            self.base.id if self.base is not None else None,
+            self.head.id,
+            (DeltaDisk(d.target, d.size, d.chunk_size, d.mode, d.extents) for d in self.deltas),
+        )
 
     @property
     def stream_bytes(self) -> int:
@@ -105,11 +131,16 @@ class OutgoingStream:
 
     @property
     def disks(self) -> tuple[SentDisk, ...]:
-        """Per disk: size, bytes in changed chunks, bytes of data sent so far."""
-        return tuple(
-            SentDisk(d.target, d.size, self._counts[d.target].changed, self._counts[d.target].sent)
-            for d in self.deltas
-        )
+        """Per disk: size, bytes in changed chunks; so far read, of data sent, and of it on the wire."""
+        return tuple(SentDisk(d.target, d.size, **vars(self._counts[d.target])) for d in self.deltas)
+
+    def write_with(self, writer: StreamWriter | ThinSendWriter) -> None:
+        """Another format than ours; before the first byte."""
+        self._writer = writer
+
+    def failed(self, error: BaseException) -> Pieces:
+        """What tells whoever receives the stream why there is no more of it."""
+        return self._writer.error(error)
 
     def open(self) -> ExitStack:
         """Open all volumes, heads and bases; they must be active. Raises NotFoundError, with none left open."""
@@ -119,47 +150,80 @@ class OutgoingStream:
                     self._devices[path] = stack.enter_context(BlockDevice(path))
             return stack.pop_all()
 
-    def __iter__(self) -> Iterator[Pieces]:
-        """The stream, frame by frame."""
+    def __iter__(self) -> Generator[Pieces]:
+        """The stream: a few frames, and no more than 1 MiB of data, at a time."""
         yield self._writer.begin(self._header())
         yield self._writer.definition(self.packed_definition)
-        for index, delta in enumerate(self.deltas):
-            base = self._devices[delta.base_path] if delta.base_path else None
-            yield from self._disk(index, delta, self._devices[delta.path], base)
+        comparing, packer = Comparing(self.tuning.grain), self.tuning.packer()
+
+        def notice(waited: float, blocked: float) -> None:
+            comparing.sent(waited, blocked)
+            packer.sent(waited, blocked)
+
+        interval = min(CHECKPOINT_BYTES, max(CHECKPOINT_LEAST, (self.total + self.skipped) // CHECKPOINTS))
+        index = 0
+        with closing(prepared(self._parts(comparing), packer, notice, worker_count())) as parts:
+            for part, runs in parts:
+                if part.index != index:
+                    yield from self._checkpoint()
+                    index = part.index
+                if pieces := self._frames(part, runs):
+                    yield pieces
+                if self._unchecked >= interval:
+                    yield from self._checkpoint()
+        yield from self._checkpoint()
         yield self._writer.end()
 
-    def _disk(
-        self, index: int, delta: OutgoingDisk, head: BlockDevice, base: BlockDevice | None
-    ) -> Iterator[Pieces]:
-        for extent in delta.extents:
-            if extent.kind is ExtentKind.UNMAPPED:
-                # A full copy begins with nothing mapped.
-                if delta.mode is Mode.INCREMENTAL:
-                    yield self._writer.unmap(index, extent.start, extent.length)
-                continue
-            for start in range(extent.start, extent.end, PIECE):
-                length = min(PIECE, extent.end - start)
-                data = head.read(start, length)
-                self.read += length
-                known = b""
-                if base is not None and start < delta.base_size:
-                    known = base.read(start, min(length, delta.base_size - start))
-                yield from self._changed(index, delta.target, start, data, known)
+    def _parts(self, comparing: Comparing) -> Iterator[Part]:
+        for index, delta in enumerate(self.deltas):
+            head = self._devices[delta.path]
+            for extent in delta.left:
+                if extent.kind is ExtentKind.UNMAPPED:
+                    # A full copy begins with nothing mapped.
+                    if delta.mode is Mode.INCREMENTAL:
+                        yield Part(index, extent.start, extent.length, None)
+                    continue
+                for start in range(extent.start, extent.end, PIECE):
+                    length = min(PIECE, extent.end - start)
+                    if delta.base_path and comparing.wanted(delta.chunk_size):
+                        base = self._devices[delta.base_path]
+                        yield Part(index, start, length, head, base, delta.base_size)
+                    else:
+                        yield Part(index, start, length, head)
 
-    def _changed(self, index: int, target: str, start: int, data: bytes, known: bytes) -> Iterator[Pieces]:
-        """What of ``data`` differs from ``known``, as it is in the base (and may end before ``data`` does)."""
-        for first, last in differing_runs(data, known):
-            run = memoryview(data)[first:last]
-            if run == _ZEROES[: last - first]:
-                yield self._writer.zero(index, start + first, last - first)
+    def _frames(self, part: Part, runs: list[Run]) -> Pieces:
+        """What travels of a part."""
+        if part.head is None:
+            return self._writer.unmap(part.index, part.start, part.length)
+        count = self._counts[self.deltas[part.index].target]
+        pieces: Pieces = []
+        for start, length, data, packed in runs:
+            if data is None:
+                pieces += self._writer.zero(part.index, start, length)
                 continue
-            self._counts[target].sent += last - first
-            yield self._writer.data(index, start + first, run)
+            before = self._writer.bytes_sent
+            if packed is None:
+                pieces += self._writer.data(part.index, start, data)
+            else:
+                pieces += self._writer.data(part.index, start, data, packed)
+            count.sent += length
+            count.packed += self._writer.bytes_sent - before
+        self.read += part.length
+        self._unchecked += part.length
+        count.read += part.length
+        return pieces
+
+    def _checkpoint(self) -> Iterator[Pieces]:
+        """A checkpoint, if something has travelled since the one before."""
+        if self._writer.fresh_extents:
+            self._unchecked = 0
+            yield self._writer.checkpoint()
 
     def _header(self) -> StreamHeader:
         return StreamHeader(
             domain_name=self.domain_name,
-            key=self.head.key,
+            domain_uuid=self.head.key.domain if self.head.key is not None else "",
+            key=self.head.key if self.addressed else None,
             point=self.head.id,
             sequence=self.head.sequence,
             time=self.head.time,
@@ -168,6 +232,7 @@ class OutgoingStream:
             definition=self.head.definition,
             definition_size=len(self.packed_definition),
             package=__version__,
+            delta=self.delta,
             disks=tuple(self._stream_disk(delta) for delta in self.deltas),
         )
 
@@ -179,4 +244,5 @@ class OutgoingStream:
             delta.chunk_size,
             delta.mode,
             self.base.id if incremental and self.base is not None else None,
+            delta.start,
         )

@@ -8,7 +8,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
-from thinsync_virt.endpoint.definition_volume import activated, holds_definition, write_definition
+from thinsync_virt.endpoint.definition_volume import (
+    activated,
+    holds_definition,
+    read_definition,
+    write_definition,
+)
 from thinsync_virt.endpoint.guard_check import look_at_guard
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.metadata_lease import pool_lock
@@ -24,18 +29,20 @@ from thinsync_virt.endpoint.removal import (
 )
 from thinsync_virt.endpoint.source.agent_check import look_at_agent
 from thinsync_virt.endpoint.source.amounts import differing_bytes, mapped_bytes
-from thinsync_virt.endpoint.source.difference import read_difference
+from thinsync_virt.endpoint.source.deltas import read_deltas, with_modes
+from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, SpaceError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import CacheMode, Disk, Domain
-from thinsync_virt.model.extents import Extent, clip
+from thinsync_virt.model.extents import behind, data_bytes
 from thinsync_virt.model.findings import Finding
-from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.plans import Mode, Replicate
-from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Head, Quiesce, SnapshotReport
 from thinsync_virt.model.states import PoolReport, SourceState
@@ -64,8 +71,6 @@ class TakesSets(Protocol):
         ...
 
 
-_OPEN_ATTEMPTS = 3
-
 _LATE = (
     "the guest runs again: try when host and guest are less busy, or allow more time with --freeze-timeout"
 )
@@ -83,8 +88,10 @@ class ThinSource:
         guard: TakesSets,
         find_volume: Callable[[str], ThinVolume | str],
         host: str,
+        tuning: Tuning | None = None,
     ) -> None:
         self.host = host
+        self._tuning = tuning or Tuning()
         self._lvm = lvm
         self._hypervisor = hypervisor
         self._mappings = mappings
@@ -322,10 +329,11 @@ class ThinSource:
         The deltas are read when the context opens, under one metadata snapshot per pool.
         """
         chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
-        extents = self._extents(plan, head.point)
+        extents = read_deltas(self._lvm, self._mappings, plan, head.point)
+        starts = plan.interrupted.positions if plan.interrupted is not None else {}
         deltas: list[OutgoingDisk] = []
         names = [disk.volume.name for disk in head.point.disks]
-        for disk, mode in self._with_modes(plan, head.point):
+        for disk, mode in with_modes(plan, head.point):
             volume = disk.volume
             base = plan.base.disk(disk.target) if plan.base and mode is Mode.INCREMENTAL else None
             if base is not None:
@@ -340,56 +348,34 @@ class ThinSource:
                     extents[disk.target],
                     base.volume.name.path if base else "",
                     base.volume.size if base else 0,
+                    min(starts.get(disk.target, 0), volume.size),
                 )
             )
         domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
         with activated(self._lvm, tuple(names)), ExitStack() as devices:
-            stream = OutgoingStream(head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas))
-            devices.enter_context(self._opened(stream, tuple(names)))
+            stream = OutgoingStream(
+                head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas), tuning=self._tuning
+            )
+            devices.enter_context(open_stream(self._lvm, stream, tuple(names)))
+            devices.enter_context(self._tuning.priority.applied())
             yield stream
 
-    def _opened(self, stream: OutgoingStream, names: tuple[VolumeName, ...]) -> ExitStack:
-        """The stream's devices, open from now on: nobody who has read one of them beside us can deactivate it."""
-        for attempt in range(1, _OPEN_ATTEMPTS + 1):
-            try:
-                return stream.open()
-            except NotFoundError:
-                # A verification that read the base has ended just now, and deactivated what was not open yet.
-                if attempt == _OPEN_ATTEMPTS:
-                    raise
-                self._lvm.activate(names)
-        raise AssertionError("unreachable")
+    def left(self, plan: Replicate) -> dict[str, int]:
+        """Bytes of data that are left of the interrupted transfer in ``plan``, by disk target."""
+        assert plan.unfinished_head is not None and plan.interrupted is not None
+        extents = read_deltas(self._lvm, self._mappings, plan, plan.unfinished_head)
+        starts = plan.interrupted.positions
+        return {target: data_bytes(behind(found, starts.get(target, 0))) for target, found in extents.items()}
 
-    @staticmethod
-    def _with_modes(plan: Replicate, point: RecoveryPoint) -> Iterator[tuple[PointDisk, Mode]]:
-        modes = {disk.target: disk.mode for disk in plan.disks}
-        for disk in point.disks:
-            yield disk, modes[disk.target]
-
-    def _extents(self, plan: Replicate, point: RecoveryPoint) -> dict[str, tuple[Extent, ...]]:
-        by_pool: dict[VolumeName, list[tuple[PointDisk, Mode]]] = {}
-        for disk, mode in self._with_modes(plan, point):
-            by_pool.setdefault(disk.volume.pool, []).append((disk, mode))
-        extents: dict[str, tuple[Extent, ...]] = {}
-        for pool, members in by_pool.items():
-            report = self._lvm.pool(pool)
-            with self._mappings.open(report) as mappings:
-                for disk, mode in members:
-                    base = plan.base.disk(disk.target) if plan.base is not None else None
-                    if mode is Mode.INCREMENTAL and base is not None:
-                        if base.volume.pool != pool:
-                            # Device ids mean something in their own pool only.
-                            raise PoolError(
-                                f"{disk.volume.name} and {base.volume.name} are in different pools",
-                                hint="run it again: then all of that disk is sent",
-                            )
-                        extents[disk.target] = read_difference(
-                            mappings, base.volume, disk.volume, report.chunk_size
-                        )
-                    else:
-                        found = mappings.mappings(disk.volume.thin_id)
-                        extents[disk.target] = tuple(clip(found, disk.volume.size))
-        return extents
+    def reopen(self, point: RecoveryPoint) -> Head:
+        """A head that is here already. Raises PoolError when its definition cannot be read."""
+        entry = self._catalogue(point.key).definition(point.key, point.definition)
+        if entry is None:
+            raise PoolError(
+                f"the definition of point {short_id(point.id)} is not here",
+                hint="replicate again: a new point is made in its place",
+            )
+        return Head(point, read_definition(self._lvm, entry), None)
 
     def confirm(self, head: RecoveryPoint, address: str) -> None:
         """Record that the target at ``address`` holds ``head``: from here on it may serve as base."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet, read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.mappings import MappingsOpener
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.errors import NotFoundError, PoolError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import CHOICES
@@ -20,8 +21,11 @@ from thinsync_virt.system.lvm import Lvm
 class Inventory:
     """Reads the target's state; changes nothing."""
 
-    def __init__(self, lvm: Lvm, hypervisor: Hypervisor, mappings: MappingsOpener) -> None:
+    def __init__(
+        self, lvm: Lvm, hypervisor: Hypervisor, mappings: MappingsOpener, journal: TransferJournal
+    ) -> None:
         self._lvm = lvm
+        self._journal = journal
         self._hypervisor = hypervisor
         self._mappings = mappings
 
@@ -61,7 +65,14 @@ class Inventory:
         if replica is not None and not replica.active:
             written = self.written(ours, replica)
         return TargetState(
-            key, ours.points, ours.unfinished, registered, point, written, self._choices(key, ours)
+            key,
+            ours.points,
+            ours.unfinished,
+            registered,
+            point,
+            written,
+            self._choices(key, ours),
+            self._journal.find(key, ours.unfinished),
         )
 
     def _choices(self, key: ReplicaKey, ours: Catalogue) -> Choices | None:

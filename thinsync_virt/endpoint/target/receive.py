@@ -1,44 +1,66 @@
-"""Apply one stream to staging volumes. A failure removes them: the target is as it was."""
+"""Apply one stream to staging volumes. A wrong stream removes them: the target is as it was.
+
+One that only breaks off leaves them, with what has come on stable storage: the transfer goes on from there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
+from thinsync_virt.endpoint.target.checkpoints import Acknowledge, Checkpoints
+from thinsync_virt.endpoint.target.filler import ChunkFiller
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.staging import Incoming, Staging
-from thinsync_virt.errors import SpaceError, StreamError
+from thinsync_virt.endpoint.target.watching import check_room_left
+from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.definition import CHOICES, Definition, unpack
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.replicas import Choices
-from thinsync_virt.model.volumes import Pool, PoolMode
-from thinsync_virt.planning.arrival import RESERVE_PERCENT
 from thinsync_virt.stream.events import Begin, Checkpoint, Data, DefinitionPiece, End, Event, Unmap, Zero
 from thinsync_virt.stream.header import StreamHeader
-from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.lvm import Lvm
-from thinsync_virt.units import MIB, align_down, align_up
+from thinsync_virt.units import MIB
 
+_SENT = "it was made to be received into volumes: thinsync-vm receive"
+RECORD_LEAST = MIB
+"""Checkpoints with less than this since the last one are not worth three flushes."""
 WATCH_EVERY = 64 * MIB
 """After so many bytes the pools are looked at: a full pool holds writes back for a minute, and everybody's."""
 
 
 class Receiver:
-    """Takes the events of one stream, in order, and ends with a sealed set or nothing."""
+    """Takes the events of one stream, in order, and ends with a sealed set, one that can go on, or nothing."""
 
-    def __init__(self, lvm: Lvm, dm: DmSetup, admit: Callable[[Incoming, Choices], None], host: str) -> None:
+    def __init__(
+        self,
+        lvm: Lvm,
+        dm: DmSetup,
+        admit: Callable[[Incoming, Choices], None],
+        host: str,
+        journal: TransferJournal,
+        acknowledge: Acknowledge,
+    ) -> None:
         """``admit`` raises when this target, which is ``host``, does not take what a stream says it carries."""
         self._lvm = lvm
         self._dm = dm
         self._admit = admit
         self._host = host
+        self._journal = journal
+        self._acknowledge = acknowledge
         self._header: StreamHeader | None = None
         self._packed = bytearray()
         self._definition: Definition | None = None
         self._staging: Staging | None = None
         self._fillers: list[ChunkFiller] = []
+        self._targets: list[str] = []
+        self._positions: dict[str, int] = {}
+        self._checkpoints: Checkpoints | None = None
         self._pools: tuple[VolumeName, ...] = ()
         self._unwatched = 0
+        self._recorded_at = 0
         self.written = 0
 
     def run(self, events: Iterator[Event], progress: Callable[[int], None]) -> str:
@@ -50,12 +72,30 @@ class Receiver:
                 progress(self.written)
             if not ended or self._staging is None or self._definition is None or self._header is None:
                 raise StreamError("the stream ended before it was whole")
+            if self._checkpoints is not None and self._checkpoints.recorded:
+                self._checkpoints.record(self._positions)
             self._staging.seal(self._definition)
+            with suppress(ThinsyncError):  # it speaks of a set that is none any more
+                self._journal.remove(self._staging.key)
             return self._header.point
         except BaseException as failure:
-            if self._staging is not None:
+            if self._staging is not None and not self._keep(failure):
                 self._staging.abandon(failure)
+                with suppress(ThinsyncError):
+                    self._journal.remove(self._staging.key)
             raise
+
+    def _keep(self, failure: BaseException) -> bool:
+        """After a connection that broke off: whether what has come stays, for the transfer to go on from there."""
+        if not isinstance(failure, UnreachableError) or self._staging is None or self._checkpoints is None:
+            return False
+        try:
+            self._checkpoints.record(self._positions)
+        except ThinsyncError as error:
+            failure.add_note(f"and what came last could not be kept: {error.message}")
+        if self._checkpoints.recorded:
+            self._staging.park(failure)
+        return self._checkpoints.recorded
 
     def _take(self, event: Event) -> bool:
         match event:
@@ -65,20 +105,34 @@ class Receiver:
             case DefinitionPiece(_, data):
                 self._packed += data
                 self._create_when_defined()
-            case Data(disk, offset, data):
+            case Data(disk, offset, data, _):
                 self._fillers[disk].write(offset, data)
+                self._advance(disk, offset + len(data))
                 self._count(len(data), self._fillers[disk].chunks(offset, len(data)))
             case Zero(disk, offset, length):
                 self._fillers[disk].zero(offset, length)
+                self._advance(disk, offset + length)
                 self._count(length)
             case Unmap(disk, offset, length):
                 self._fillers[disk].unmap(offset, length)
+                self._advance(disk, offset + length)
                 self._count(0)
             case Checkpoint():
-                pass
+                self._checkpoint()
             case End():
                 return True
         return False
+
+    def _advance(self, disk: int, position: int) -> None:
+        self._positions[self._targets[disk]] = position
+
+    def _checkpoint(self) -> None:
+        if self.written - self._recorded_at < RECORD_LEAST:
+            return
+        self._recorded_at = self.written
+        durable = self._checkpoints.record(self._positions) if self._checkpoints is not None else None
+        if durable is not None:
+            self._acknowledge(durable)
 
     def _create_when_defined(self) -> None:
         header = self._header
@@ -89,6 +143,8 @@ class Receiver:
             raise StreamError(
                 "the definition in the stream is not the one that its header names", retry=False
             )
+        if header.key is None:
+            raise StreamError("the stream is for no replica", hint=_SENT, retry=False)
         choices = Choices.from_json(self._definition.parts.get(CHOICES, b""))
         if any(disk.base not in (None, header.base) for disk in header.disks):
             raise StreamError("a disk in the stream has another base than its point", retry=False)
@@ -103,10 +159,19 @@ class Receiver:
             {disk.target: disk.size for disk in header.disks},
             {disk.target: disk.mode for disk in header.disks},
             {disk.target: disk.chunk_size for disk in header.disks},
+            header.delta,
+            {disk.target: disk.start for disk in header.disks},
         )
+        resumed = any(incoming.starts.values())
         self._admit(incoming, choices)
-        self._staging = Staging(self._lvm, incoming, choices)
-        self._staging.create()
+        staging = Staging(self._lvm, incoming, choices)
+        if resumed:
+            # What is there stays as it is, unless the stream belongs there and turns out to be wrong.
+            staging.reopen(self._journal)
+            self._staging = staging
+        else:
+            self._staging = staging
+            staging.create()
         pools = {pool.name: pool for pool in self._lvm.pools()}
         self._pools = tuple(sorted({self._staging.pool(disk.target) for disk in header.disks}))
         self._fillers = [
@@ -114,9 +179,14 @@ class Receiver:
                 self._staging.device(disk.target),
                 pools[self._staging.pool(disk.target)],
                 fresh=disk.mode is Mode.FULL,
+                resumed=resumed,
             )
             for disk in header.disks
         ]
+        self._targets = [disk.target for disk in header.disks]
+        self._positions = dict(incoming.starts)
+        fillers = dict(zip(self._targets, self._fillers, strict=True))
+        self._checkpoints = Checkpoints(self._journal, incoming, self._staging.volumes, fillers)
 
     def _count(self, length: int, allocated: int | None = None) -> None:
         """``allocated``: bytes of the pool that it may have taken, which are whole chunks of this end's."""
@@ -128,60 +198,4 @@ class Receiver:
 
     def _watch(self) -> None:
         for pool in self._pools:
-            status = self._dm.pool_status(pool)
-            left = status.total_data - status.used_data
-            if status.mode is not PoolMode.RW or left * 100 < status.total_data * RESERVE_PERCENT:
-                raise SpaceError(
-                    f"pool {pool} at {self._host} is full: the transfer was stopped before its guests stand still",
-                    hint=f"give it room at {self._host}: lvextend -L +SIZE {pool}",
-                )
-
-
-class ChunkFiller:
-    """Writes to one staging volume so that nothing old shows through.
-
-    A pool made with ``-Zn`` does not zero new chunks: a write to part of a chunk that is not mapped would expose what
-    somebody else had there. So on such a pool a chunk that reads as zeroes, as one that is not mapped does, is first
-    written full of them; one that does not is mapped.
-    """
-
-    def __init__(self, device: BlockDevice, pool: Pool, *, fresh: bool) -> None:
-        self.device = device
-        self._size = pool.chunk_size
-        self._chunk = 0 if pool.zeroes else pool.chunk_size
-        self._fresh = fresh
-        self._filled = 0
-
-    def chunks(self, offset: int, length: int) -> int:
-        """Bytes of the chunks that a range touches."""
-        return align_up(offset + length, self._size) - align_down(offset, self._size)
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """``data`` at byte ``offset``; offsets ascend."""
-        if self._chunk:
-            self._fill(offset, offset + len(data))
-        self.device.write(offset, data)
-
-    def zero(self, offset: int, length: int) -> None:
-        """Zeroes; on a fresh volume what is not mapped reads as zeroes already."""
-        if not self._fresh:
-            self.unmap(offset, length)
-
-    def unmap(self, offset: int, length: int) -> None:
-        """Discarded, and zeroes in any case. What a discard leaves is overwritten: never beyond its own chunk."""
-        end = offset + length
-        while offset < end:
-            last = min(align_down(offset, self._chunk) + self._chunk, end) if self._chunk else end
-            self.device.clear(offset, last - offset)
-            offset = last
-
-    def _fill(self, start: int, end: int) -> None:
-        for first in sorted({align_down(start, self._chunk), align_down(end - 1, self._chunk)}):
-            last = min(first + self._chunk, self.device.size)
-            if first < self._filled or (start <= first and end >= last):
-                continue
-            self._filled = align_up(last, self._chunk)
-            pieces = [(position, min(MIB, last - position)) for position in range(first, last, MIB)]
-            if all(self.device.read(position, take) == bytes(take) for position, take in pieces):
-                for position, take in pieces:
-                    self.device.write(position, bytes(take))
+            check_room_left(pool, self._dm.pool_status(pool), self._host)

@@ -7,12 +7,13 @@ read-only, and a point from the moment that the seal is committed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.definition_volume import holds_definition, write_definition
 from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.removal import remove_unfinished
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.errors import ConflictError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement
@@ -28,7 +29,10 @@ from thinsync_virt.system.steps import reached
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What a stream says of the set that it carries. Sizes in bytes; ``chunk_sizes`` are the source's pools'."""
+    """What a stream says of the set that it carries. Sizes in bytes; ``chunk_sizes`` are the source's pools'.
+
+    ``delta`` names what travels, ``starts`` are where it goes on, by disk: bytes, 0 from the start.
+    """
 
     key: ReplicaKey
     domain_name: str
@@ -40,6 +44,8 @@ class Incoming:
     sizes: Mapping[str, int]
     modes: Mapping[str, Mode]
     chunk_sizes: Mapping[str, int]
+    delta: str = ""
+    starts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Staging:
@@ -52,12 +58,16 @@ class Staging:
         self._names: dict[str, VolumeName] = {}
         self._pools: dict[str, VolumeName] = {}
         self._devices: dict[str, BlockDevice] = {}
+        self.volumes: dict[str, str] = {}
+        """LVM's UUIDs of the volumes, by disk target."""
 
     def create(self) -> None:
         """Make and activate one volume per disk. Raises ConflictError when the base is not here."""
         catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(self._incoming.key)
         if any(point.id == self._incoming.set_id for point in catalogue.points):
             raise ConflictError(f"point {self._incoming.set_id} is here already", hint="plan again")
+        if any(left.id == self._incoming.set_id for left in (*catalogue.unfinished, *catalogue.broken)):
+            raise ConflictError(f"a part of point {self._incoming.set_id} is here already", hint="plan again")
         base = self._base(catalogue)
         taken = {volume.name for volume in self._lvm.volumes()}
         snapshots: list[SnapshotRequest] = []
@@ -87,9 +97,54 @@ class Staging:
         for name, pool, size, tag in fresh:
             self._lvm.create_thin(name, pool, size, (tag,), active=False)
         self._fit_sizes()
-        self._lvm.activate(tuple(self._names.values()))
+        self._open()
         reached("staging made")
+
+    def _open(self) -> None:
+        self._lvm.activate(tuple(self._names.values()))
         self._devices = {target: BlockDevice(name.path, write=True) for target, name in self._names.items()}
+
+    def reopen(self, journal: TransferJournal) -> None:
+        """Go on with the interrupted set that is here, just where it stopped. What fails leaves it as it is.
+
+        Raises StreamError when the stream does not belong there, ConflictError when base or pools are not what they
+        were.
+        """
+        self._find_resumable(journal)
+        try:
+            # The end, once it had come, may have made them read-only.
+            self._lvm.set_writable(tuple(self._names.values()))
+            self._open()
+            reached("staging reopened")
+        except ThinsyncError as error:
+            self.park(error)
+            raise
+
+    def _find_resumable(self, journal: TransferJournal) -> None:
+        incoming = self._incoming
+        catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(incoming.key)
+        self._base(catalogue)
+        transfer = journal.find(incoming.key, catalogue.unfinished)
+        if transfer is None or transfer.point != incoming.set_id:
+            raise StreamError(f"nothing of point {incoming.set_id} is here that could go on", retry=True)
+        if (transfer.base, transfer.delta) != (incoming.base, incoming.delta):
+            raise StreamError(
+                "the stream carries another delta than the one that was interrupted", retry=True
+            )
+        if transfer.positions != dict(incoming.starts):
+            raise StreamError("the stream does not go on where the transfer was interrupted", retry=True)
+        left = next(one for one in catalogue.unfinished if one.id == incoming.set_id)
+        if {disk.target: disk.volume.size for disk in left.disks} != dict(incoming.sizes) or [
+            disk.target for disk in left.disks
+        ] != list(incoming.sizes):
+            raise StreamError("the stream carries other disks than the one that was interrupted", retry=True)
+        for disk in left.disks:
+            if disk.volume.pool != self._choices.pool_of(disk.target):
+                raise ConflictError(
+                    f"disk {disk.target} was going to pool {disk.volume.pool}", hint="plan again"
+                )
+            self._names[disk.target], self._pools[disk.target] = disk.volume.name, disk.volume.pool
+            self.volumes[disk.target] = disk.volume.uuid
 
     def _base(self, catalogue: Catalogue) -> RecoveryPoint | None:
         if not self._incoming.base:
@@ -119,8 +174,14 @@ class Staging:
             volume = made.get(name)
             if volume is None:
                 raise PoolError(f"{name} was not made", hint="run: thinsync-vm check", retry=True)
+            self.volumes[target] = volume.uuid
             if volume.size != self._incoming.sizes[target]:
                 self._lvm.resize(name, self._incoming.sizes[target])
+
+    @property
+    def key(self) -> ReplicaKey:
+        """The replica that the set is of."""
+        return self._incoming.key
 
     def pool(self, target: str) -> VolumeName:
         """The pool in which a disk's staging volume is."""
@@ -163,6 +224,14 @@ class Staging:
         seal = Seal(self._incoming.set_id, self._incoming.consistency, definition.id)
         self._lvm.change_tags(first, add=(format_tag(seal),))
         reached("sealed")
+
+    def park(self, failure: BaseException) -> None:
+        """Leave the volumes for the transfer to go on: inactive, as all is that nobody works on."""
+        self.close()
+        try:
+            self._lvm.deactivate(tuple(self._names.values()))
+        except ThinsyncError as error:
+            failure.add_note(f"and the staging volumes could not be deactivated: {error.message}")
 
     def abandon(self, failure: BaseException) -> None:
         """Remove the staging volumes; what cannot be removed now, the next run removes."""

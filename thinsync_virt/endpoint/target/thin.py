@@ -15,7 +15,9 @@ from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.recovery import deactivate_idle
 from thinsync_virt.endpoint.removal import clear_unfinished, remove_unused_definitions, retire_points
 from thinsync_virt.endpoint.services_check import look_at_services
+from thinsync_virt.endpoint.target.checkpoints import Acknowledge
 from thinsync_virt.endpoint.target.inventory import Inventory
+from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.receive import Receiver
 from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
 from thinsync_virt.endpoint.target.switch import Switch, plan_definition
@@ -29,7 +31,7 @@ from thinsync_virt.model.names import VolumeName, new_id, short_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, Mark
 from thinsync_virt.model.reports import Registration
-from thinsync_virt.model.states import PoolReport, TargetState
+from thinsync_virt.model.states import Offer, PoolReport, TargetState
 from thinsync_virt.model.tags import Role, longest_tags
 from thinsync_virt.planning.arrival import judge_arrival
 from thinsync_virt.planning.retention import expired_at_target
@@ -46,11 +48,19 @@ _REGISTER = "the next replication registers the newest point: thinsync-vm replic
 class ThinTarget:
     """One host's thin pools as the target of replications."""
 
-    def __init__(self, lvm: Lvm, hypervisor: Hypervisor, mappings: MappingsOpener, host: str) -> None:
+    def __init__(
+        self,
+        lvm: Lvm,
+        hypervisor: Hypervisor,
+        mappings: MappingsOpener,
+        host: str,
+        journal: TransferJournal | None = None,
+    ) -> None:
         self.host = host
+        self._journal = journal or TransferJournal()
         self._lvm = lvm
         self._hypervisor = hypervisor
-        self.inventory = Inventory(lvm, hypervisor, mappings)
+        self.inventory = Inventory(lvm, hypervisor, mappings, self._journal)
         self.switch = Switch(lvm, hypervisor, self.inventory)
         self._locks = ExitStack()
         self._locked: set[str] = set()
@@ -65,6 +75,7 @@ class ThinTarget:
         self._locked.add(domain)
         catalogue = self.inventory.catalogue()
         self._mend_pools(domain, catalogue)
+        catalogue = self.inventory.catalogue()
         for key in catalogue.replicas():
             if key.domain == domain:
                 with suppress(BusyError):  # a verification has opened one meanwhile
@@ -80,7 +91,8 @@ class ThinTarget:
         is no reason to stop here: it may be another pool than the one that is replicated to, and that one is checked.
         """
         for unfinished in catalogue.unfinished:
-            if unfinished.key.domain == domain:
+            # A set that can go on is whole: whatever a killed command left half made, it is not that.
+            if unfinished.key.domain == domain and not self._journal.find(unfinished.key, (unfinished,)):
                 for pool in sorted({disk.volume.pool for disk in unfinished.disks}):
                     with suppress(ThinsyncError):
                         self._mend(pool, unfinished)
@@ -107,6 +119,10 @@ class ThinTarget:
     def pools(self) -> tuple[PoolReport, ...]:
         """Every thin pool here."""
         return report_pools(self._lvm)
+
+    def offer(self) -> Offer:
+        """Its thin pools, each as a place for replicas."""
+        return Offer(self.pools())
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
         """What is here for a domain."""
@@ -166,16 +182,19 @@ class ThinTarget:
         events: Iterator[Event],
         expected: Mapping[str, Announcement],
         progress: Callable[[int], None],
+        acknowledge: Acknowledge,
     ) -> RecoveryPoint:
         """Take one stream and seal its point. ``expected`` is what each disk will bring.
 
-        Raises StreamError, SpaceError, ConflictError; the staging volumes are gone then.
+        Raises StreamError, SpaceError, ConflictError; the staging volumes are gone then. UnreachableError when the
+        sender is gone: then they stay, for the transfer to go on.
         """
 
         def admit(incoming: Incoming, choices: Choices) -> None:
             self._check_locked(incoming.key.domain)
             reports = {report.pool.name: report for report in self.pools()}
-            group = reports[choices.pool].group.uuid if choices.pool in reports else ""
+            chosen = reports.get(choices.pool) if choices.pool is not None else None
+            group = chosen.group.uuid if chosen is not None else ""
             check_incoming(incoming, choices, group, expected)
             by_pool: dict[VolumeName, int] = {}
             for target, coming in expected.items():
@@ -200,10 +219,11 @@ class ThinTarget:
             for event in events:
                 if isinstance(event, Begin):
                     # Before its definition is kept in memory.
-                    self._check_locked(event.header.key.domain)
+                    self._check_locked(event.header.domain_uuid)
                 yield event
 
-        point = Receiver(self._lvm, DmSetup(), admit, self.host).run(ours(), progress)
+        receiver = Receiver(self._lvm, DmSetup(), admit, self.host, self._journal, acknowledge)
+        point = receiver.run(ours(), progress)
         return next(found for found in self.inventory.catalogue().points if found.id == point)
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
@@ -240,14 +260,21 @@ class ThinTarget:
             *look_at_services(self._hypervisor, self.host, is_source=False),
         )
 
-    def tidy(self, key: ReplicaKey) -> tuple[str, ...]:
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
         """Remove unfinished sets, registered volumes that nothing refers to, and old files; say what was done.
 
-        A registered volume stays while it is open, and for ever when it was written to: that data is nowhere else.
+        ``keep`` is the id of the interrupted set that will go on, "" for none. A registered volume stays while it is
+        open, and for ever when it was written to: that data is nowhere else.
         """
         self._check_locked(key.domain)
         ours = self.inventory.catalogue().of(key)
-        gone = clear_unfinished(self._lvm, ours.unfinished)
+        going_on = self._journal.find(key, (one for one in ours.unfinished if one.id == keep))
+        gone = clear_unfinished(
+            self._lvm, (one for one in ours.unfinished if going_on is None or one.id != keep)
+        )
+        if going_on is None:
+            with suppress(ThinsyncError):  # it speaks of nothing any more
+                self._journal.remove(key)
         done = [f"removed the unfinished set {unfinished.id}" for unfinished in gone]
         # A run that was killed after its define has not synced it: a power cut would bring the definition before back,
         # which refers to what goes now.

@@ -1,0 +1,91 @@
+"""Replication into directories, here and at the other host, and back into thin volumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from product import Hosts
+
+STORE = "/root/stores"
+
+
+@pytest.fixture
+def stores(hosts: Hosts) -> Iterator[Hosts]:
+    yield hosts
+    hosts.restore()
+    for node in ("alpha", "beta"):
+        hosts.sh(
+            node,
+            f"rm -rf {STORE} /run/thinsync/stop*-at; lvremove -qqfy vg0/restored-vda || true",
+            check=False,
+        )
+
+
+def replicate(hosts: Hosts, name: str, to: str) -> dict[str, Any]:
+    done = hosts.thinsync("replicate", name, "--to", to, "--json")
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.parametrize("to", [f"archive:{STORE}", f"beta:archive:{STORE}", f"beta:qcow2:{STORE}"])
+def test_a_domain_into_a_directory_and_back(to: str, stores: Hosts) -> None:
+    hosts = stores
+    name = hosts.guest(disks=1, pace=2)
+    hosts.wait_writing(name)
+    assert "ready" in hosts.thinsync("check", name, "--to", to, "--json").stdout
+    first = replicate(hosts, name, to)
+    assert [disk["mode"] for disk in first["plan"]] == ["full"]
+    assert first["registered"] == "" and first["start"]
+    hosts.wait_writing(name)
+    second = replicate(hosts, name, to)
+    assert [disk["mode"] for disk in second["plan"]] == ["incremental"]
+    assert second["stream_bytes"] < first["stream_bytes"]
+    proof = json.loads(hosts.thinsync("verify", name, "--to", to, "--json").stdout)
+    assert proof["equal"] is True
+    rows = json.loads(hosts.thinsync("points", name, "--to", to, "--json").stdout)
+    assert [row["there"] for row in rows] == [True, True]
+    node = "beta" if to.startswith("beta:") else "alpha"
+    store = to.removeprefix("beta:")
+    hosts.sh(
+        node,
+        f"set -o pipefail; thinsync-vm stream cat {store} {name} | thinsync-vm receive --map vda=vg0/restored-vda"
+        " --pool vg0/pool",
+    )
+    point = next(row for row in rows if row["id"] == second["point"]["id"])
+    held = point["disks"][0]["volume"]
+    digests = [
+        hosts.sh(where, f"lvchange -ay -K {one}; sha256sum </dev/{one}; lvchange -an {one}").split()[0]
+        for where, one in (("alpha", held), (node, "vg0/restored-vda"))
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_a_target_that_dies_in_the_middle_goes_on(stores: Hosts) -> None:
+    hosts = stores
+    name, to = hosts.guest(disks=1, pace=2), f"beta:archive:{STORE}"
+    replicate(hosts, name, to)
+    hosts.lab.guests.fill("alpha", name, "/mnt/vda/data", 16)
+    hosts.sh("beta", "mkdir -p /run/thinsync; echo progress recorded > /run/thinsync/stop-at")
+    running = hosts.node("alpha").popen(["thinsync-vm", "replicate", name, "--to", to, "--bwlimit", "4M"])
+    hosts.sh("beta", "until [ -e /run/thinsync/stopped-at ]; do sleep 0.2; done", timeout=120)
+    running.kill()
+    running.wait()
+    hosts.sh("beta", "rm -f /run/thinsync/stop-at; while pgrep -f 'thinsync-vm server'; do sleep 0.2; done")
+    report = replicate(hosts, name, to)
+    assert report["skipped"] > 0 or (report["finished"] or {}).get("skipped", 0) > 0
+    assert json.loads(hosts.thinsync("verify", name, "--to", to, "--json").stdout)["equal"] is True
+
+
+def test_a_file_system_without_clones_is_refused_before_the_freeze(stores: Hosts) -> None:
+    """The nodes' root is ext4."""
+    hosts = stores
+    name = hosts.guest(disks=1)
+    windows = hosts.windows(name)
+    done = hosts.thinsync("replicate", name, "--to", f"file:{STORE}", "--json", check=False)
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "not-replicable" and "reflink" in error["message"]
+    assert hosts.windows(name) == windows
+    assert "No such file" in hosts.sh("alpha", f"ls {STORE} 2>&1 || true")

@@ -1,0 +1,70 @@
+"""``thinsync-vm stream cat``: a point of a directory as a file that the other commands read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from tests.contract.targets.sites import Replica, make_site
+from tests.unit.values import NAME, identifier
+from thinsync_virt.cli.commands import group
+from thinsync_virt.errors import Code, ThinsyncError
+
+CONTENT = bytes(70_000 // 512 * 512) + b"x" * 4096 + bytes(4096)
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    site = make_site("archive", tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": CONTENT})
+    replica.send(2, {"vda": CONTENT.replace(b"x", b"y")})
+    return Path(site.path)
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(group, ["stream", *words], standalone_mode=False)
+
+
+def test_what_is_written_is_a_whole_stream(store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "web01.tsv"
+    done = run("cat", f"archive:{store}", NAME, "--output", str(file), "--json")
+    assert done.exception is None, done.exception
+    report = json.loads(done.stdout)
+    assert (report["domain"], report["id"]) == (NAME, identifier(2))
+    assert report["stream_bytes"] == file.stat().st_size
+    verified = run("verify", str(file), "--json")
+    assert verified.exception is None, verified.exception
+    older = run("cat", f"archive:{store}", NAME, "--point", identifier(1), "--output", str(file))
+    assert older.exception is None
+    info = json.loads(run("info", str(file), "--json").stdout)
+    assert identifier(1) in json.dumps(info)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("beta", NAME), Code.USAGE),
+        (("beta:archive:/srv", NAME), Code.USAGE),
+        (("archive:srv", NAME), Code.USAGE),
+        (("STORE", "other"), Code.NOT_FOUND),
+        (("STORE", NAME, "--point", "ff"), Code.NOT_FOUND),
+        (("STORE", NAME, "--json"), Code.USAGE),
+        (("qcow2:STORE", NAME), Code.CONFLICT),
+    ],
+)
+def test_what_is_refused(words: tuple[str, ...], code: Code, store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "out.tsv"
+    named = [
+        f"qcow2:{store}" if word == "qcow2:STORE" else f"archive:{store}" if word == "STORE" else word
+        for word in words
+    ]
+    output = [] if "--json" in words else ["--output", str(file)]
+    done = run("cat", *named, *output)
+    assert isinstance(done.exception, ThinsyncError)
+    assert done.exception.code is code and done.exception.hint
+    assert not file.exists()

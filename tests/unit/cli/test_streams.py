@@ -1,0 +1,300 @@
+"""``send``, ``receive`` and ``stream`` on the command line, between the pools of two hosts that are files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.endpoint.between import (
+    COPY,
+    DEFINITION,
+    FIRST,
+    LIVE,
+    SECOND,
+    SIZE,
+    World,
+    changed,
+    make_world,
+    noise,
+)
+from tests.unit.endpoint.devices import FileMappings
+from tests.unit.endpoint.stored import definition_volume, set_volumes
+from tests.unit.stream.samples import small_stream
+from tests.unit.values import NAME
+from thinsync_virt.cli import build_streams, failures, receive_command, send_command
+from thinsync_virt.cli.main import main
+from thinsync_virt.endpoint.source.tuning import Tuning
+from thinsync_virt.endpoint.volumes import points as points_module
+from thinsync_virt.endpoint.volumes.points import PointFinder
+from thinsync_virt.endpoint.volumes.send import VolumeSender
+from thinsync_virt.errors import Code, SpaceError
+from thinsync_virt.model.sources import volume_id
+from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.units import KIB
+
+POINT = f"{7:032x}"
+
+
+class Shell:
+    """Runs commands; standard input and output are files."""
+
+    def __init__(self, world: World, directory: Path, patch: pytest.MonkeyPatch, capsys: Any) -> None:
+        self.world, self.directory, self._patch, self._capsys = world, directory, patch, capsys
+
+    def __call__(self, *words: str, stdin: bytes = b"") -> tuple[int, str, str]:
+        """Status, standard output without streams, and standard error."""
+        (self.directory / "in").write_bytes(stdin)
+        descriptor = os.open(self.directory / "in", os.O_RDONLY)
+        self._patch.setattr(receive_command, "_STDIN", descriptor)
+        try:
+            with pytest.raises(SystemExit) as end:
+                main(list(words))
+        finally:
+            os.close(descriptor)
+        said = self._capsys.readouterr()
+        code = end.value.code
+        return (code if isinstance(code, int) else 0), said.out, said.err
+
+    def stream(self, *words: str) -> bytes:
+        """What ``send`` writes to standard output."""
+        descriptor = os.open(self.directory / "out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        self._patch.setattr(send_command, "_STDOUT", descriptor)
+        try:
+            status, _, said = self("send", *words)
+        finally:
+            os.close(descriptor)
+        assert status == 0, said
+        return (self.directory / "out").read_bytes()
+
+    def error(self, *words: str, stdin: bytes = b"", code: Code) -> str:
+        status, _, said = self(*words, stdin=stdin)
+        assert status == code.exit_status, said
+        assert "what to do: " in said
+        return said
+
+
+def sender_of(world: World) -> Callable[[Tuning], VolumeSender]:
+    def make(tuning: Tuning) -> VolumeSender:
+        return VolumeSender(world.lvm, FileMappings(world.lvm), world.report, "alpha", tuning)
+
+    return make
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    world = make_world(tmp_path, monkeypatch)
+    first = changed(noise(1), 2)
+    world.put(FIRST, first)
+    world.put(SECOND, changed(first, 3, hole=5))
+    monkeypatch.setattr(build_streams, "local_sender", sender_of(world))
+    monkeypatch.setattr(build_streams, "local_receiver", lambda: world.receiver)
+    monkeypatch.setattr(build_streams, "local_point_finder", lambda: PointFinder(world.lvm))
+    monkeypatch.setattr(points_module, "read_definition", lambda lvm, entry: DEFINITION)
+    for one in set_volumes(POINT, 7, definition=DEFINITION.id):
+        world.lvm.put(replace(one, read_only=True), noise(len(one.name.lv)))
+    world.lvm.put(definition_volume(DEFINITION.id), bytes(4096))
+    return Shell(world, tmp_path, monkeypatch, capsys)
+
+
+def test_a_pair_of_snapshots(shell: Shell) -> None:
+    status, out, _ = shell("receive", "vg1/copy", stdin=shell.stream("vg0/snap1"))
+    assert status == 0 and "vg1/copy: 512.0 KiB, holds" in out and "lvchange -ay -K vg1/copy" in out
+    assert shell.world.content() == shell.world.content(FIRST)
+    increment = shell.stream("/dev/vg0/snap2", "--base", "vg0/snap1")
+    status, out, _ = shell("receive", "vg1/copy", "--json", stdin=increment)
+    found = json.loads(out)
+    held = volume_id(shell.world.lvm.stored[SECOND].uuid)
+    assert (status, found["changed"], found["volumes"]) == (
+        0,
+        True,
+        [{"volume": "vg1/copy", "held": held, "size": SIZE}],
+    )
+    assert shell.world.content() == shell.world.content(SECOND)
+    status, out, _ = shell("receive", "vg1/copy", stdin=increment)
+    assert status == 0 and "here already" in out
+
+
+def test_a_point_into_a_file_and_out_of_it(shell: Shell) -> None:
+    file, xml = shell.directory / "web.tsv", shell.directory / "web.xml"
+    status, out, said = shell("send", NAME, "--output", str(file), "--json")
+    assert status == 0 and "its newest recovery point here, #7" in said
+    found = json.loads(out)
+    assert (found["id"], found["base_id"], found["stream_bytes"]) == (POINT, None, file.stat().st_size)
+    status, out, _ = shell("stream", "info", str(file))
+    assert status == 0
+    for text in (POINT, NAME, "none: it is full", "vda", "vdb", "512.0 KiB, full"):
+        assert text in out
+    status, out, _ = shell("stream", "verify", str(file))
+    assert status == 0 and "whole: every checksum" in out
+    words = ("receive", "vg1/web", "--definition", str(xml))
+    status, out, _ = shell(*words, stdin=file.read_bytes())
+    assert status == 0 and "vg1/web-vda" in out and "vg1/web-vdb" in out
+    assert xml.read_bytes() == b"<domain/>"
+    assert shell.error("send", f"{NAME}@ffff", "--output", "x", code=Code.NOT_FOUND)
+
+
+def test_as_json_for_programs(shell: Shell) -> None:
+    file = shell.directory / "web.tsv"
+    shell("send", f"{NAME}@{POINT[:30]}", "--output", str(file))
+    status, out, _ = shell("stream", "info", str(file), "--json")
+    header = json.loads(out)
+    assert (status, header["format"], header["version"], header["point"]) == (0, "native", 1, POINT)
+    assert [disk["target"] for disk in header["disks"]] == ["vda", "vdb"]
+    assert header["replica"] is None and header["domain"]["name"] == NAME
+    status, out, _ = shell("stream", "verify", str(file), "--json")
+    found = json.loads(out)
+    assert found["whole"] is True and found["size"] == file.stat().st_size
+    assert found["totals"]["data"] == 2 * SIZE and len(found["totals"]["digest"]) == 32
+
+
+def test_thin_send_recv_both_ways(shell: Shell) -> None:
+    full = shell.stream("vg0/snap1", "--format", "thin-send-recv")
+    status, out, said = shell("receive", "vg1/copy", "--size", "512K", "--json", stdin=full)
+    assert status == 0 and "thin-send-recv 1.1" in said
+    (made,) = json.loads(out)["volumes"]
+    increment = shell.stream("vg0/snap2", "--base", "vg0/snap1", "--format", "thin-send-recv")
+    status, _, _ = shell("receive", "vg1/copy", "--base-id", made["held"], stdin=increment)
+    assert status == 0
+    assert shell.world.content() == shell.world.content(SECOND)
+    file = shell.directory / "theirs"
+    file.write_bytes(increment)
+    status, out, _ = shell("stream", "info", str(file))
+    assert status == 0 and "thin-send-recv 1.1" in out
+    status, out, _ = shell("stream", "verify", str(file))
+    assert status == 0 and "no checksums to check" in out
+    assert json.loads(shell("stream", "verify", str(file), "--json")[1])["totals"]["ended"] is True
+    file.write_bytes(bytes.fromhex("ca7f00d5de7ec7ed") + bytes(16) + (1).to_bytes(4, "big"))
+    status, out, _ = shell("stream", "verify", str(file))
+    assert status == 0 and "does not tell" in out and "1.0" in out
+
+
+def test_every_cut_and_every_flipped_byte_is_found_in_a_file(shell: Shell) -> None:
+    stream, file = small_stream(), shell.directory / "damaged"
+    for at in range(0, len(stream), 7):
+        file.write_bytes(stream[:at])
+        said = shell.error("stream", "verify", str(file), code=Code.DIFFERS)
+        assert "not a whole stream" in said
+        damaged = bytearray(stream)
+        damaged[at] ^= 1
+        file.write_bytes(damaged)
+        status, out, said = shell("stream", "verify", str(file))
+        assert status == Code.DIFFERS.exit_status and out == "", said
+
+
+def test_the_senders_error_is_told(shell: Shell) -> None:
+    file = shell.directory / "failed"
+    writer = StreamWriter()
+    file.write_bytes(
+        b"".join(bytes(piece) for piece in writer.error(SpaceError("no room there", hint="make some")))
+    )
+    said = shell.error("stream", "verify", str(file), code=Code.SPACE)
+    assert "the sender: no room there" in said
+
+
+def test_a_sender_that_fails_says_so_in_the_stream(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(device: object, start: int, length: int) -> bytes:
+        raise SpaceError("the disk is broken", hint="replace it")
+
+    read, write = os.pipe()
+    with monkeypatch.context() as patch:
+        patch.setattr("thinsync_virt.system.block.BlockDevice.read", damaged)
+        patch.setattr(send_command, "_STDOUT", write)
+        shell.error("send", "vg0/snap1", code=Code.SPACE)
+    os.close(write)
+    stream = os.read(read, 1 << 20)
+    os.close(read)
+    said = shell.error("receive", "vg1/copy", stdin=stream, code=Code.SPACE)
+    assert "the sender: the disk is broken" in said
+    assert COPY not in shell.world.lvm.stored
+
+
+def test_wrong_usage(shell: Shell) -> None:
+    stream = shell.stream("vg0/snap1")
+    plain = shell.stream("vg0/snap1", "--format", "thin-send-recv")
+    usage = Code.USAGE
+    assert "--output" in shell.error("send", "vg0/snap1", "--json", code=usage)
+    assert "its base is a volume" in shell.error("send", "vg0/snap1", "--base", f"{NAME}@{POINT}", code=usage)
+    assert "is a point too" in shell.error("send", NAME, "--base", "vg0/snap1", "--output", "x", code=usage)
+    assert "name TARGET" in shell.error("receive", stdin=stream, code=usage)
+    assert "is not DISK=VG/LV" in shell.error("receive", "--map", "vda", stdin=stream, code=usage)
+    twice = ("--map", "a=vg1/a", "--map", "a=vg1/b")
+    assert "twice" in shell.error("receive", *twice, stdin=stream, code=usage)
+    assert "no definition" in shell.error(
+        "receive", "vg1/copy", "--definition", "x", stdin=stream, code=usage
+    )
+    assert "no definition" in shell.error("receive", "vg1/copy", "--definition", "x", stdin=plain, code=usage)
+    assert "without a name" in shell.error("receive", "--map", "a=vg1/a", stdin=plain, code=usage)
+    assert "not an id" in shell.error("receive", "vg1/copy", "--base-id", "7", stdin=plain, code=usage)
+    assert "nothing in the stream" in shell.error("receive", "vg1/copy", code=Code.STREAM)
+    assert "not a thinsync stream" in shell.error("receive", "vg1/copy", stdin=b"x" * 99, code=Code.STREAM)
+    assert shell.error("stream", "info", str(shell.directory / "none"), code=Code.NOT_FOUND)
+
+
+@pytest.fixture
+def terminal() -> Iterator[int]:
+    leader, follower = os.openpty()
+    yield follower
+    os.close(leader)
+    os.close(follower)
+
+
+def test_no_stream_goes_to_a_terminal_or_comes_from_one(
+    shell: Shell, terminal: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send_command, "_STDOUT", terminal)
+    before = shell.world.state()
+    shell.world.put(LIVE, noise(1), read_only=False, active=True)
+    assert "not for a terminal" in shell.error("send", "vg0/live", code=Code.USAGE)
+    del shell.world.lvm.stored[LIVE]
+    assert shell.world.state() == before
+
+    def from_terminal(descriptor: int, name: str) -> Any:
+        return real(terminal, name)
+
+    from thinsync_virt.system import pipes
+
+    real: Callable[[int, str], Any] = pipes.StreamInput
+    monkeypatch.setattr(pipes, "StreamInput", from_terminal)
+    assert "does not come from a terminal" in shell.error("receive", "vg1/copy", code=Code.USAGE)
+
+
+def test_how_data_travels_can_be_chosen(shell: Shell) -> None:
+    """The blocks that differ, or the whole chunk; packed or not; and nothing else changes."""
+    shell.world.put(LIVE, b"squeeze me" * 3276 + bytes(8), read_only=True)
+    packed, plain = (shell.stream("vg0/live", "--compress", how) for how in ("19", "off"))
+    assert len(packed) < 2000 and len(plain) > 32 * KIB
+    blocks, chunk = (
+        shell.stream("vg0/snap2", "--base", "vg0/snap1", "--compress", "off", "--grain", grain)
+        for grain in ("4k", "chunk")
+    )
+    assert len(blocks) < 16 * KIB and len(chunk) > 64 * KIB
+    slow = shell.stream("vg0/snap2", "--base", "vg0/snap1", "--bwlimit", "1G", "--nice", "19")
+    for stream in (blocks, chunk, slow):
+        shell.world.lvm.remove((COPY,))
+        shell("receive", "vg1/copy", stdin=shell.stream("vg0/snap1"))
+        assert shell("receive", "vg1/copy", stdin=stream)[0] == 0
+        assert shell.world.content() == shell.world.content(SECOND)
+    words = ("send", "vg0/snap1", "--format", "thin-send-recv", "--compress", "3")
+    assert "knows no compression" in shell.error(*words, code=Code.USAGE)
+
+
+def test_nobody_reads_any_more(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quiet, with the status that a shell gives a command that died of it; nothing is left behind."""
+    monkeypatch.setattr(failures, "silence_stdout", lambda: None)
+    shell.world.put(LIVE, noise(1), read_only=False, active=True)
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(send_command, "_STDOUT", write)
+    before = shell.world.state()
+    status, out, said = shell("send", "vg0/live")
+    os.close(write)
+    assert (status, out) == (141, "")
+    assert [line for line in said.splitlines() if "can be written to" not in line] == []
+    assert shell.world.state() == before
+    assert COPY not in shell.world.lvm.stored

@@ -1,0 +1,93 @@
+"""A finished stream read at any place: what is where, any damage found, and a stream that goes on where it was cut."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.stream.samples import header, small_frames, small_stream
+from thinsync_virt.errors import StreamError
+from thinsync_virt.stream.compression import pack
+from thinsync_virt.stream.frames import FrameType
+from thinsync_virt.stream.index import FrameIndex, ReadAt, continue_stream
+from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.units import MIB
+
+WHOLE = small_stream()
+
+
+def reading(data: bytes) -> ReadAt:
+    return lambda position, length: data[position : position + length]
+
+
+def read_all(data: bytes) -> list[tuple[int, int, FrameType, bytes]]:
+    """Everything that an index gives."""
+    read_at = reading(data)
+    index = FrameIndex.of(read_at)
+    found = [(0, 0, FrameType.DEFINITION, index.definition(read_at))]
+    for disk, columns in enumerate(index.columns):
+        for frame in columns:
+            held = index.payload(read_at, frame) if frame.kind is FrameType.DATA else b""
+            found.append((disk, frame.start, frame.kind, bytes(held)))
+    return found
+
+
+def test_what_is_where() -> None:
+    assert read_all(WHOLE) == [
+        (0, 0, FrameType.DEFINITION, b"0123456789"),
+        (0, 0, FrameType.DATA, b"\x01" * 512),
+        (0, 4096, FrameType.ZERO, b""),
+        (0, MIB, FrameType.DATA, b"\x02" * 512),
+        (0, 2 * MIB, FrameType.DATA, b"\x03" * 4096),
+        (1, 512, FrameType.DATA, bytes(range(256)) * 2),
+        (1, 65536, FrameType.UNMAP, b""),
+    ]
+    assert FrameIndex.of(reading(WHOLE)).header == header(definition_size=10)
+
+
+def test_a_bit_that_flipped_anywhere_is_found() -> None:
+    for at in range(len(WHOLE)):
+        damaged = WHOLE[:at] + bytes([WHOLE[at] ^ 16]) + WHOLE[at + 1 :]
+        with pytest.raises(StreamError):
+            read_all(damaged)
+
+
+def test_one_that_is_cut_anywhere_or_goes_on_is_none() -> None:
+    for length in range(len(WHOLE)):
+        with pytest.raises(StreamError):
+            FrameIndex.of(reading(WHOLE[:length]))
+    with pytest.raises(StreamError, match="after the end"):
+        FrameIndex.of(reading(WHOLE + b"\0"))
+
+
+def rest_of(writer: StreamWriter, frames: int) -> bytes:
+    """What the sample has after its first ``frames``."""
+    calls = [
+        lambda: writer.definition(b"01234"),
+        lambda: writer.definition(b"56789"),
+        lambda: writer.data(0, 0, b"\x01" * 512),
+        lambda: writer.zero(0, 4096, 65536),
+        lambda: writer.data(1, 512, bytes(range(256)) * 2),
+        lambda: writer.checkpoint(),
+        lambda: writer.unmap(1, 65536, 65536),
+        lambda: writer.data(0, MIB, b"\x02" * 512),
+        lambda: writer.data(0, 2 * MIB, b"\x03" * 4096, pack(b"\x03" * 4096, 1)),
+        lambda: writer.end(),
+    ]
+    return b"".join(bytes(piece) for call in calls[frames - 1 :] for piece in call())
+
+
+@pytest.mark.parametrize("frames", range(1, len(small_frames())))
+def test_it_goes_on_after_any_frame(frames: int) -> None:
+    begun = b"".join(small_frames()[:frames])
+    writer = continue_stream(reading(begun + b"what came after"), len(begun))
+    assert writer.bytes_sent == len(begun)
+    assert begun + rest_of(writer, frames) == WHOLE
+
+
+def test_it_does_not_go_on_in_the_middle_of_a_frame() -> None:
+    boundaries = {len(b"".join(small_frames()[:count])) for count in range(1, len(small_frames()) + 1)}
+    for length in sorted(set(range(1, len(WHOLE))) - boundaries):
+        with pytest.raises(StreamError):
+            continue_stream(reading(WHOLE[:length]), length)
+    with pytest.raises(StreamError, match="goes on"):
+        continue_stream(reading(WHOLE), len(WHOLE))

@@ -1,0 +1,86 @@
+"""``thinsync-vm stream``."""
+
+from __future__ import annotations
+
+import click
+
+from thinsync_virt.cli import cat_command
+from thinsync_virt.cli.options import EXIT_STATUS, json_option
+from thinsync_virt.cli.output import print_json
+from thinsync_virt.errors import DiffersError, StreamError
+
+_FILE = click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
+
+
+@click.group("stream", context_settings={"max_content_width": 100})
+def command() -> None:
+    """Look at streams that were kept in files, and make one of a point that a directory keeps."""
+
+
+command.add_command(cat_command.command)
+
+
+@command.command("info", epilog=EXIT_STATUS)
+@_FILE
+@json_option
+def info(file: str, as_json: bool) -> None:
+    """What the stream in FILE (or - for standard input) carries. Reads its header only, and proves nothing.
+
+    \b
+    Example:
+      thinsync-vm stream info web01.tsv
+      thinsync-vm stream info web01.tsv --json | jq .point
+    """
+    from thinsync_virt.cli import stream_output
+    from thinsync_virt.cli.stream_source import PlainStream, open_stream
+    from thinsync_virt.system.pipes import open_input
+
+    with open_input(file) as source:
+        stream = open_stream(source)
+        size = source.size()
+    if isinstance(stream, PlainStream):
+        if as_json:
+            print_json(stream_output.plain_to_json(stream.version, size))
+        else:
+            stream_output.print_plain(stream.version, size)
+        return
+    if as_json:
+        print_json(stream_output.header_to_json(stream.header, size))
+    else:
+        stream_output.print_header(stream.header, size)
+
+
+@command.command("verify", epilog=EXIT_STATUS)
+@_FILE
+@json_option
+def verify(file: str, as_json: bool) -> None:
+    """Read all of the stream in FILE (or - for standard input), and check everything that can be checked of it.
+
+    Every frame's checksum, the order, totals and digest of the whole. Exits with 0 when it is whole, with 12 when it is
+    not. A stream of thin-send-recv has no checksums: that all of it is there is all that can be said.
+
+    \b
+    Example:
+      thinsync-vm stream verify web01.tsv
+      ssh backup1 cat web01.tsv | thinsync-vm stream verify -
+    """
+    from thinsync_virt.cli import stream_output
+    from thinsync_virt.cli.stream_progress import show_progress
+    from thinsync_virt.cli.stream_source import open_stream
+    from thinsync_virt.cli.stream_totals import count_events
+    from thinsync_virt.system.pipes import open_input
+
+    with open_input(file) as source, show_progress("verifying", source.size(), quiet=as_json) as progress:
+        try:
+            stream = open_stream(source)
+            found = count_events(stream, lambda: progress(source.position))
+        except StreamError as error:
+            raise DiffersError(
+                f"{file} is not a whole stream: {error.message}",
+                hint="nothing of it can be used; send it again, and look at where it was kept",
+            ) from error
+        size = source.position
+    if as_json:
+        print_json(stream_output.totals_to_json(stream, found, size))
+    else:
+        stream_output.print_totals(stream, found, size, file)

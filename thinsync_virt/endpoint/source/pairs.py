@@ -1,0 +1,43 @@
+"""The deltas of several volumes, each pool's read at one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from thinsync_virt.endpoint.mappings import MappingsOpener
+from thinsync_virt.endpoint.source.difference import read_difference
+from thinsync_virt.model.extents import Extent, clip
+from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.volumes import ThinVolume
+from thinsync_virt.system.lvm import Lvm
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A disk's head, and its base in the same pool; None for all that is mapped."""
+
+    target: str
+    head: ThinVolume
+    base: ThinVolume | None
+
+
+def read_pairs(lvm: Lvm, mappings: MappingsOpener, pairs: Iterable[Pair]) -> dict[str, tuple[Extent, ...]]:
+    """By disk target, in bytes, clipped to the head's size; one metadata snapshot for each pool.
+
+    Raises PoolError, BusyError, NotFoundError, CommandError.
+    """
+    by_pool: dict[VolumeName, list[Pair]] = {}
+    for pair in pairs:
+        by_pool.setdefault(pair.head.pool, []).append(pair)
+    extents: dict[str, tuple[Extent, ...]] = {}
+    for pool, members in by_pool.items():
+        known = lvm.pool(pool)
+        with mappings.open(known) as opened:
+            for pair in members:
+                if pair.base is not None:
+                    found = read_difference(opened, pair.base, pair.head, known.chunk_size)
+                else:
+                    found = tuple(clip(opened.mappings(pair.head.thin_id), pair.head.size))
+                extents[pair.target] = found
+    return extents

@@ -1,0 +1,136 @@
+"""Reading, comparing and compressing in threads, beside the link; in order, whoever is ready first.
+
+::
+
+    pieces of extents -> [read head, read base -> find what differs, and zeroes -> compress] x workers -> frames -> link
+
+A piece is at most 1 MiB; so many are under way at once that no more than 3 MiB each is held, whatever the link does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from thinsync_virt.stream.packers import Packer
+from thinsync_virt.system.block import BlockDevice
+from thinsync_virt.units import MIB
+
+PIECE = MIB
+GRAIN = 4096
+"""Guests write blocks of 4 KiB; a changed chunk is 64 KiB at least. Only the blocks that differ travel."""
+_MAX_WORKERS = 4
+_AHEAD = 2
+_ZEROES = bytes(PIECE)
+
+
+def worker_count() -> int:
+    """Threads for one stream: two at least, so that a disk is read while something is compressed."""
+    return max(2, min(_MAX_WORKERS, len(os.sched_getaffinity(0))))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """``length`` bytes (at most 1 MiB) from byte ``start`` of a disk: the ``index``-th of its stream.
+
+    ``head`` None: not mapped any more. ``base`` None: all of it differs; what lies past ``base_size`` differs anyway.
+    """
+
+    index: int
+    start: int
+    length: int
+    head: BlockDevice | None
+    base: BlockDevice | None = None
+    base_size: int = 0
+
+
+class Run(NamedTuple):
+    """Bytes of a part that travel; ``data`` None: zeroes. ``packed`` is the same compressed, where that is shorter."""
+
+    start: int
+    length: int
+    data: memoryview | None
+    packed: bytes | None
+
+
+class Prepared(NamedTuple):
+    """A part, and what of it travels, in order."""
+
+    part: Part
+    runs: list[Run]
+
+
+def differing_runs(data: bytes, known: bytes) -> Iterator[tuple[int, int]]:
+    """Where ``data`` differs from ``known``, in whole blocks of 4 KiB: (first byte, byte after the last).
+
+    What lies past the end of ``known`` differs.
+    """
+    if data == known:
+        return
+    if not known:
+        yield 0, len(data)
+        return
+    start = -1
+    for position in range(0, len(data), GRAIN):
+        end = position + GRAIN
+        if position < len(known) and data[position:end] == known[position:end]:
+            if start >= 0:
+                yield start, position
+            start = -1
+        elif start < 0:
+            start = position
+    if start >= 0:
+        yield start, len(data)
+
+
+def prepare(part: Part, packer: Packer) -> Prepared:
+    """Read one part; what of it travels. Raises ThinsyncError when a device cannot be read."""
+    if part.head is None:
+        return Prepared(part, [])
+    data = part.head.read(part.start, part.length)
+    known = b""
+    if part.base is not None and part.start < part.base_size:
+        known = part.base.read(part.start, min(part.length, part.base_size - part.start))
+    runs = []
+    for first, last in differing_runs(data, known):
+        run = memoryview(data)[first:last]
+        if run == _ZEROES[: last - first]:
+            runs.append(Run(part.start + first, last - first, None, None))
+        else:
+            runs.append(Run(part.start + first, last - first, run, packer.pack(run)))
+    return Prepared(part, runs)
+
+
+def prepared(
+    parts: Iterable[Part],
+    packer: Packer,
+    notice: Callable[[float, float], None],
+    workers: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Generator[Prepared, None, None]:
+    """All parts, in order. ``notice`` gets for each what it cost, in seconds: until it was ready, until it was sent.
+
+    ``parts`` is asked for the next one only when it is to be read. Closed or failing, it ends what is under way.
+    """
+    source = iter(parts)
+    under_way: deque[Future[Prepared]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+    try:
+        while True:
+            while len(under_way) < workers * _AHEAD and (part := next(source, None)) is not None:
+                under_way.append(pool.submit(prepare, part, packer))
+            if not under_way:
+                return
+            asked = clock()
+            # Not kept in a name: while the link takes a piece, nothing else holds it.
+            result = under_way.popleft().result()
+            ready = clock()
+            yield result
+            notice(ready - asked, clock() - ready)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,347 @@
+"""The directories of a store, and the one commit in each: the rename of its ``points.json``.
+
+::
+
+    DIR/                                0700 where we made it
+      store.json                        which store it is; made with the first point
+      web01-3f2a91c0/                   a domain: its name made legal, the first digits of its UUID
+        points.json                     the commit: what it does not name is not there
+        000007-<point id>/              a point
+          definition/domain.xml ...     the parts of its definition; a / in a name is written +
+          vda.qcow2                     its disks, or stream.tsv
+        incoming-<point id>/            a point on its way, or what a crash left of one
+        latest -> 000007-<point id>     for people; nothing here reads it
+
+Names from outside are made legal before they become file names. Below DIR no symbolic link is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from thinsync_virt.endpoint.target.stores.records import (
+    DiskRecord,
+    DomainRecord,
+    Identity,
+    PointRecord,
+    encode_domain,
+    encode_identity,
+    parse_domain,
+    parse_identity,
+)
+from thinsync_virt.errors import BusyError, ConflictError, PoolError, ThinsyncError
+from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.names import new_lvm_uuid, short_id
+from thinsync_virt.model.targets import StoreTarget
+from thinsync_virt.system import steps
+from thinsync_virt.system.files import make_directory, sync_directory, sync_file, write_durably, write_new
+
+STORE = "store.json"
+POINTS = "points.json"
+DEFINITION = "definition"
+LATEST = "latest"
+_MAX_JSON = 64 << 20
+_DOMAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}-(?:[0-9a-f]{8}|[0-9a-f]{32})")
+_OURS = re.compile(r"(?:[0-9]{6,16}|incoming)-[0-9a-f]{32}")
+
+
+def legal_name(name: str) -> str:
+    """A domain's name as part of a file name: never hidden, never a path, never an option."""
+    return re.sub(r"[^A-Za-z0-9_.]", "_", name).lstrip(".")[:48] or "domain"
+
+
+class StoreDirectory:
+    """One store: its identity, and its domains."""
+
+    def __init__(self, target: StoreTarget) -> None:
+        """Looks at what is there; makes nothing. Raises ConflictError, PoolError."""
+        self.target = target
+        self.path = Path(target.path)
+        self.is_there = False
+        self.identity = Identity(new_lvm_uuid(), target.kind)
+        self._look()
+
+    def _look(self) -> None:
+        with failing("look at", self.path):
+            there, directory = self.path.exists(), self.path.is_dir()
+        if not there:
+            return
+        if not directory:
+            raise ConflictError(
+                f"{self.path} is no directory", hint="name a directory, or one that is to be made"
+            )
+        data = read_plain(self.path / STORE)
+        if data is None:
+            self._refuse_others()
+            return
+        self.identity = parse_identity(data, str(self.path / STORE))
+        self.is_there = True
+        if self.identity.kind is not self.target.kind:
+            raise ConflictError(
+                f"{self.path} holds {self.identity.kind.value}: points",
+                hint=f"write {self.identity.kind.value}:{self.path}, or name another directory",
+            )
+
+    def _refuse_others(self) -> None:
+        """A directory that is no store yet has to be empty, and nobody else's to write to."""
+        try:
+            mode = self.path.stat().st_mode
+            found = sorted(name for name in os.listdir(self.path) if name != "lost+found" and name[0] != ".")
+        except OSError as error:
+            raise failure("read", self.path, error) from error
+        if found:
+            raise ConflictError(
+                f"{self.path} is no store of ours, and is not empty: {found[0][:60]!r}",
+                hint="name an empty directory, or one that is to be made",
+            )
+        if mode & stat.S_IWOTH:
+            raise ConflictError(
+                f"everybody may write to {self.path}", hint="name a directory that is to be made beneath it"
+            )
+
+    def ensure(self) -> None:
+        """Make the store, if it is not there yet. Raises BusyError when somebody made another one meanwhile."""
+        if self.is_there:
+            return
+        with failing("make", self.path):
+            make_directory(self.path)
+        try:
+            write_new(self.path / STORE, encode_identity(self.identity))
+        except FileExistsError as error:
+            raise BusyError(f"{self.path} was made by another job just now", hint="run it again") from error
+        self.is_there = True
+        steps.reached("store made")
+
+    def domains(self) -> tuple[DomainFolder, ...]:
+        """Every domain here. Raises PoolError for one whose record is damaged."""
+        return tuple(self._folders(""))
+
+    def domain(self, uuid: str) -> DomainFolder | None:
+        """The domain of that UUID, if anything of it is here."""
+        return next((found for found in self._folders(uuid) if found.record.uuid == uuid), None)
+
+    def _folders(self, uuid: str) -> Iterator[DomainFolder]:
+        if not self.is_there:
+            return
+        with failing("read", self.path):
+            names = sorted(name for name in os.listdir(self.path) if _DOMAIN.fullmatch(name))
+        for name in names:
+            if uuid and not name.endswith((f"-{short_id(uuid)}", f"-{uuid}")):
+                continue
+            data = read_plain(self.path / name / POINTS) if is_directory(self.path / name) else None
+            if data is not None:
+                record = parse_domain(data, str(self.path / name / POINTS))
+                if record.store != self.identity.id:
+                    raise PoolError(
+                        f"{self.path / name} belongs to another store",
+                        hint="move it back to where it was, or away from here",
+                    )
+                yield DomainFolder(self.path / name, record)
+
+    def make_domain(self, name: str, uuid: str) -> DomainFolder:
+        """The domain's folder, made if it is not there."""
+        self.ensure()
+        found = self.domain(uuid)
+        if found is not None:
+            return found
+        path = self.path / f"{legal_name(name)}-{short_id(uuid)}"
+        if read_plain(path / POINTS) is not None:
+            # Two domains whose UUIDs begin alike.
+            path = self.path / f"{legal_name(name)}-{uuid}"
+        with failing("make", path):
+            make_directory(path)
+        _require_directory(path)
+        folder = DomainFolder(path, DomainRecord(self.identity.id, name, uuid))
+        folder.commit(folder.record)
+        return folder
+
+
+@dataclass
+class DomainFolder:
+    """One domain's directory, and its record as it was read or committed last."""
+
+    path: Path
+    record: DomainRecord
+
+    def commit(self, record: DomainRecord) -> None:
+        """From here on this is what is here, also after a power cut."""
+        write_durably(self.path / POINTS, encode_domain(record))
+        self.record = record
+
+    def point_path(self, point: PointRecord) -> Path:
+        """The directory of a point."""
+        return self.path / f"{point.sequence:06d}-{point.id}"
+
+    def incoming_path(self, identifier: str) -> Path:
+        """Where the point of that id is received."""
+        return self.path / f"incoming-{identifier}"
+
+    def file(self, point: PointRecord, disk: DiskRecord) -> Path:
+        """The file of a disk."""
+        return self.point_path(point) / disk.file
+
+    def chain(self, point: PointRecord, target: str) -> list[tuple[PointRecord, DiskRecord]]:
+        """The disk, and what it stands on, down to a file that stands on none."""
+        found: list[tuple[PointRecord, DiskRecord]] = []
+        current: PointRecord | None = point
+        while current is not None:
+            disk = current.disk(target)
+            if disk is None:
+                raise PoolError(
+                    f"disk {target} of point {short_id(point.id)} stands on nothing in {self.path}",
+                    hint="choose another point: thinsync-vm points DOMAIN; verify those that are left",
+                )
+            found.append((current, disk))
+            current = self.record.point(disk.base) if disk.base is not None else None
+        return found
+
+    def whole(self, point: PointRecord) -> bool:
+        """Whether every file is there on which the point stands."""
+        try:
+            return all(
+                is_file(self.file(held, disk))
+                for target in point.disks
+                for held, disk in self.chain(point, target.target)
+            )
+        except PoolError:
+            return False
+
+    def read_definition(self, point: PointRecord) -> Definition:
+        """The definition of a point, from its files. Raises PoolError."""
+        parts: dict[str, bytes] = {}
+        for name in point.parts:
+            path = self.point_path(point) / DEFINITION / part_file(name)
+            data = read_plain(path)
+            if data is None:
+                raise PoolError(f"{path} is missing", hint="choose another point: thinsync-vm points DOMAIN")
+            parts[name] = data
+        return Definition(parts)
+
+    def remains(self) -> list[Path]:
+        """Directories of ours that the record does not name: what crashes left, or somebody copied here."""
+        kept = {self.point_path(point).name for point in self.record.points}
+        with failing("read", self.path):
+            return [
+                self.path / name
+                for name in sorted(os.listdir(self.path))
+                if _OURS.fullmatch(name) and name not in kept
+            ]
+
+    def point_out_latest(self) -> None:
+        """Set the link for people to the newest point. It is never read here, so its loss is none."""
+        newest = [point for point in self.record.points if not point.retired][-1:]
+        link = self.path / LATEST
+        with contextlib.suppress(OSError):
+            wanted = self.point_path(newest[0]).name if newest else ""
+            if link.is_symlink() and os.readlink(link) == wanted:
+                return
+            temporary = self.path / f".{LATEST}"
+            temporary.unlink(missing_ok=True)
+            if newest:
+                temporary.symlink_to(wanted)
+                temporary.replace(link)
+            else:
+                link.unlink(missing_ok=True)
+
+
+def write_definition(path: Path, definition: Definition, *, twin: Path | None) -> None:
+    """The parts as files in ``path``; those of an equal definition in ``twin`` are linked rather than written again."""
+    with failing("write", path):
+        path.mkdir(mode=0o700)
+        for name, data in sorted(definition.parts.items()):
+            file = path / part_file(name)
+            if twin is None or not _linked(twin / part_file(name), file, data):
+                write_new(file, data, mode=0o400)
+        sync_directory(path)
+
+
+def _linked(old: Path, new: Path, data: bytes) -> bool:
+    """Whether the new name stands for the old file now, which holds just that."""
+    try:
+        if read_plain(old) != data:
+            return False
+        os.link(old, new, follow_symlinks=False)
+    except (OSError, ThinsyncError):
+        return False
+    return True
+
+
+def part_file(name: str) -> str:
+    """``media/a.iso`` -> ``media+a.iso``: a part's name has no plus, so it stays one for each."""
+    return name.replace("/", "+")
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory of ours so that it stays removed; what it holds first. Raises ThinsyncError."""
+    with failing("remove", path):
+        if path.is_symlink():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
+        sync_directory(path.parent)
+
+
+def seal_file(path: Path) -> os.stat_result:
+    """Read-only and on stable storage; its state then."""
+    with failing("seal", path):
+        os.chmod(path, 0o400)
+        sync_file(path)
+        return path.lstat()
+
+
+def is_directory(path: Path) -> bool:
+    """Whether it is one, and no link to one."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISDIR(path.lstat().st_mode)
+    return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file in a real directory, and no link to one."""
+    with contextlib.suppress(OSError):
+        return stat.S_ISREG(path.lstat().st_mode) and is_directory(path.parent)
+    return False
+
+
+def read_plain(path: Path) -> bytes | None:
+    """What a small regular file holds, None if there is none. Raises ThinsyncError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise failure("read", path, error) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
+            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -l {path}")
+        with failing("read", path):
+            return file.read()
+
+
+@contextlib.contextmanager
+def failing(verb: str, path: Path) -> Iterator[None]:
+    """An OSError inside becomes an error that names the path, and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise failure(verb, path, error) from error
+
+
+def failure(verb: str, path: Path, error: OSError) -> ThinsyncError:
+    """What to tell of an OSError: no room, no permission, or a file system that fails."""
+    from thinsync_virt.system.images import file_error
+
+    return file_error(verb, str(path), error)
+
+
+def _require_directory(path: Path) -> None:
+    if not is_directory(path):
+        raise PoolError(f"{path} is no directory of ours", hint=f"what is it? ls -l {path}; move it away")

@@ -1,0 +1,105 @@
+"""What the kinds of store have in common, and what each of them does in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from thinsync_virt.endpoint.target.stores.directory import DomainFolder
+from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
+from thinsync_virt.model.extents import Extent
+from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.targets import TargetKind
+from thinsync_virt.stream.header import StreamHeader
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A point on its way: what its stream says, the packed definition, for each incremental disk its base's file.
+
+    ``resumed`` is the length that an earlier transfer reported, None when this is the first.
+    """
+
+    header: StreamHeader
+    definition: bytes
+    directory: Path
+    bases: dict[str, Path]
+    resumed: int | None = None
+
+
+class Writer(Protocol):
+    """Takes what a stream says of disks into new files. Positions are bytes; ``disk`` counts the header's disks."""
+
+    def data(self, disk: int, offset: int, data: memoryview) -> None: ...
+
+    def zero(self, disk: int, offset: int, length: int) -> None: ...
+
+    def unmap(self, disk: int, offset: int, length: int) -> None: ...
+
+    def checkpoint(self) -> int:
+        """Put what has come on stable storage; how much of a stream's file that is, 0 for images."""
+        ...
+
+    def finish(self) -> dict[str, str]:
+        """All is there: close the files, and say which holds each disk."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open, finished or not. Idempotent, and raises nothing."""
+        ...
+
+
+class Readable(Protocol):
+    """One disk of a point, open for reading. ``size`` in bytes."""
+
+    size: int
+
+    def extents(self) -> Iterator[Extent]:
+        """What may hold data, ascending; the rest reads as zeroes."""
+        ...
+
+    def read(self, start: int, length: int) -> bytes:
+        """Raises StreamError where what is stored is damaged, and known to be."""
+        ...
+
+    def close(self) -> None: ...
+
+
+Chain = Sequence[tuple[PointRecord, DiskRecord]]
+"""A disk, and the disks of older points on which it stands, newest first."""
+
+
+class Keeper(Protocol):
+    """One kind of store."""
+
+    kind: TargetKind
+
+    chained: bool
+    """Whether an increment's file stands on its base's."""
+
+    slack: int
+    """So many points more than retention keeps may come together before the oldest are merged, all at once."""
+
+    def findings(self, directory: Path, where: str) -> tuple[Finding, ...]:
+        """What this kind needs of the host and of the file system; ``directory`` is there."""
+        ...
+
+    def write(self, incoming: Incoming) -> Writer:
+        """Begin a point in its own directory, which is empty; or go on with what an earlier transfer left in it."""
+        ...
+
+    def read(self, folder: DomainFolder, chain: Chain) -> Readable: ...
+
+    def merge(self, folder: DomainFolder, retired: Sequence[PointRecord], child: PointRecord) -> None:
+        """Let ``child`` stand without the retired points before it (each stands on the one before, oldest first).
+
+        Commits the folder's record without them. At every instant every point that is not retired stays readable;
+        what a crash cuts short, the same call finishes.
+        """
+        ...
+
+    def start(self, folder: DomainFolder, point: PointRecord) -> str:
+        """How a person starts from this point, in one line."""
+        ...

@@ -1,0 +1,125 @@
+"""One point of a store as one full stream, whatever keeps it: what ``thinsync-vm receive`` makes volumes of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from thinsync_virt import __version__
+from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
+from thinsync_virt.endpoint.target.stores.keeper import Keeper, Readable
+from thinsync_virt.endpoint.target.stores.records import PointRecord
+from thinsync_virt.endpoint.target.stores.store import offered
+from thinsync_virt.errors import NotFoundError
+from thinsync_virt.model.extents import Extent, coalesce
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.plans import Mode
+from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
+from thinsync_virt.stream.frames import Piece
+from thinsync_virt.stream.header import StreamDisk, StreamHeader
+from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.units import MIB
+
+_ZEROES = bytes(MIB)
+
+
+def find_point(store: StoreDirectory, domain: str, wanted: str) -> tuple[DomainFolder, PointRecord]:
+    """The point of a domain (its name or UUID) by its id or the start of it; "" is the newest. Raises NotFoundError."""
+    folders = [one for one in store.domains() if domain.lower() in (one.record.name.lower(), one.record.uuid)]
+    if not folders:
+        names = ", ".join(sorted(folder.record.name for folder in store.domains())) or "none"
+        raise NotFoundError(f"no domain {domain} is in {store.path}", hint=f"domains there: {names}")
+    points = [(folder, point) for folder in folders for point in offered(folder)]
+    found = [pair for pair in points if pair[1].id.startswith(wanted.lower())]
+    if not wanted and len(folders) == 1:
+        found = found[-1:]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"#{point.sequence} {short_id(point.id)}" for _, point in points) or "none"
+    reason = "means several points" if found else "is not there"
+    raise NotFoundError(f"point {wanted!r} of {domain} {reason}", hint=f"points there: {listed}")
+
+
+class PointStream:
+    """Iterate to get the stream's bytes, in pieces that belong together; good for as long as the context lasts."""
+
+    def __init__(self, folder: DomainFolder, point: PointRecord, keeper: Keeper) -> None:
+        """Opens every disk. Raises StreamError, ThinsyncError."""
+        self.point = point
+        self.read = 0
+        self.stream_bytes = 0
+        self._folder = folder
+        self._stack = ExitStack()
+        self._disks: list[Readable] = []
+        try:
+            for disk in point.disks:
+                opened = keeper.read(folder, folder.chain(point, disk.target))
+                self._stack.callback(opened.close)
+                self._disks.append(opened)
+            self._extents = [tuple(coalesce(opened.extents())) for opened in self._disks]
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> PointStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every disk."""
+        self._stack.close()
+
+    @property
+    def total(self) -> int:
+        """Bytes of data that will be read."""
+        return sum(extent.length for extents in self._extents for extent in extents)
+
+    def __iter__(self) -> Iterator[list[Piece]]:
+        """The stream, frame by frame."""
+        writer = StreamWriter()
+        definition = self._folder.read_definition(self.point).pack()
+        yield writer.begin(self._header(len(definition)))
+        yield writer.definition(definition)
+        for index, (disk, extents) in enumerate(zip(self._disks, self._extents, strict=True)):
+            for start, length in _pieces(extents):
+                data = disk.read(start, length)
+                self.read += length
+                if data != _ZEROES[:length]:
+                    yield writer.data(index, start, data)
+        yield writer.end()
+        self.stream_bytes = writer.bytes_sent
+
+    def _header(self, definition_size: int) -> StreamHeader:
+        point, record = self.point, self._folder.record
+        return StreamHeader(
+            domain_name=record.name,
+            domain_uuid=record.uuid,
+            key=None,
+            point=point.id,
+            sequence=point.sequence,
+            time=point.time,
+            consistency=point.consistency,
+            base=None,
+            definition=point.definition,
+            definition_size=definition_size,
+            package=__version__,
+            delta=delta_id(
+                None,
+                point.id,
+                (
+                    DeltaDisk(disk.target, disk.size, disk.chunk_size, Mode.FULL, extents)
+                    for disk, extents in zip(point.disks, self._extents, strict=True)
+                ),
+            ),
+            disks=tuple(
+                StreamDisk(disk.target, disk.size, disk.chunk_size, Mode.FULL, None) for disk in point.disks
+            ),
+        )
+
+
+def _pieces(extents: tuple[Extent, ...]) -> Iterator[tuple[int, int]]:
+    for extent in extents:
+        for start in range(extent.start, extent.end, MIB):
+            yield start, min(MIB, extent.end - start)

@@ -1,0 +1,241 @@
+"""A store as the target of replications: states, checks, receiving, retention. What its kind does is the keeper's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from thinsync_virt.endpoint.target.stores.arrival import Arrival, room
+from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle
+from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
+from thinsync_virt.endpoint.target.stores.keeper import Keeper
+from thinsync_virt.endpoint.target.stores.progress import find_progress
+from thinsync_virt.endpoint.target.stores.records import PointRecord
+from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, StreamError, ThinsyncError
+from thinsync_virt.model.definition import CHOICES, Definition
+from thinsync_virt.model.extents import Announcement
+from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import check_id, short_id
+from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey, StoredDisk
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.reports import Registration
+from thinsync_virt.model.states import Offer, TargetState
+from thinsync_virt.planning.retention import expired_at_target
+from thinsync_virt.planning.store_room import judge_room
+from thinsync_virt.stream.events import Begin, Event
+from thinsync_virt.system.locks import LOCKS, hold, lock_path
+from thinsync_virt.units import format_size
+
+_JOB = "replication"
+
+
+class StoreEnd:
+    """One directory as a target. Nothing is made in it before the first point comes."""
+
+    def __init__(self, store: StoreDirectory, keeper: Keeper, host: str, locks: Path = LOCKS) -> None:
+        """``host`` is the name of the host that has the directory, ``locks`` where its lock files are."""
+        self.store = store
+        self.keeper = keeper
+        self.where = f"{host}: {store.target.kind.value}:{store.path}"
+        self._host = host
+        self._lock_files = locks
+        self._locks = ExitStack()
+        self._locked: set[str] = set()
+
+    def begin(self, domain: str) -> None:
+        """Lock the domain's points here until :meth:`end`, and finish what a crash cut short. Raises BusyError."""
+        place = hashlib.sha256(str(self.store.path.resolve()).encode()).hexdigest()[:32]
+        path = lock_path("store", place, check_id(domain), directory=self._lock_files)
+        self._locks.enter_context(hold(path, 0, what=f"{_JOB} to {self.store.path}", host=self._host))
+        self._locked.add(domain)
+        folder = self.store.domain(domain)
+        if folder is not None:
+            with suppress(ThinsyncError):  # where it matters, retention says why
+                settle(folder, self.keeper)
+
+    def end(self) -> None:
+        """Give the locks back."""
+        self._locked.clear()
+        self._locks.close()
+
+    def _check_locked(self, domain: str) -> None:
+        """What changes something is only for whoever holds the domain's lock: a client may ask for anything."""
+        if domain not in self._locked:
+            raise StreamError("the call is for a domain that this session has not locked", retry=False)
+
+    def offer(self) -> Offer:
+        """It is one place, and has no pools."""
+        return Offer((), self.store.identity.id)
+
+    def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
+        """The points of a domain here. Raises ConflictError when somebody wrote to one."""
+        folder = self.store.domain(domain)
+        if folder is None:
+            return ()
+        _refuse_written(folder)
+        key, progress = self._key(folder), find_progress(folder)
+        left = (
+            progress.unfinished(key, folder.incoming_path(progress.interrupted.point)) if progress else None
+        )
+        state = TargetState(
+            key,
+            points_of(folder),
+            (left,) if left is not None else (),
+            (),
+            "",
+            (),
+            self._choices(folder),
+            progress.interrupted if progress is not None else None,
+        )
+        return (state,)
+
+    def _key(self, folder: DomainFolder) -> ReplicaKey:
+        return ReplicaKey(folder.record.uuid, self.store.identity.id)
+
+    @staticmethod
+    def _choices(folder: DomainFolder) -> Choices | None:
+        for point in reversed(offered(folder)):
+            try:
+                return Choices.from_json(folder.read_definition(point).parts[CHOICES])
+            except (ThinsyncError, KeyError):
+                # Damaged. What cannot be read just now is no reason to forget.
+                continue
+        return None
+
+    def check(
+        self,
+        key: ReplicaKey,
+        definition: Definition,
+        choices: Choices,
+        sizes: Mapping[str, int],
+        data: Mapping[str, int],
+    ) -> tuple[Finding, ...]:
+        """Is there room for ``data`` bytes of full copies, and all that the kind needs? Nothing is changed."""
+        if any(not 0 <= count <= sizes.get(target, -1) for target, count in data.items()):
+            raise StreamError("more is announced for a disk than it holds", retry=False)
+        free, total = room(self.store.path)
+        finding = judge_room(free, total, sum(data.values()), self.where)
+        return (finding, *self.keeper.findings(_existing(self.store.path), self.where))
+
+    def host_findings(self) -> tuple[Finding, ...]:
+        """What there is to say of the store whatever the domain."""
+        free, _ = room(self.store.path)
+        count = len(self.store.domains())
+        text = f"{count} domain{'' if count == 1 else 's'}, {format_size(free)} free"
+        return (Finding(Severity.OK, self.where, text if self.store.is_there else f"to be made, {text}"),)
+
+    def receive(
+        self,
+        events: Iterator[Event],
+        expected: Mapping[str, Announcement],
+        progress: Callable[[int], None],
+        acknowledge: Callable[[dict[str, int]], None],
+    ) -> RecoveryPoint:
+        """Take one stream and seal its point. ``expected`` is what each disk will bring.
+
+        ``acknowledge`` gets how far each disk is on stable storage. Raises StreamError, SpaceError, ConflictError;
+        what had come is gone then. It stays only after UnreachableError, for a transfer that goes on.
+        """
+
+        def ours() -> Iterator[Event]:
+            for event in events:
+                if isinstance(event, Begin):
+                    # Before its definition is kept in memory.
+                    self._check_locked(event.header.domain_uuid)
+                yield event
+
+        point = Arrival(self.store, self.keeper, expected, self.where, acknowledge).run(ours(), progress)
+        found = [held for folder in self.store.domains() for held in points_of(folder) if held.id == point]
+        return found[0]
+
+    def register(self, key: ReplicaKey, point: str) -> Registration:
+        """Nothing is registered; how the point is started by hand. Raises NotFoundError."""
+        self._check_locked(key.domain)
+        folder = self._folder(key)
+        record = folder.record.point(point)
+        if record is None or record.retired:
+            raise NotFoundError(f"point {short_id(point)} is not here", hint="see: thinsync-vm points")
+        return Registration("", False, (), self.keeper.start(folder, record))
+
+    def _folder(self, key: ReplicaKey) -> DomainFolder:
+        folder = self.store.domain(key.domain)
+        if folder is None or key.target != self.store.identity.id:
+            raise NotFoundError("nothing of that domain is here", hint="see: thinsync-vm points")
+        return folder
+
+    def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:
+        """A store registers nothing: there is nothing to be wrong."""
+        return ()
+
+    def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
+        """Remove what crashes left, and points of which files are missing; say what was done.
+
+        ``keep`` is the id of the interrupted point that will go on, "" for none.
+        """
+        self._check_locked(key.domain)
+        # Before the source makes a point for this store: by that id it is known again.
+        self.store.ensure()
+        folder = self.store.domain(key.domain)
+        return clean(folder, self.keeper, keep) if folder is not None else ()
+
+    def retire(self, key: ReplicaKey, common: str) -> None:
+        """The store's own retention; ``common`` is the newest point that the source has too."""
+        self._check_locked(key.domain)
+        folder = self.store.domain(key.domain)
+        if folder is None:
+            return
+        expired = expired_at_target(points_of(folder), registered=(), common=common)
+        if len(expired) > self.keeper.slack:
+            with suppress(BusyError):  # somebody reads what would be merged: the next run comes again
+                progress = find_progress(folder)
+                keep = progress.interrupted.point if progress is not None else ""
+                retire_points(folder, self.keeper, frozenset(point.id for point in expired), keep)
+
+
+def offered(folder: DomainFolder) -> list[PointRecord]:
+    """The points that are there, oldest first: not retired, and whole."""
+    return [point for point in folder.record.points if not point.retired and folder.whole(point)]
+
+
+def points_of(folder: DomainFolder) -> tuple[RecoveryPoint, ...]:
+    """The same for the other end."""
+    key = ReplicaKey(folder.record.uuid, folder.record.store)
+    return tuple(
+        RecoveryPoint(
+            key,
+            point.id,
+            point.sequence,
+            point.time,
+            point.consistency,
+            point.definition,
+            tuple(
+                PointDisk(disk.target, StoredDisk(str(folder.file(point, disk)), disk.size))
+                for disk in point.disks
+            ),
+        )
+        for point in offered(folder)
+    )
+
+
+def _refuse_written(folder: DomainFolder) -> None:
+    """Invariant 8: what was written to since its point is never built upon."""
+    for point in offered(folder):
+        for disk in point.disks:
+            if disk.base is not None and (held := folder.record.point(disk.base)) and held.retired:
+                continue  # a merge was cut short: its file may be the merged one already
+            path = folder.file(point, disk)
+            status = path.lstat()
+            if (status.st_size, status.st_mtime_ns) != (disk.file_size, disk.file_time):
+                raise ConflictError(
+                    f"{path} was written to since its point #{point.sequence} {short_id(point.id)} was made",
+                    hint="what was written there is nowhere else: copy it away if it is needed, then remove that file;"
+                    " the next replication goes on without that point",
+                )
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,233 @@
+"""Stream files: written, gone on with, and read at any place; a disk through the files that it stands on."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from thinsync_virt.endpoint.target.stores.directory import failing
+from thinsync_virt.errors import StreamError
+from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
+from thinsync_virt.stream.compression import pack
+from thinsync_virt.stream.frames import FrameType, Piece
+from thinsync_virt.stream.header import StreamHeader
+from thinsync_virt.stream.index import Frame, FrameIndex, continue_stream
+from thinsync_virt.stream.overlay import Layer, Segment, segments
+from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.units import KIB, MIB
+
+LEVEL = 3
+"""Of Zstandard: faster than disks, and nearly as small as it gets."""
+_PACK_FROM = 4 * KIB
+_KEPT_FRAMES = 4
+_SYNC_EVERY = 64 * MIB
+
+
+class StreamFileWriter:
+    """One stream file."""
+
+    def __init__(
+        self, path: Path, header: StreamHeader, definition: bytes, *, written: StreamWriter | None = None
+    ) -> None:
+        """A new file; with ``written`` one that is there, as far as that has written."""
+        self._path = path
+        self._header = header
+        self._writer = written or StreamWriter()
+        self._unsynced = 0
+        with failing("make", path):
+            self._file = path.open("ab" if written else "xb", buffering=0)
+        if written is not None:
+            return
+        try:
+            self._put(self._writer.begin(header))
+            self._put(self._writer.definition(definition))
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def going_on(cls, path: Path, header: StreamHeader, length: int) -> StreamFileWriter:
+        """The file that an interrupted transfer left, cut where its last report was. Raises StreamError."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            with failing("cut", path):
+                os.ftruncate(descriptor, length)
+            written = continue_stream(lambda position, count: os.pread(descriptor, count, position), length)
+        finally:
+            os.close(descriptor)
+        return cls(path, header, b"", written=written)
+
+    def data(self, disk: int, offset: int, data: memoryview) -> None:
+        """A piece, packed if that makes it smaller."""
+        packed = pack(data, LEVEL) if len(data) >= _PACK_FROM else None
+        self._put(self._writer.data(disk, offset, data, packed))
+
+    def zero(self, disk: int, offset: int, length: int) -> None:
+        """Zeroes that are mapped."""
+        self._put(self._writer.zero(disk, offset, length))
+
+    def unmap(self, disk: int, offset: int, length: int) -> None:
+        """Nothing mapped any more."""
+        self._put(self._writer.unmap(disk, offset, length))
+
+    def checkpoint(self) -> int:
+        """All on stable storage. A file needs no checkpoints of its own."""
+        with failing("flush", self._path):
+            os.fsync(self._file.fileno())
+        return self._writer.bytes_sent
+
+    def finish(self) -> dict[str, str]:
+        """The end of the stream; all of it on stable storage."""
+        self._put(self._writer.end())
+        with failing("flush", self._path):
+            os.fsync(self._file.fileno())
+        self.close()
+        return {disk.target: self._path.name for disk in self._header.disks}
+
+    def close(self) -> None:
+        """Nothing is flushed."""
+        self._file.close()
+
+    def _put(self, pieces: Sequence[Piece]) -> None:
+        with failing("write", self._path):
+            for piece in pieces:
+                view = memoryview(piece).cast("B")
+                self._unsynced += len(view)
+                while view:
+                    view = view[self._file.write(view) or 0 :]
+            if self._unsynced >= _SYNC_EVERY:
+                self._unsynced = 0
+                os.fsync(self._file.fileno())
+                os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class ArchivedStream:
+    """One stream file, open for reading at any place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with failing("open", path):
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self.index = FrameIndex.of(self.read_at)
+        except StreamError as error:
+            self.close()
+            raise StreamError(
+                f"{path}: {error.message}",
+                hint="choose another point, or replicate again to another directory",
+                retry=False,
+            ) from error
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def read_at(self, position: int, length: int) -> bytes:
+        """Bytes of the file; fewer only at its end."""
+        with failing("read", self._path):
+            found = os.pread(self._fd, length, position)
+            while 0 < len(found) < length and (
+                more := os.pread(self._fd, length - len(found), position + len(found))
+            ):
+                found += more
+            return found
+
+    def payload(self, frame: Frame) -> memoryview:
+        """The bytes of an extent of data. Raises StreamError when they are damaged."""
+        try:
+            return self.index.payload(self.read_at, frame)
+        except StreamError as error:
+            raise StreamError(
+                f"{self._path}: {error.message}", hint="choose another point: thinsync-vm points", retry=False
+            ) from error
+
+    def definition(self) -> bytes:
+        """The packed definition."""
+        return self.index.definition(self.read_at)
+
+    def layer(self, target: str) -> Layer:
+        """The extents of one disk."""
+        for disk, columns in zip(self.index.header.disks, self.index.columns, strict=True):
+            if disk.target == target:
+                return Layer(columns, disk.size)
+        raise StreamError(f"{self._path} has no disk {target}", retry=False)
+
+
+class ArchivedDisk:
+    """A disk through the streams that it stands on, oldest first.
+
+    Memory: 32 bytes for each extent, and 40 for each in the index of its file.
+    """
+
+    def __init__(self, paths: Sequence[Path], target: str) -> None:
+        self._streams: list[ArchivedStream] = []
+        self._frames: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
+        try:
+            self._streams.extend(ArchivedStream(path) for path in paths)
+            self._layers = [stream.layer(target) for stream in self._streams]
+        except BaseException:
+            self.close()
+            raise
+        self.size = self._layers[-1].size
+        self._starts, self._ends = array("Q"), array("Q")
+        self._where = array("Q")
+        for segment in segments(self._layers):
+            self._starts.append(segment.start)
+            self._ends.append(segment.end)
+            self._where.extend((segment.layer, segment.frame))
+
+    def close(self) -> None:
+        """Idempotent."""
+        for stream in self._streams:
+            stream.close()
+
+    def spoken(self) -> Iterator[tuple[int, int, FrameType]]:
+        """First byte, length and kind of what the streams say of the disk, ascending."""
+        for index in range(len(self._starts)):
+            segment = self._segment(index)
+            yield segment.start, segment.end - segment.start, self._frame(segment).kind
+
+    def extents(self) -> Iterator[Extent]:
+        """What is data; zeroes need no reading."""
+        return coalesce(
+            Extent(start, length, ExtentKind.DATA)
+            for start, length, kind in self.spoken()
+            if kind is FrameType.DATA
+        )
+
+    def read(self, start: int, length: int) -> bytes:
+        """Raises StreamError where what is stored is damaged."""
+        found = bytearray(length)
+        index = max(bisect_right(self._starts, start) - 1, 0)
+        while index < len(self._starts) and self._starts[index] < start + length:
+            segment = self._segment(index)
+            frame = self._frame(segment)
+            first, last = max(segment.start, start), min(segment.end, start + length)
+            if first < last and frame.kind is FrameType.DATA:
+                content = self._content(segment.layer, frame)
+                found[first - start : last - start] = content[first - frame.start : last - frame.start]
+            index += 1
+        return bytes(found)
+
+    def _segment(self, index: int) -> Segment:
+        return Segment(
+            self._starts[index], self._ends[index], self._where[2 * index], self._where[2 * index + 1]
+        )
+
+    def _frame(self, segment: Segment) -> Frame:
+        return self._layers[segment.layer].columns[segment.frame]
+
+    def _content(self, layer: int, frame: Frame) -> memoryview:
+        content = self._frames.pop((layer, frame.position), None)
+        if content is None:
+            content = self._streams[layer].payload(frame)
+        self._frames[layer, frame.position] = content
+        if len(self._frames) > _KEPT_FRAMES:
+            self._frames.popitem(last=False)
+        return content

@@ -1,0 +1,102 @@
+"""Points of domains that are here, in whichever role, to be sent once more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
+from thinsync_virt.endpoint.definition_volume import read_definition
+from thinsync_virt.errors import NotFoundError, PoolError, UsageError
+from thinsync_virt.model.names import short_id
+from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.sources import PointName
+from thinsync_virt.model.tags import Role
+from thinsync_virt.system.lvm import Lvm
+
+
+@dataclass(frozen=True)
+class SentPoint:
+    """A point with what travels beside its disks: its domain's name and its packed definition."""
+
+    point: RecoveryPoint
+    domain_name: str
+    packed_definition: bytes
+
+
+class PointFinder:
+    """The sealed points of this host, of all domains."""
+
+    def __init__(self, lvm: Lvm) -> None:
+        volumes = lvm.volumes()
+        self._lvm = lvm
+        self._catalogues = tuple(read_catalogue(volumes, role) for role in (Role.SOURCE, Role.TARGET))
+
+    def find(self, name: PointName) -> RecoveryPoint:
+        """The point of that name; the newest where the name says none. Raises NotFoundError, UsageError."""
+        uuid = self._uuid_of(name.domain)
+        points = self._points_of(uuid)
+        listed = ", ".join(f"{name.domain}@{short_id(point.id)}" for point in points)
+        if not points:
+            raise NotFoundError(
+                f"there is no recovery point of {name.domain} here",
+                hint="make one: thinsync-vm replicate; or name a volume: VG/LV",
+            )
+        found = [point for point in points if point.id.startswith(name.point)]
+        if not name.point:
+            return points[-1]
+        if len(found) != 1:
+            reason = "means several points" if found else "is no point here"
+            raise NotFoundError(f"{name.domain}@{name.point} {reason}", hint=f"there are: {listed}")
+        return found[0]
+
+    def find_base(self, name: PointName, head: RecoveryPoint) -> RecoveryPoint:
+        """Another point of the same domain. Raises NotFoundError, UsageError."""
+        base = self.find(name)
+        if base.key.domain != head.key.domain:
+            raise UsageError(
+                f"{name.domain} is another domain than that of point {short_id(head.id)}",
+                hint="the base is an older point of the same domain: thinsync-vm points",
+            )
+        if base.id == head.id:
+            raise UsageError(f"point {short_id(head.id)} is its own base", hint="--base names an older point")
+        return base
+
+    def load(self, point: RecoveryPoint) -> SentPoint:
+        """The point with its definition. Raises NotFoundError, PoolError where that is lost or damaged."""
+        for catalogue in self._catalogues:
+            if point in catalogue.points:
+                return SentPoint(point, catalogue.names[point.key.domain], self._packed(catalogue, point))
+        raise NotFoundError(f"point {short_id(point.id)} is not here", hint="see: thinsync-vm points DOMAIN")
+
+    def _packed(self, catalogue: Catalogue, point: RecoveryPoint) -> bytes:
+        entry = catalogue.definition(point.key, point.definition)
+        if entry is None:
+            raise PoolError(
+                f"the definition of point {short_id(point.id)} is not here",
+                hint="send another point, or its volumes one by one: VG/LV",
+            )
+        return read_definition(self._lvm, entry).pack()
+
+    def _uuid_of(self, domain: str) -> str:
+        plain = domain.replace("-", "").lower()
+        found = {
+            uuid
+            for catalogue in self._catalogues
+            for uuid, name in catalogue.names.items()
+            if name == domain or uuid == plain
+        }
+        if len(found) > 1:
+            raise UsageError(
+                f"several domains have had the name {domain}",
+                hint="name its UUID: virsh domuuid; lvs -o+tags",
+            )
+        if not found:
+            raise NotFoundError(
+                f"no recovery point of a domain {domain} is here",
+                hint="see: thinsync-vm list; make a point: thinsync-vm replicate; or name a volume: VG/LV",
+            )
+        return found.pop()
+
+    def _points_of(self, uuid: str) -> list[RecoveryPoint]:
+        found = [point for one in self._catalogues for point in one.points if point.key.domain == uuid]
+        return sorted(found, key=lambda point: point.order)

@@ -1,0 +1,205 @@
+"""Volumes and points on their way out, for nobody in particular."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+
+from thinsync_virt.endpoint.mappings import MappingsOpener
+from thinsync_virt.endpoint.source.opening import open_stream
+from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream, VolumeHead
+from thinsync_virt.endpoint.source.pairs import Pair, read_pairs
+from thinsync_virt.endpoint.source.tuning import Tuning
+from thinsync_virt.endpoint.volumes.points import SentPoint
+from thinsync_virt.endpoint.volumes.temporary import temporary_snapshot
+from thinsync_virt.errors import BusyError, ConflictError, NotReplicableError, ThinsyncError, UsageError
+from thinsync_virt.model.findings import refusals
+from thinsync_virt.model.names import VolumeName, short_id
+from thinsync_virt.model.plans import Mode
+from thinsync_virt.model.points import Consistency, RecoveryPoint
+from thinsync_virt.model.sources import volume_id
+from thinsync_virt.model.states import PoolReport
+from thinsync_virt.model.volumes import ThinVolume
+from thinsync_virt.planning.space import judge_pool
+from thinsync_virt.stream.thin_send_recv import ThinSendWriter
+from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.system.lvm import Lvm
+
+Writer = StreamWriter | ThinSendWriter
+Notify = Callable[[str], None]
+
+
+class VolumeSender:
+    """This host as the source of ``send``. Streams are good for as long as their context lasts."""
+
+    def __init__(
+        self,
+        lvm: Lvm,
+        mappings: MappingsOpener,
+        reports: Callable[[], tuple[PoolReport, ...]],
+        host: str,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self._lvm = lvm
+        self._mappings = mappings
+        self._reports = reports
+        self._host = host
+        self._tuning = tuning or Tuning()
+
+    @contextmanager
+    def volume(
+        self, name: VolumeName, base: VolumeName | None, writer: Writer, notify: Notify
+    ) -> Iterator[OutgoingStream]:
+        """One volume; ``base`` is another in its pool. ``notify`` gets what a person should know, in lines.
+
+        What can be written to is sent as a snapshot, made here. Raises NotFoundError, UsageError, ConflictError (the
+        base may have changed since it was sent), NotReplicableError, BusyError, SpaceError, PoolError.
+        """
+        source = self._known(name)
+        older = self._base(source, base) if base is not None else None
+        with ExitStack() as stack:
+            head = source
+            if not source.read_only:
+                self._check_room(source)
+                head = stack.enter_context(temporary_snapshot(self._lvm, source, notify))
+                notify(_describe_snapshot(source))
+            moment = int(time.time()) if head is not source else head.created
+            # Whatever is written to an active volume, the next moment is another: only this snapshot has that content.
+            identity = head if source.active and not source.read_only else source
+            pair = Pair(name.lv, head, older)
+            stream = OutgoingStream(
+                VolumeHead(volume_id(identity.uuid), moment, Consistency.CRASH),
+                "",
+                VolumeHead(volume_id(older.uuid), older.created, Consistency.CRASH) if older else None,
+                b"",
+                self._deltas((pair,)),
+                addressed=False,
+                tuning=self._tuning_for(writer),
+            )
+            stream.write_with(writer)
+            stack.enter_context(self._opened(stream, (pair,)))
+            yield stream
+
+    @contextmanager
+    def point(
+        self, sent: SentPoint, base: RecoveryPoint | None, writer: Writer, notify: Notify
+    ) -> Iterator[OutgoingStream]:
+        """All disks of a point and its definition; ``base`` is another point of the domain.
+
+        Raises ConflictError (no disk has anything in common with the base), BusyError, PoolError.
+        """
+        pairs = tuple(
+            Pair(disk.target, disk.volume, _base_of(disk.target, disk.volume, base))
+            for disk in sent.point.disks
+        )
+        if base is not None and all(pair.base is None for pair in pairs):
+            raise ConflictError(
+                f"points {short_id(base.id)} and {short_id(sent.point.id)} have no disk in the same pool",
+                hint="send all of it: without --base",
+            )
+        for pair in pairs:
+            if base is not None and pair.base is None:
+                notify(f"{pair.target}: all that is mapped, since it is not in point {short_id(base.id)}")
+        stream = OutgoingStream(
+            sent.point,
+            sent.domain_name,
+            base,
+            sent.packed_definition,
+            self._deltas(pairs),
+            addressed=False,
+            tuning=self._tuning_for(writer),
+        )
+        stream.write_with(writer)
+        with self._opened(stream, pairs):
+            yield stream
+
+    def _tuning_for(self, writer: Writer) -> Tuning:
+        """thin-send-recv's format knows no compression: packing would be for nothing."""
+        return replace(self._tuning, compress="off") if isinstance(writer, ThinSendWriter) else self._tuning
+
+    def _known(self, name: VolumeName) -> ThinVolume:
+        volume = self._lvm.volume(name)
+        if volume.external_origin:
+            raise NotReplicableError(
+                f"{name} has the external origin {volume.external_origin}: what is unmapped is read from there",
+                hint="copy it into a thin volume of its own first",
+            )
+        return volume
+
+    def _base(self, source: ThinVolume, name: VolumeName) -> ThinVolume:
+        base = self._known(name)
+        if base.name == source.name:
+            raise UsageError(f"{name} is its own base", hint="--base names an older snapshot of it")
+        if base.pool != source.pool:
+            raise UsageError(
+                f"{source.name} lies in pool {source.pool}, {base.name} in {base.pool}",
+                hint="only volumes of one pool share chunks that can be compared",
+            )
+        if not base.read_only:
+            raise ConflictError(
+                f"{base.name} can be written to: nobody knows whether it still is what was sent of it",
+                hint=f"if nobody has written to it: lvchange -pr {base.name}; for the next time:"
+                " lvcreate -s -pr makes read-only snapshots",
+            )
+        return base
+
+    def _check_room(self, source: ThinVolume) -> None:
+        report = next((one for one in self._reports() if one.pool.name == source.pool), None)
+        findings = judge_pool(report, where=self._host, snapshots=1, volumes=1) if report is not None else ()
+        for finding in refusals(findings):
+            raise ThinsyncError(
+                f"no snapshot of {source.name}: {finding.subject}: {finding.message}",
+                code=finding.code,
+                hint=finding.hint,
+            )
+
+    def _deltas(self, pairs: Sequence[Pair]) -> tuple[OutgoingDisk, ...]:
+        chunk_sizes = {pool.name: pool.chunk_size for pool in self._lvm.pools()}
+        extents = read_pairs(self._lvm, self._mappings, pairs)
+        return tuple(
+            OutgoingDisk(
+                pair.target,
+                pair.head.name.path,
+                pair.head.size,
+                chunk_sizes[pair.head.pool],
+                Mode.FULL if pair.base is None else Mode.INCREMENTAL,
+                extents[pair.target],
+                pair.base.name.path if pair.base is not None else "",
+                pair.base.size if pair.base is not None else 0,
+            )
+            for pair in pairs
+        )
+
+    @contextmanager
+    def _opened(self, stream: OutgoingStream, pairs: Sequence[Pair]) -> Iterator[None]:
+        volumes = [volume for pair in pairs for volume in (pair.head, pair.base) if volume is not None]
+        names = tuple(volume.name for volume in volumes)
+        # What somebody else has activated stays so.
+        idle = tuple(volume.name for volume in volumes if not volume.active)
+        try:
+            self._lvm.activate(idle)
+            with open_stream(self._lvm, stream, names), self._tuning.priority.applied():
+                yield
+        except BaseException:
+            with suppress(ThinsyncError):
+                self._lvm.deactivate(idle)
+            raise
+        with suppress(BusyError):
+            self._lvm.deactivate(idle)
+
+
+def _base_of(target: str, head: ThinVolume, base: RecoveryPoint | None) -> ThinVolume | None:
+    """The base's disk, where it can be compared."""
+    held = base.disk(target) if base is not None else None
+    return held.volume if held is not None and held.volume.pool == head.pool else None
+
+
+def _describe_snapshot(source: ThinVolume) -> str:
+    if source.active:
+        return (
+            f"{source.name} can be written to: what is sent is a snapshot of this moment, as after a power cut,"
+            " and no later --base can name it; for increments send read-only snapshots: lvcreate -s -pr"
+        )
+    return f"{source.name} can be written to: before it serves as --base, make it read-only: lvchange -pr {source.name}"

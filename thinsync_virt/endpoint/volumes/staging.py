@@ -1,0 +1,156 @@
+"""Staging volumes of one ``receive``: made, written, whole; or gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from thinsync_virt.endpoint.naming import free_name
+from thinsync_virt.endpoint.volumes.arrivals import Arrival, read_arrivals
+from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.model.names import VolumeName, new_id, short_id
+from thinsync_virt.model.tags import Incoming, Whole, format_tag
+from thinsync_virt.model.volumes import ThinVolume
+from thinsync_virt.system.block import BlockDevice
+from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+from thinsync_virt.system.steps import reached
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one disk of a stream goes: ``base`` is the volume that it builds on and replaces, None for a new one.
+
+    ``size`` in bytes; ``held`` and ``disk`` as in the tag.
+    """
+
+    target: VolumeName
+    pool: VolumeName
+    size: int
+    base: ThinVolume | None
+    held: str
+    disk: str
+
+
+class VolumeStaging:
+    """One staging volume for each place. Every method may raise what LVM raises."""
+
+    def __init__(self, lvm: Lvm, places: Sequence[Place]) -> None:
+        self.id = new_id()
+        self._lvm = lvm
+        self._places = tuple(places)
+        self._names: tuple[VolumeName, ...] = ()
+        self._devices: list[BlockDevice] = []
+
+    def create(self) -> tuple[BlockDevice, ...]:
+        """Make and activate the volumes; their devices, in the order of the places, open until :meth:`close`."""
+        taken = {volume.name for volume in self._lvm.volumes()}
+        names: list[VolumeName] = []
+        snapshots: list[SnapshotRequest] = []
+        for index, place in enumerate(self._places, start=1):
+            name = free_name(place.pool.vg, taken, place.target.lv, "in", suffix=short_id(self.id))
+            taken.add(name)
+            names.append(name)
+            if place.base is not None:
+                tag = self._tag(index, place)
+                snapshots.append(
+                    SnapshotRequest(place.base.name, name.lv, (tag,), read_only=False, skip=True)
+                )
+        self._names = tuple(names)
+        if snapshots:
+            self._lvm.create_snapshots(snapshots)
+        for index, (name, place) in enumerate(zip(names, self._places, strict=True), start=1):
+            if place.base is None:
+                self._lvm.create_thin(name, place.pool, place.size, (self._tag(index, place),), active=False)
+            elif self._lvm.volume(name).size != place.size:
+                self._lvm.resize(name, place.size)
+        self._lvm.activate(self._names)
+        reached("volume staging made")
+        for name in names:
+            self._devices.append(BlockDevice(name.path, write=True))
+        return tuple(self._devices)
+
+    def _tag(self, index: int, place: Place) -> str:
+        return format_tag(
+            Incoming(
+                self.id,
+                index,
+                len(self._places),
+                place.held,
+                place.disk,
+                place.target.lv,
+                place.base.uuid if place.base is not None else "",
+            )
+        )
+
+    def finish(self, *, keep: bool) -> Arrival:
+        """Everything on stable storage, inactive and read-only; then the one commit that makes it count.
+
+        Raises ConflictError when a target is not what it was at the beginning, PoolError when a volume was lost.
+        """
+        for device in self._devices:
+            device.sync()
+        reached("volume data synced")
+        self.close()
+        self._lvm.deactivate(self._names)
+        self._lvm.set_read_only(self._names)
+        reached("volume staging read-only")
+        self._check_targets()
+        made = self._arrival()
+        if made is None or len(made.members) != len(self._places):
+            raise PoolError(
+                "a staging volume was lost while it was received",
+                hint=f"see who removes volumes: lvs {self._names[0].vg}; journalctl; then receive it again",
+                retry=True,
+            )
+        self._lvm.change_tags(self._names[0], add=(format_tag(Whole(self.id, keep)),))
+        reached("volume whole")
+        whole = self._arrival()
+        assert whole is not None
+        return whole
+
+    def _check_targets(self) -> None:
+        """Nobody has taken, removed, renamed or opened what is to be replaced."""
+        for place in self._places:
+            check_place(self._lvm, place)
+
+    def _arrival(self) -> Arrival | None:
+        return next((one for one in read_arrivals(self._lvm.volumes()) if one.id == self.id), None)
+
+    def abandon(self, failure: BaseException) -> None:
+        """Remove the volumes, unless they are whole; what cannot be removed now, ``recover`` removes."""
+        self.close()
+        try:
+            found = self._arrival()
+            if found is not None and found.whole is None:
+                self._lvm.remove(tuple(member.volume.name for member in reversed(found.members)))
+        except ThinsyncError as error:
+            failure.add_note(f"and the staging volumes could not be removed yet: {error.message}")
+
+    def close(self) -> None:
+        """Close the devices."""
+        for device in self._devices:
+            device.close()
+        self._devices = []
+
+
+def check_place(lvm: Lvm, place: Place) -> None:
+    """Raises ConflictError when the target is another volume than when it was looked at, or is open."""
+    present: ThinVolume | None = None
+    with suppress(NotFoundError):
+        kind = lvm.kind_of(place.target)
+        if place.base is None or kind.uuid != place.base.uuid:
+            raise ConflictError(
+                f"{place.target} is another volume than at the beginning: it was made or renamed meanwhile",
+                hint="give one of them another name, and receive it again",
+            )
+        present = lvm.volume(place.target)
+    if place.base is not None and present is None:
+        raise ConflictError(
+            f"{place.target} was removed or renamed meanwhile", hint="find out by whom, and receive it again"
+        )
+    if present is not None and present.open:
+        raise ConflictError(
+            f"{place.target} is in use: its content would change under whoever has it open",
+            hint=f"unmount or close it, then receive it again; see: lsof {place.target.path}; lsblk",
+        )

@@ -1,0 +1,41 @@
+"""What a run is asked for, and who watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from thinsync_virt.model.plans import DiskPlan
+from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.reports import Quiesce, Registration, SnapshotReport
+from thinsync_virt.planning.choices import Wishes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. ``limit`` is seconds from the freeze call to the confirmed thaw."""
+
+    domain: str
+    wishes: Wishes = field(default_factory=Wishes)
+    quiesce: Quiesce = Quiesce.AUTO
+    limit: float = 8.0
+    dry_run: bool = False
+
+
+class Observer(Protocol):
+    """Whoever shows a run to people."""
+
+    def step(self, text: str) -> None:
+        """One line: what is being done now."""
+
+    def planned(self, disks: tuple[DiskPlan, ...], base: RecoveryPoint | None) -> None: ...
+
+    def snapshot(self, point: RecoveryPoint, report: SnapshotReport) -> None: ...
+
+    def transfer(self, total: int) -> None:
+        """The transfer begins: ``total`` bytes will be read."""
+
+    def progress(self, done: int) -> None:
+        """So many bytes have been read and sent so far."""
+
+    def registered(self, registration: Registration) -> None: ...

@@ -1,0 +1,151 @@
+"""Everything that is known before anything is made: both ends' states, the choices, the checks."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+
+from thinsync_virt.errors import ConflictError, ThinsyncError
+from thinsync_virt.model.definition import Definition
+from thinsync_virt.model.domains import Disk, Domain
+from thinsync_virt.model.findings import Finding, refusals
+from thinsync_virt.model.plans import DiskPlan, Mode, Plan, Replicate
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.model.states import SourceState, TargetState
+from thinsync_virt.planning.choices import choose, remembered_state, target_uuid, travelling_disks
+from thinsync_virt.planning.replication import find_conflict, plan_disks, plan_replication, plan_resumption
+from thinsync_virt.replication.protocols import Source, Target
+from thinsync_virt.replication.request import Observer, Request
+
+
+class CannotGoOnError(Exception):
+    """The interrupted transfer of ``point`` cannot be brought to its end: a new one is to be made in its place."""
+
+    def __init__(self, point: str, why: str) -> None:
+        super().__init__(why)
+        self.point = point
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Both ends as they are now, and what the job would be."""
+
+    domain: Domain
+    disks: tuple[Disk, ...]
+    choices: Choices
+    definition: Definition
+    source: SourceState
+    target: TargetState
+    sizes: dict[str, int]
+    full: dict[str, int]
+    """Bytes that full copies will bring, by disk."""
+    left: dict[str, int] | None
+    """Bytes that are left of an interrupted transfer, by disk; None where there is none to go on with."""
+    findings: tuple[Finding, ...]
+
+
+def look(
+    source: Source, target: Target, request: Request, observer: Observer, *, given_up: str = ""
+) -> Situation:
+    """Ask both ends. Raises ThinsyncError at any conflict or refusal, with nothing changed; CannotGoOnError.
+
+    The interrupted transfer of point ``given_up`` counts as remains.
+    """
+    domain = source.inspect(request.domain)
+    observer.step(f"asking {target.host}")
+    states = target.states(domain.uuid, domain.name)
+    offer = target.offer()
+    remembered = remembered_state(states, request.wishes)
+    choices = choose(domain, request.wishes, remembered.choices if remembered else None, offer, target.host)
+    disks = travelling_disks(domain, choices)
+    key = ReplicaKey(domain.uuid, target_uuid(offer, choices))
+    target_state = next((state for state in states if state.key == key), None) or _fresh_state(key, states)
+    if target_state.interrupted is not None and target_state.interrupted.point == given_up:
+        target_state = replace(target_state, interrupted=None)
+    source_state = source.state(domain, key)
+    conflict = find_conflict(source_state, target_state, host=target.host)
+    if conflict is not None:
+        raise ConflictError(conflict.message, hint=conflict.hint)
+    observer.step("checking both ends")
+    definition = source.definition(domain, choices)
+    sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
+    findings = source.check(domain, disks, request.quiesce)
+    going_on = plan_resumption(source_state, target_state, choices)
+    left = _left(source, going_on) if going_on is not None and not refusals(findings) else None
+    full: dict[str, int] = {}
+    if going_on is not None and left is not None:
+        in_full = {plan.target for plan in going_on.disks if plan.mode is Mode.FULL}
+        full = {name: min(left[name], size) for name, size in sizes.items() if name in in_full}
+    elif not refusals(findings):
+        plans = plan_disks(source_state, target_state, disks, choices)
+        full = source.mapped(of_mode(Mode.FULL, plans, disks))
+    findings = (*findings, *target.check(key, definition, choices, sizes, full))
+    refuse(findings, domain.name, target)
+    return Situation(
+        domain, disks, choices, definition, source_state, target_state, sizes, full, left, findings
+    )
+
+
+def _left(source: Source, going_on: Replicate) -> dict[str, int]:
+    try:
+        return source.left(going_on)
+    except ThinsyncError as error:
+        if error.retry:
+            raise
+        raise CannotGoOnError(going_on.set_id, error.message) from error
+
+
+def of_mode(mode: Mode, plans: tuple[DiskPlan, ...], disks: tuple[Disk, ...]) -> tuple[Disk, ...]:
+    """The disks that travel in this mode."""
+    wanted = {plan.target for plan in plans if plan.mode is mode}
+    return tuple(disk for disk in disks if disk.target in wanted)
+
+
+def _fresh_state(key: ReplicaKey, states: tuple[TargetState, ...]) -> TargetState:
+    registered = states[0].registered if states else ()
+    return TargetState(key, (), (), registered, "", (), None)
+
+
+def refuse(findings: tuple[Finding, ...], domain: str, target: Target) -> None:
+    """Raise for the first that refuses, with the command that shows every one."""
+    refused = refusals(findings)
+    if refused:
+        first = refused[0]
+        command = shlex.join(["thinsync-vm", "check", domain, "--to", target.address])
+        more = f" (and {len(refused) - 1} more: {command})" if len(refused) > 1 else ""
+        raise ThinsyncError(f"{first.subject}: {first.message}{more}", code=first.code, hint=first.hint)
+
+
+def make_plan(source: Source, target: Target, situation: Situation, observer: Observer) -> Plan:
+    """What is to be done, now that both ends are known."""
+    base = newest_common(situation.source.points, situation.target.points)
+    return plan_replication(
+        situation.source,
+        situation.target,
+        host=target.host,
+        disks=situation.disks,
+        choices=situation.choices,
+        definition=situation.definition.id,
+        unchanged=_is_unchanged(source, situation, base, observer),
+    )
+
+
+def _is_unchanged(
+    source: Source, situation: Situation, base: RecoveryPoint | None, observer: Observer
+) -> bool:
+    if base is None or base.definition != situation.definition.id:
+        return False
+    if {disk.target for disk in base.disks} != {disk.target for disk in situation.disks}:
+        return False
+    observer.step("looking for changes")
+    return source.unchanged(situation.disks, base)
+
+
+def with_amounts(plan: Replicate, source: Source, situation: Situation, request: Request) -> Replicate:
+    """How much each disk brings; of a delta only a dry run wants to know before it is made."""
+    amounts = dict(situation.full if plan.unfinished_head is None else situation.left or {})
+    if request.dry_run and plan.base is not None and plan.unfinished_head is None:
+        amounts |= source.differing(of_mode(Mode.INCREMENTAL, plan.disks, situation.disks), plan.base)
+    disks = tuple(replace(disk, expected=amounts.get(disk.target)) for disk in plan.disks)
+    return replace(plan, disks=disks)

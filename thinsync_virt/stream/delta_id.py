@@ -1,0 +1,57 @@
+"""The id of a delta: equal only where the same ranges of the same disks travel between the same two points.
+
+By it an interrupted transfer is known again. It is the first 32 hexadecimal digits of the SHA-256 of::
+
+    base id, or 32 times "0"      32 bytes of ASCII
+    point id                      32 bytes of ASCII
+    per disk, in the header's order:
+        target, a zero byte
+        size, chunk size          u64, u64    bytes
+        mode                      u64         0 full, 1 incremental
+        number of extents         u64
+        per extent: start, length, kind       u64, u64, u64    bytes; kind 0 unmapped, 1 data
+
+All numbers are little-endian.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.model.plans import Mode
+
+_DISK = struct.Struct("<QQQQ")
+_EXTENT = struct.Struct("<QQQ")
+_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaDisk:
+    """What travels of one disk: all of its extents, also those that were received before. Sizes in bytes."""
+
+    target: str
+    size: int
+    chunk_size: int
+    mode: Mode
+    extents: Sequence[Extent]
+
+
+def delta_id(base: str | None, point: str, disks: Iterable[DeltaDisk]) -> str:
+    """The id, 32 hexadecimal digits."""
+    digest = hashlib.sha256((base or "0" * 32).encode() + point.encode())
+    for disk in disks:
+        digest.update(disk.target.encode() + b"\0")
+        incremental = disk.mode is Mode.INCREMENTAL
+        digest.update(_DISK.pack(disk.size, disk.chunk_size, incremental, len(disk.extents)))
+        for first in range(0, len(disk.extents), _AT_ONCE):
+            digest.update(
+                b"".join(
+                    _EXTENT.pack(extent.start, extent.length, extent.kind is ExtentKind.DATA)
+                    for extent in disk.extents[first : first + _AT_ONCE]
+                )
+            )
+    return digest.hexdigest()[:32]

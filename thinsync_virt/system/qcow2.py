@@ -1,0 +1,132 @@
+"""Images in qcow2, made, written, read and merged by QEMU's own tools: qemu-img, and qemu-nbd behind a socket."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+from thinsync_virt.errors import Code, CommandError, ThinsyncError
+from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.system.nbd import NbdClient
+from thinsync_virt.system.process import Running, find_tool, run, running
+
+TOOLS = ("qemu-img", "qemu-nbd", "setpriv")
+_QUICK = 60.0
+_LONG = 24 * 3600.0
+_START_SECONDS = 30.0
+_POLL_SECONDS = 0.01
+
+
+def missing_tools() -> tuple[str, ...]:
+    """Those of the tools that are not on this host."""
+    return tuple(tool for tool in TOOLS if find_tool(tool) is None)
+
+
+def create_image(path: Path, size: int, backing: str = "") -> None:
+    """A new image of ``size`` bytes with nothing in it but what it inherits of ``backing``, named as seen from it."""
+    inherits = ["-b", backing, "-F", "qcow2"] if backing else []
+    run(["qemu-img", "create", "-q", "-f", "qcow2", *inherits, str(path), str(size)], timeout=_QUICK)
+
+
+def commit_image(path: Path) -> None:
+    """Write all that an image holds into the one that it stands on; the image itself stays as it is."""
+    run(["qemu-img", "commit", "-q", "-d", "-f", "qcow2", str(path)], timeout=_LONG)
+
+
+def shrink_image(path: Path, size: int) -> None:
+    """Cut an image at ``size`` bytes. Nothing happens to one that is no longer than that."""
+    run(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(path), str(size)], timeout=_QUICK)
+
+
+def image_size(path: Path) -> int:
+    """Bytes of the disk that the image holds."""
+    answer = run(["qemu-img", "info", "--output=json", "-f", "qcow2", str(path)], timeout=_QUICK)
+    return int(_parsed(answer.stdout, path)["virtual-size"])
+
+
+def image_extents(path: Path) -> Iterator[Extent]:
+    """What of the disk may hold data, in this image or in those that it stands on, ascending."""
+    answer = run(["qemu-img", "map", "--output=json", "-f", "qcow2", str(path)], timeout=_LONG)
+    for entry in _parsed(answer.stdout, path):
+        if entry["data"] and not entry["zero"]:
+            yield Extent(entry["start"], entry["length"], ExtentKind.DATA)
+
+
+class ServedImage:
+    """An image in the hands of a qemu-nbd of its own, which ends with us. Raises ThinsyncError."""
+
+    def __init__(self, path: Path, *, write: bool = False) -> None:
+        self._path = path
+        self._cleanup = ExitStack()
+        try:
+            self._client = self._open(write)
+        except BaseException:
+            self._cleanup.close()
+            raise
+        self.size = self._client.size
+        self.read = self._client.read
+        self.write = self._client.write
+        self.clear = self._client.clear
+
+    def _open(self, write: bool) -> NbdClient:
+        directory = tempfile.mkdtemp(prefix="thinsync-nbd-")
+        self._cleanup.callback(shutil.rmtree, directory, ignore_errors=True)
+        place = f"{directory}/socket"
+        how = ["--cache=writeback", "--discard=unmap"] if write else ["--read-only"]
+        argv = ["setpriv", "--pdeathsig", "TERM", "qemu-nbd", f"--socket={place}", "--format=qcow2", *how]
+        server = self._cleanup.enter_context(running([*argv, str(self._path)]))
+        connection = socket.socket(socket.AF_UNIX)
+        self._cleanup.callback(connection.close)
+        _connect(connection, place, server)
+        client = NbdClient(connection, self._path)
+        # It ends when the connection does, and has everything flushed then.
+        self._cleanup.callback(server.wait, _START_SECONDS)
+        self._cleanup.callback(client.close)
+        return client
+
+    def extents(self) -> Iterator[Extent]:
+        """What may hold data."""
+        return image_extents(self._path)
+
+    def sync(self) -> None:
+        """Put everything written on stable storage, and let the page cache go."""
+        self._client.sync()
+        with suppress(OSError):
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Idempotent. The server has ended afterwards."""
+        self._cleanup.close()
+
+
+def _connect(connection: socket.socket, place: str, server: Running) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            connection.connect(place)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if server.wait(_POLL_SECONDS) or time.monotonic() > deadline:
+                raise CommandError(server.argv, server.status, server.output()) from error
+        else:
+            return
+
+
+def _parsed(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ThinsyncError(
+            f"qemu-img says of {path} what is not JSON", code=Code.TOOL, hint=f"see: qemu-img info {path}"
+        ) from error
