@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.unit.stream.samples import header, small_frames, small_stream
 from thinsync_virt.errors import StreamError
 from thinsync_virt.stream.compression import pack
-from thinsync_virt.stream.frames import FrameType
+from thinsync_virt.stream.frames import FrameType, Piece
 from thinsync_virt.stream.index import FrameIndex, ReadAt, continue_stream
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import MIB
@@ -61,7 +63,7 @@ def test_one_that_is_cut_anywhere_or_goes_on_is_none() -> None:
 
 def rest_of(writer: StreamWriter, frames: int) -> bytes:
     """What the sample has after its first ``frames``."""
-    calls = [
+    calls: list[Callable[[], list[Piece]]] = [
         lambda: writer.definition(b"01234"),
         lambda: writer.definition(b"56789"),
         lambda: writer.data(0, 0, b"\x01" * 512),
