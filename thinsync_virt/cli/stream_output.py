@@ -94,6 +94,10 @@ def print_totals(stream: NativeStream | PlainStream, found: Counted, size: int, 
     else:
         header = stream.header
         name = f"{header.domain_name} point" if header.domain_uuid else "volume"
+        if any(disk.start for disk in header.disks):
+            _line(
+                "note", "it goes on where an interrupted transfer had stopped: what came before is not in it"
+            )
         _line(
             "carries", f"{name} {header.point}, {'full' if header.base is None else f'since {header.base}'}"
         )

@@ -25,7 +25,7 @@ from tests.unit.endpoint.between import (
 )
 from tests.unit.endpoint.devices import FileMappings
 from tests.unit.endpoint.stored import definition_volume, set_volumes
-from tests.unit.stream.samples import small_stream
+from tests.unit.stream.samples import header, small_stream
 from tests.unit.values import NAME
 from thinsync_virt.cli import build_streams, failures, receive_command, send_command
 from thinsync_virt.cli.main import main
@@ -185,6 +185,19 @@ def test_every_cut_and_every_flipped_byte_is_found_in_a_file(shell: Shell) -> No
         file.write_bytes(damaged)
         status, out, said = shell("stream", "verify", str(file))
         assert status == Code.DIFFERS.exit_status and out == "", said
+
+
+def test_the_rest_of_an_interrupted_transfer_is_told_from_a_whole_one(shell: Shell) -> None:
+    whole = header(sizes=(SIZE,))
+    rest = replace(whole, disks=(replace(whole.disks[0], start=4096),))
+    file = shell.directory / "rest"
+    for one, noted in ((whole, False), (rest, True)):
+        writer = StreamWriter()
+        file.write_bytes(b"".join(bytes(piece) for piece in [*writer.begin(one), *writer.end()]))
+        status, out, _ = shell("stream", "verify", str(file))
+        assert status == 0 and ("interrupted" in out) is noted
+        assert ("from byte 4096" in shell("stream", "info", str(file))[1]) is noted
+    assert "is not whole" in shell.error("receive", "vg1/copy", stdin=file.read_bytes(), code=Code.STREAM)
 
 
 def test_the_senders_error_is_told(shell: Shell) -> None:
