@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -12,16 +12,22 @@ from tests.unit.endpoint.devices import FileLvm, FileMappings
 from tests.unit.endpoint.stored import set_volumes
 from tests.unit.endpoint.test_receive import DEFINITION, Target
 from tests.unit.endpoint.test_resume import lost_after, noise, resumable
-from tests.unit.values import KEY, NAME, POOL, identifier, pool_report
+from tests.unit.endpoint.test_target import make_target
+from tests.unit.remote.loopback import serving
+from tests.unit.values import CHOICES, DOMAIN, KEY, NAME, POOL, domain, identifier, pool_report
 from thinsync_virt.endpoint.definition_volume import write_definition
 from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.endpoint.target import receive
-from thinsync_virt.errors import PoolError
+from thinsync_virt.errors import PoolError, UnreachableError
 from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.states import SourceState
 from thinsync_virt.model.tags import Role
 from thinsync_virt.model.transfers import Interrupted
+from thinsync_virt.planning.replication import plan_resumption
+from thinsync_virt.remote.target_client import RemoteTarget
+from thinsync_virt.remote.target_server import ServedProver, target_handlers
 from thinsync_virt.stream.reader import read_stream
 from thinsync_virt.units import KIB
 
@@ -93,6 +99,40 @@ def test_a_head_that_is_there_is_sent_from_where_it_stopped(site: Site) -> None:
     assert site.target.content() == NEW
     assert site.target.content(0) == OLD
     assert not any(disk.volume.active for point in site.points for disk in point.disks)
+
+
+def test_over_a_real_channel_that_breaks_in_the_middle(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Source, client, server, target and journal together: as the driver asks them, with the line cut between."""
+    thin = make_target(site.lvm, monkeypatch, journal=site.target.journal)
+    handlers = target_handlers(thin, cast(ServedProver, object()))
+    head = site.source.reopen(site.points[1])
+    durable: list[dict[str, int]] = []
+    with site.source.send(site.plan(None), head) as stream:
+        whole = stream.total
+        with serving(handlers, cut_after=whole * 7 // 10) as client:
+            first = RemoteTarget(client)
+            first.begin(DOMAIN)
+            with pytest.raises(UnreachableError):
+                first.receive(stream, lambda _: None, durable.append)
+        assert not first.connected
+    with serving(handlers) as client:
+        again = RemoteTarget(client)
+        again.begin(DOMAIN)
+        (state,) = again.states(DOMAIN, NAME)
+        found = state.interrupted
+        assert found is not None and found.point == head.point.id
+        assert all(found.positions[name] >= position for name, position in durable[-1].items())
+        plan = plan_resumption(SourceState(domain(), site.points, ()), state, CHOICES)
+        assert plan is not None and plan.unfinished_head == head.point
+        assert again.tidy(KEY, head.point.id) == ()
+        with site.source.send(plan, head) as stream:
+            # What the line held when it broke is lost with it: for so little data that is much.
+            assert stream.total < whole * 8 // 10
+            assert again.receive(stream, lambda _: None, durable.append).id == head.point.id
+        (state,) = again.states(DOMAIN, NAME)
+        assert (state.interrupted, state.unfinished) == (None, ())
+    assert site.target.content() == NEW
+    assert site.target.journal.read(KEY) is None
 
 
 def test_a_head_without_its_definition_cannot_be_sent(site: Site) -> None:
