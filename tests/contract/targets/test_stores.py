@@ -253,6 +253,16 @@ def test_a_look_makes_nothing(site: StoreSite) -> None:
     assert not site.path.exists()
 
 
+def test_a_point_that_is_numbered_before_its_base(site: StoreSite, replica: Replica) -> None:
+    replica.send(5, {"vda": ONE})
+    before = site.everything()
+    with site.session() as (target, _):
+        sent = replica.sent(4, {"vda": TWO}, base=5)
+        with pytest.raises(StreamError, match="before its base"):
+            target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
+    assert site.everything() == before
+
+
 def test_how_a_point_is_started(site: StoreSite, replica: Replica) -> None:
     replica.send(1, {"vda": ONE})
     with site.session() as (target, _):

@@ -199,6 +199,8 @@ class Arrival:
         point = folder.record.point(header.base) if header.base is not None else None
         if header.base is not None and (point is None or point.retired or not folder.whole(point)):
             raise ConflictError(f"base point {header.base} is not here", hint="plan again")
+        if point is not None and point.sequence >= header.sequence:
+            raise StreamError(f"point {header.point} is numbered before its base", retry=False)
         found: dict[str, Path] = {}
         for disk in header.disks:
             if disk.mode is Mode.INCREMENTAL:
