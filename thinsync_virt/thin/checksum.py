@@ -1,7 +1,7 @@
 """crc32c as dm-thin has it: begun with ~0, no final inversion. By what this machine has, in the cheapest order.
 
 PyPI's crc32c and Debian 13's use the processor's instruction. Debian 12's does without: a fifth of libisal's speed, but
-libisal costs the import of ctypes first, so it is taken when there is much to read. Where neither stands, a table in
+libisal costs the loading of ctypes first, so it is taken when there is much to read. Where neither stands, a table in
 Python, some thousand times slower. What answers a known question wrongly is not used.
 """
 
@@ -26,7 +26,7 @@ _SAMPLE = bytes(range(256)) * (_BLOCK // 256)
 # What by_table gives for it; the table itself takes longer to make than a small delta.
 _ANSWER = 0x80E84921
 _MANY = 1500
-"""Blocks from which on importing ctypes is worth while."""
+"""Blocks from which on loading it is worth while."""
 
 
 class Checksums:
