@@ -70,7 +70,10 @@ class Node:
                 run(["truncate", "-s", size, str(disk)])
         if fresh or not (upper / "etc/machine-id").exists():
             identity.write(self._state, self.name, upper)
-        rootfs.make_overlay([Path(layer) for layer in settings.layers[self.name]], upper, self.root)
+        layers = [Path(layer) for layer in settings.layers[self.name]]
+        if not self.root.is_mount():
+            rootfs.copy_large(layers, upper)
+        rootfs.make_overlay(layers, upper, self.root)
 
     def running(self) -> bool:
         return uml.running(self._state, self.name)

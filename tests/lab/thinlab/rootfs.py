@@ -226,6 +226,36 @@ def _copy_config(source: Path, target: Path) -> None:
         os.symlink("/dev/null", units / unit)
 
 
+_LARGE = 1 << 20
+
+
+def copy_large(layers: Sequence[Path], upper: Path) -> None:
+    """Give a new node copies of its own of large files under /var: libvirt opens a guest's kernel and initrd to write.
+
+    overlayfs would copy them at that open; a signal interrupts it, and user-mode Linux has its clock tick by one: where
+    the copy takes longer than a tick, the node hangs for ever.
+    """
+    for layer in layers:
+        for path in sorted((layer / "var").rglob("*")):
+            copy = upper / path.relative_to(layer)
+            if path.is_symlink() or not path.is_file() or path.stat().st_size < _LARGE or copy.exists():
+                continue
+            for parent in reversed(copy.relative_to(upper).parents):
+                if not (upper / parent).exists():
+                    (upper / parent).mkdir()
+                    _copy_status(
+                        next(one / parent for one in layers if (one / parent).is_dir()), upper / parent
+                    )
+            shutil.copyfile(path, copy)
+            _copy_status(path, copy)
+
+
+def _copy_status(path: Path, copy: Path) -> None:
+    status = path.stat()
+    os.chown(copy, status.st_uid, status.st_gid)
+    shutil.copystat(path, copy)
+
+
 def make_overlay(layers: list[Path], upper: Path, mount_point: Path) -> None:
     """Mount the node's root: its own writable layer over the shared ones (first layer on top)."""
     if os.path.ismount(mount_point):
