@@ -183,3 +183,28 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         MetadataReader(str(tmp_path))
     with pytest.raises(ThinsyncError, match="neither"):
         MetadataReader("/dev/null")
+
+
+def test_reading_leaves_no_trace(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    os.utime(path, (1, path.stat().st_mtime))
+    with MetadataReader(str(path)) as reader:
+        assert reader.read([7]) == content[7 * BLOCK : 8 * BLOCK]
+    assert path.stat().st_atime == 1
+
+
+@pytest.mark.parametrize("refused", [os.O_NOATIME, os.O_DIRECT, os.O_NOATIME | os.O_DIRECT])
+def test_a_file_that_is_not_to_be_opened_so(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    """Another user's, or on a file system without reads past the page cache."""
+    really = os.open
+
+    def stricter(path: str, flags: int) -> int:
+        if flags & refused:
+            raise PermissionError(1, "Operation not permitted")
+        return really(path, flags)
+
+    monkeypatch.setattr(os, "open", stricter)
+    with MetadataReader(str(tmp_path / "m")) as reader:
+        assert reader.read([5, 3]) == content[5 * BLOCK : 6 * BLOCK] + content[3 * BLOCK : 4 * BLOCK]
