@@ -110,6 +110,19 @@ def test_a_call(client: Client) -> None:
     assert client.call("nothing", {}) == {}
 
 
+def test_a_connection_made_while_an_error_is_handled() -> None:
+    """As when another one was lost: that error is not this connection's."""
+    try:
+        raise UnreachableError("the one before", hint="none")
+    except UnreachableError:
+        with serving(HANDLERS) as client:
+            assert client.call("nothing", {}) == {}
+            with pytest.raises(SpaceError):
+                client.call("fail", {})
+            assert not client.lost
+            assert client.call("nothing", {}) == {}
+
+
 def test_progress_in_order(client: Client) -> None:
     reports: list[int] = []
     client.call("count_up", {"to": 1000}, progress=lambda report: reports.append(report["number"]))
