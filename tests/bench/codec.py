@@ -29,7 +29,7 @@ GOAL = 0.85
 PIPE = MIB
 F_SETPIPE_SZ = 1031
 ROOT = Path(__file__).resolve().parents[2]
-FRAMES = (256 * KIB, 512 * KIB, MIB)
+FRAMES = (128 * KIB, 256 * KIB, 512 * KIB, MIB)
 PLACE = "/dev/shm"
 
 Way = tuple[str, list[str], list[str]]
