@@ -12,6 +12,7 @@ import argparse
 import fcntl
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from thinsync_virt.units import KIB, MIB, parse_size
 
@@ -27,7 +29,7 @@ GOAL = 0.85
 PIPE = MIB
 F_SETPIPE_SZ = 1031
 ROOT = Path(__file__).resolve().parents[2]
-FRAMES = (256 * KIB, 512 * KIB, MIB)
+FRAMES = (128 * KIB, 256 * KIB, 512 * KIB, MIB)
 PLACE = "/dev/shm"
 
 Way = tuple[str, list[str], list[str]]
@@ -68,8 +70,15 @@ def receive(size: int) -> None:
             sys.exit(f"{event.totals.data} bytes came, {size} were sent")
 
 
-def seconds(way: Way) -> float:
-    """How long it takes to move all, from when both processes run to the end of the second one."""
+class Took(NamedTuple):
+    """Seconds of the clock, and of the processors in both processes."""
+
+    wall: float
+    cpu: float
+
+
+def measure(way: Way) -> Took:
+    """What it takes to move all, from when both processes are ready to the end of both."""
     _, sender, receiver = way
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, F_SETPIPE_SZ, PIPE)
@@ -78,22 +87,29 @@ def seconds(way: Way) -> float:
     with _start(sender, waits, stdout=write_end) as first, _start(receiver, waits, stdin=read_end) as second:
         for descriptor in (read_end, write_end, waits):
             os.close(descriptor)
+        before = _children()
         for process in (first, second):
             assert process.stderr is not None
-            process.stderr.readline()
+            before += float(process.stderr.readline())
         begun = time.perf_counter()
         os.close(go)
         failed = second.wait() or first.wait()
         passed = time.perf_counter() - begun
     if failed:
         raise SystemExit(f"{way[0]} failed with status {failed}")
-    return passed
+    return Took(passed, _children() - before)
+
+
+def _children() -> float:
+    """Seconds of processor time of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _start(
     argv: list[str], waits: int, *, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """A process that says that it is ready, and begins once ``waits`` has nothing more to give."""
+    """A process that says when it is ready, and what it took up to then; it begins at the end of ``waits``."""
     command = [part.replace("WAITS", str(waits)) for part in argv]
     return subprocess.Popen(
         command, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, pass_fds=(waits,), cwd=ROOT
@@ -101,14 +117,14 @@ def _start(
 
 
 _PYTHON = """
-import os, sys
+import os, sys, time
 import thinsync_virt.stream.reader, thinsync_virt.stream.writer, tests.unit.stream.samples
 from tests.bench.codec import {0}
-print("ready", file=sys.stderr, flush=True)
+print(time.process_time(), file=sys.stderr, flush=True)
 os.read(WAITS, 1)
 {0}({1})
 """
-_SHELL = "echo ready >&2; read -r _ <&WAITS; exec "
+_SHELL = "echo 0 >&2; read -r _ <&WAITS; exec "
 
 
 def _python(function: str, *arguments: object) -> list[str]:
@@ -143,24 +159,29 @@ def main(arguments: list[str] | None = None) -> None:
             file.write(noise)
         file.flush()
         all_ways = ways(file.name, size)
-        times: dict[str, list[float]] = {way[0]: [] for way in all_ways}
+        found: dict[str, list[Took]] = {way[0]: [] for way in all_ways}
         for number in range(options.rounds):
             for way in all_ways if number % 2 else reversed(all_ways):
-                times[way[0]].append(seconds(way))
-    report(times, size)
+                found[way[0]].append(measure(way))
+    report(found, size)
     if options.json is not None:
-        options.json.write_text(json.dumps({"size": size, "seconds": times}, indent=1) + "\n")
+        options.json.write_text(json.dumps({"size": size, "seconds": found}, indent=1) + "\n")
 
 
-def report(times: dict[str, list[float]], size: int, say: Callable[[str], None] = print) -> None:
-    """Median speed of each way, as a ratio of the first."""
-    rates = {name: size / statistics.median(found) for name, found in times.items()}
-    limit, *ours = rates
-    say(f"{size // MIB} MiB through a pipe of {PIPE // KIB} KiB, {len(times[limit])} rounds, medians")
-    for name, rate in rates.items():
-        say(f"  {name:<22} {rate / 1e9:6.2f} GB/s   {rate / rates[limit]:5.2f}")
-    best = max(ours, key=lambda name: rates[name])
-    ratio = rates[best] / rates[limit]
+def report(found: dict[str, list[Took]], size: int, say: Callable[[str], None] = print) -> None:
+    """Medians of each way, as ratios of the first: by the clock, and by the processors' time."""
+    walls = {name: statistics.median(took.wall for took in all_of) for name, all_of in found.items()}
+    cpus = {name: statistics.median(took.cpu for took in all_of) for name, all_of in found.items()}
+    limit, *ours = found
+    say(f"{size // MIB} MiB through a pipe of {PIPE // KIB} KiB, {len(found[limit])} rounds, medians")
+    say(f"  {'':<22}      clock          processors")
+    for name in found:
+        say(
+            f"  {name:<22} {size / walls[name] / 1e9:5.2f} GB/s {walls[limit] / walls[name]:5.2f}"
+            f"   {cpus[name] / size * 1e9:5.2f} s/GB {cpus[limit] / cpus[name]:5.2f}"
+        )
+    best = min(ours, key=walls.__getitem__)
+    ratio = walls[limit] / walls[best]
     mark = "" if ratio >= GOAL else f"   MISSED: the goal is {GOAL}"
     say(f"codec: {ratio:.2f} of {limit} ({best}){mark}")
 

@@ -25,7 +25,7 @@ class DefinitionPiece:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """``data`` at byte ``offset`` of a disk. The memory is the receiver's own: no later event changes it.
+    """``data`` at byte ``offset`` of a disk. No later event changes the memory while this view of it lives.
 
     ``packed`` is how many bytes it was on the wire: fewer than it is, when it came compressed.
     """

@@ -38,6 +38,7 @@ from thinsync_virt.stream.frames import (
 )
 from thinsync_virt.stream.header import parse_header
 from thinsync_virt.stream.jsontext import decode_object
+from thinsync_virt.stream.memory import RecycledMemory
 from thinsync_virt.stream.rules import Rules
 from thinsync_virt.stream.wire_errors import error_from_wire
 from thinsync_virt.units import KIB
@@ -55,8 +56,8 @@ Allocate = Callable[[int], bytearray | memoryview]
 class StreamReader:
     """Reads one stream. After an error every further call raises the same error again."""
 
-    def __init__(self, allocate: Allocate = bytearray) -> None:
-        self._allocate = allocate
+    def __init__(self, allocate: Allocate | None = None) -> None:
+        self._allocate = allocate or RecycledMemory()
         self._rules = Rules()
         self._digest = xxhash.xxh3_128()
         self._number = 0
@@ -267,7 +268,7 @@ class StreamReader:
 
 
 def read_stream(
-    readinto: Callable[[memoryview], int | None], allocate: Allocate = bytearray
+    readinto: Callable[[memoryview], int | None], allocate: Allocate | None = None
 ) -> Iterator[Event]:
     """The events of a stream that ``readinto`` reads (it gives the number of bytes, 0 at the end of file).
 

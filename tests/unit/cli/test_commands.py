@@ -20,6 +20,7 @@ from thinsync_virt.cli.main import main
 from thinsync_virt.cli.output import format_time, print_findings
 from thinsync_virt.cli.progress import LineObserver
 from thinsync_virt.endpoint.recovery import NotDone, Recovery
+from thinsync_virt.endpoint.source.tuning import Grain, Tuning
 from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
@@ -28,6 +29,7 @@ from thinsync_virt.model.states import TargetState
 from thinsync_virt.model.targets import HostTarget, TargetSpec
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.planning.choices import Wishes
+from thinsync_virt.system.priority import Priority
 from thinsync_virt.units import MIB
 
 
@@ -106,6 +108,11 @@ def test_exit_statuses_are_distinct() -> None:
         ("replicate", "web01", "--to", "b", "--quiesce", "perhaps"),
         ("replicate", "web01", "--to", "b", "--freeze-timeout", "0"),
         ("replicate", "web01", "--to", "b", "--map", "vda"),
+        ("replicate", "web01", "--to", "b", "--compress", "20"),
+        ("replicate", "web01", "--to", "b", "--bwlimit", "fast"),
+        ("replicate", "web01", "--to", "b", "--grain", "8k"),
+        ("replicate", "web01", "--to", "b", "--nice", "-5"),
+        ("replicate", "web01", "--to", "b", "--ionice", "realtime"),
         ("replicate", "web01", "--to", "b", "--pool", "pool"),
         ("replicate", "web01", "--to", "-oProxyCommand=id"),
         ("replicate", "web01", "--to", "file:srv/a"),
@@ -119,6 +126,36 @@ def test_wrong_usage(words: tuple[str, ...], capsys: pytest.CaptureFixture[str])
     assert status == Code.USAGE.exit_status
     assert errors
     assert "Traceback" not in errors
+
+
+def test_how_data_is_to_travel_reaches_the_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def session(to: str, *, tuning: Tuning, rate: int | None) -> None:
+        asked.append((tuning.compress, tuning.grain, tuning.priority, rate))
+        raise UnreachableError("far enough", hint="")
+
+    monkeypatch.setattr(build.Session, "open", session)
+    words = ["replicate", "web01", "--to", "beta"]
+    options = [
+        "--compress",
+        "3",
+        "--grain",
+        "chunk",
+        "--bwlimit",
+        "10M",
+        "--nice",
+        "5",
+        "--ionice",
+        "best-effort:7",
+    ]
+    for more in ([], options):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+    assert asked == [
+        ("auto", Grain.AUTO, Priority(), None),
+        ("3", Grain.CHUNK, Priority(5, "best-effort", 7), 10 * MIB),
+    ]
 
 
 # Errors.

@@ -7,6 +7,8 @@ reader and put upon the base: that must be the head.
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,10 +20,11 @@ from tests.unit.values import point
 from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.endpoint.source.pipeline import GRAIN, differing_runs
+from thinsync_virt.endpoint.source.tuning import Grain, Tuning
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
 from thinsync_virt.model.plans import Mode
-from thinsync_virt.stream.events import Checkpoint, Data, Event, Unmap, Zero
+from thinsync_virt.stream.events import Begin, Checkpoint, Data, Event, Unmap, Zero
 from thinsync_virt.stream.reader import read_stream
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.units import KIB, MIB, SECTOR
@@ -290,3 +293,115 @@ def test_checkpoints_come_after_each_disk_and_a_part_in_32(
     assert set(since) == {4}
     ends = [event.positions for event in events if isinstance(event, Checkpoint)]
     assert (size, 0) in ends and ends[-1] == (size, size)
+
+
+def whole_disk(path: Path, content: bytes, start: int = 0) -> OutgoingDisk:
+    path.write_bytes(content)
+    extents = (data_extent(0, len(content)),)
+    return OutgoingDisk("vda", str(path), len(content), CHUNK, Mode.FULL, extents, start=start)
+
+
+def test_compressed_data_is_what_was_read(tmp_path: Path) -> None:
+    content = b"".join(number.to_bytes(4, "big") * 4 for number in range(MIB // 8))
+    stream = stream_of(whole_disk(tmp_path / "head", content))
+    events = events_of(stream)
+    assert applied(events, 0, bytearray(len(content))) == content
+    (sent,) = stream.disks
+    assert (sent.read, sent.sent) == (len(content), len(content))
+    assert sent.packed < len(content) // 2
+    # Heads of frames count too.
+    data = [event for event in events if isinstance(event, Data)]
+    assert sent.packed == sum(event.packed + 32 for event in data)
+
+
+def test_without_compression_it_travels_as_it_is(tmp_path: Path) -> None:
+    content = b"x" * MIB
+    stream = replace(stream_of(whole_disk(tmp_path / "head", content)), tuning=Tuning("off"))
+    (data,) = (event for event in events_of(stream) if isinstance(event, Data))
+    assert (len(data.data), data.packed) == (MIB, MIB)
+
+
+def test_a_chunk_travels_whole_if_that_is_wanted(tmp_path: Path, reads: Reads) -> None:
+    """``--grain chunk``: the base is not read at all."""
+    head, base = tmp_path / "head", tmp_path / "base"
+    head.write_bytes(b"h" * GRAIN + b"b" * (CHUNK - GRAIN))
+    base.write_bytes(b"b" * CHUNK)
+    disk = OutgoingDisk(
+        "vda", str(head), CHUNK, CHUNK, Mode.INCREMENTAL, (data_extent(0, CHUNK),), str(base), CHUNK
+    )
+    sizes = {}
+    for grain in Grain:
+        reads.ranges.clear()
+        stream = replace(stream_of(disk), tuning=Tuning("off", grain))
+        sizes[grain] = [len(event.data) for event in events_of(stream) if isinstance(event, Data)]
+        assert (str(base) in reads.ranges) is (grain is not Grain.CHUNK)
+    assert sizes == {Grain.AUTO: [GRAIN], Grain.CHUNK: [CHUNK], Grain.BLOCK: [GRAIN]}
+
+
+@several
+@given(st.integers(0, 5 * CHUNK // SECTOR))
+def test_what_has_travelled_does_not_again(tmp_path: Path, reads: Reads, sectors: int) -> None:
+    """A stream that goes on: the rest, by the same id, read from where it stopped."""
+    reads.ranges.clear()
+    size, start = 5 * CHUNK, sectors * SECTOR
+    content = b"".join(bytes([number]) * CHUNK for number in range(1, 6))
+    path = tmp_path / "head"
+    path.write_bytes(content)
+    extents = (data_extent(0, 2 * CHUNK), data_extent(3 * CHUNK, 2 * CHUNK))
+    whole = OutgoingDisk("vda", str(path), size, CHUNK, Mode.FULL, extents)
+    stream = stream_of(replace(whole, start=start))
+    events = events_of(stream)
+    left = sum(max(0, extent.end - max(start, extent.start)) for extent in extents)
+    assert stream.read == stream.total == reads.bytes_of(str(path)) == left
+    begin = events[0]
+    assert isinstance(begin, Begin)
+    assert [disk.start for disk in begin.header.disks] == [start]
+    assert begin.header.delta == stream_of(whole).delta
+    there = bytearray(content[:start] + bytes(size - start))
+    wanted = content[: 2 * CHUNK] + bytes(CHUNK) + content[3 * CHUNK :]
+    assert applied(events, 0, there)[start:] == wanted[start:]
+
+
+def test_other_deltas_have_other_ids(tmp_path: Path) -> None:
+    disk = whole_disk(tmp_path / "head", b"x" * CHUNK)
+    others = [
+        replace(disk, extents=(data_extent(0, CHUNK // 2),)),
+        replace(disk, extents=(unmapped(0, CHUNK),)),
+        replace(disk, extents=(data_extent(0, CHUNK // 2), data_extent(CHUNK // 2, CHUNK // 2))),
+        replace(disk, target="vdb"),
+        replace(disk, size=2 * CHUNK),
+        replace(disk, chunk_size=2 * CHUNK),
+        replace(disk, mode=Mode.INCREMENTAL, base_path=disk.path, base_size=CHUNK),
+    ]
+    ids = {stream_of(one).delta for one in (disk, *others)}
+    assert len(ids) == len(others) + 1
+    assert stream_of(disk).delta in ids
+
+
+def test_checkpoints_come_after_so_much_was_read_and_after_each_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outgoing, "CHECKPOINT_BYTES", 2 * MIB)
+    first = whole_disk(tmp_path / "one", b"1" * (5 * MIB))
+    empty = replace(whole_disk(tmp_path / "two", b"2" * CHUNK), target="vdb", extents=())
+    last = replace(whole_disk(tmp_path / "three", b"3" * CHUNK), target="vdc")
+    events = events_of(stream_of(first, empty, last))
+    found = [event.positions for event in events if isinstance(event, Checkpoint)]
+    assert found == [
+        (2 * MIB, 0, 0),
+        (4 * MIB, 0, 0),
+        (5 * MIB, 0, 0),
+        (5 * MIB, 0, CHUNK),
+    ]
+
+
+def test_a_stream_that_is_given_up_leaves_no_thread(tmp_path: Path) -> None:
+    stream = stream_of(whole_disk(tmp_path / "head", b"x" * (20 * MIB)))
+    with stream.open():
+        pieces = iter(stream)
+        for _ in range(4):
+            next(pieces)
+        assert isinstance(pieces, Generator)
+        pieces.close()
+    assert stream.read <= 3 * MIB
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prepare")]
