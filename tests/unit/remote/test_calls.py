@@ -104,7 +104,7 @@ def client() -> Iterator[Client]:
 
 def test_a_call(client: Client) -> None:
     assert client.peer == THEIRS
-    assert client.version == 0
+    assert client.version == 1
     params = {"text": "Größe", "none": None, "list": [1, 2.5, True]}
     assert client.call("echo", params) == {"params": params, "peer": OURS.hostname}
     assert client.call("nothing", {}) == {}
