@@ -429,7 +429,7 @@ def test_recover(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 def test_what_a_replication_cannot_clean_up_is_told_with_the_way_out() -> None:
     host: Any = SimpleNamespace(
-        source=lambda _: None,
+        source=lambda tuning: None,
         prover=lambda _: SimpleNamespace(close=lambda: None),
         recover=lambda: Recovery(["web01: thawed"], [NotDone("vg0/pool: busy", "wait for it")]),
     )
