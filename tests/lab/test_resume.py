@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from product import Hosts, wait_for
 
+pytestmark = pytest.mark.matrix(sample=2, group="resume")
+
 SIZE = 96
 """MiB that travel: random data, so that nothing of it is compressed away."""
 REPORT, SAID = "/run/replicate.json", "/run/replicate.log"
@@ -114,7 +116,6 @@ def test_the_network_goes_and_comes_back(pair: tuple[Hosts, str, int]) -> None:
     check_done(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
 @pytest.mark.parametrize("step", ["checkpoint synced", "checkpoint recorded", "staging reopened"])
 def test_power_cut_of_the_target_at_a_checkpoint(pair: tuple[Hosts, str, int], step: str) -> None:
     hosts, name, _ = pair

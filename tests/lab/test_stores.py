@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from product import Hosts
 
+pytestmark = pytest.mark.matrix(sample=2, group="stores")
+
 STORE = "/root/stores"
 
 

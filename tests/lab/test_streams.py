@@ -14,6 +14,8 @@ from product import Hosts, wait_for
 
 from thinsync_virt.errors import Code
 
+pytestmark = pytest.mark.matrix(sample=2, group="streams")
+
 POOL = "vg0/pool"
 STOP, STOPPED = "/run/thinsync/stop-at", "/run/thinsync/stopped-at"
 RECEIVE_STEPS = (
@@ -155,7 +157,7 @@ def test_a_volume_in_use_is_sent_as_a_snapshot_that_goes(volumes: Volumes) -> No
     assert volumes.left("alpha") == []
 
 
-@pytest.mark.matrix(sample=2, group="receive steps")
+@pytest.mark.matrix(sample=1, group="receive steps")
 @pytest.mark.parametrize("step", RECEIVE_STEPS)
 def test_a_power_cut_in_a_receive(volumes: Volumes, step: str) -> None:
     hosts = volumes.hosts
