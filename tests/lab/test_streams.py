@@ -78,12 +78,12 @@ class Volumes:
     def left(self, node: str) -> list[str]:
         """Our own volumes of this test, which nothing should leave behind."""
         return self.hosts.sh(
-            node, f"""lvs --noheadings -o lv_name -S 'lv_name=~"^ts-{self.prefix}-"'"""
+            node, f"""lvs --noheadings -o lv_name -S 'lv_name=~"^ts-{self.prefix}[-.]"'"""
         ).split()
 
     def wipe(self) -> None:
         for node in ("alpha", "beta"):
-            select = f'lv_name=~"^(ts-)?{self.prefix}-"'
+            select = f'lv_name=~"^(ts-)?{self.prefix}[-.]"'
             self.hosts.sh(
                 node,
                 f"rm -f /root/{self.prefix}-* {STOP} {STOPPED};"

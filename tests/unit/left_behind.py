@@ -22,6 +22,8 @@ def open_files() -> set[tuple[str, str]]:
 
 def children() -> set[str]:
     """Process ids, of zombies too."""
-    return {
-        pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
-    }
+    tasks = Path("/proc/self/task")
+    while True:
+        # A thread may end meanwhile: its children are another thread's then.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return {pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()}

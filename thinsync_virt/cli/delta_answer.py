@@ -7,6 +7,7 @@ import sys
 import time
 
 from thinsync_virt.cli.bulk_output import BulkOutput
+from thinsync_virt.cli.delta_rows import gathered
 from thinsync_virt.cli.delta_shapes import Difference, JsonShape, ThinDeltaShape
 from thinsync_virt.cli.failures import say
 from thinsync_virt.system.metadata_reader import MetadataReader
@@ -76,7 +77,7 @@ def _print_parts(metadata: ThinMetadata, found: Difference, shape: Shape) -> int
 
 def _print_document(shape: Shape, batches: Iterable[Runs], out: BulkOutput) -> None:
     out.write(shape.opening)
-    for runs in batches:
+    for runs in gathered(batches):
         for text in shape.rows(runs):
             out.write(text)
     out.write(shape.closing())

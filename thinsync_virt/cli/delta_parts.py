@@ -1,4 +1,4 @@
-"""A large difference in parts: text made by forked processes, put together in order.
+"""A large difference in parts: text made by two processes, put together in order.
 
 A part does not know what comes before and after it, and a range may go on from one to the next. So each sends its first
 and its last range as notes, what lies between as text, and what it comes to; a range is written when the next one is
@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import struct
 
+from thinsync_virt.cli.delta_rows import gathered
 from thinsync_virt.cli.delta_shapes import totals
 
 TYPE_CHECKING = False
@@ -81,7 +82,7 @@ def work(metadata: ThinMetadata, part: Any, shape: Shape) -> Callable[[Sender], 
         already = metadata.blocks_read
         sums = [0, 0]
         held: Runs | None = None
-        for runs in metadata.part_runs(part):
+        for runs in gathered(metadata.part_runs(part)):
             if held is None:
                 sender.note(_range(runs, 0))
                 runs = runs.part(1, len(runs.starts))

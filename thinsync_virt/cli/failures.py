@@ -95,6 +95,16 @@ def print_as_json(error: ThinsyncError) -> None:
     print(json.dumps(value), flush=True)  # noqa: T201
 
 
+def _print_if_possible(error: ThinsyncError) -> None:
+    """Standard output may be what has failed; standard error has it in any case."""
+    try:
+        print_as_json(error)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        silence_stdout()
+
+
 def _occupy_standard_files() -> None:
     """A file that we open must not become standard output: what was closed becomes a file that cannot be written."""
     for number, stream in ((0, sys.stdin), (1, sys.stdout), (2, sys.stderr)):
@@ -113,7 +123,7 @@ def _report(error: Exception, *, as_json: bool) -> int:
             raise error
         error = _unexpected(error)
     if as_json:
-        print_as_json(error)
+        _print_if_possible(error)
     from thinsync_virt.model.text import printable
 
     # Guests and the other host have a say in these texts: nothing of theirs may steer a terminal.

@@ -45,8 +45,9 @@ def _answer(request: Request, *, alone: bool) -> int:
     if alone:
         # Nothing here makes cycles; looking for them while modules are imported takes a millisecond of fifteen.
         gc.disable()
-        from thinsync_virt.cli import lean_numpy
+        from thinsync_virt.cli import lean_array, lean_numpy
 
+        lean_array.load()
         lean_numpy.leave_out()
     from thinsync_virt.cli import delta_answer
 

@@ -134,7 +134,9 @@ def describe_snapshot(report: SnapshotReport) -> str:
 @contextmanager
 def make_observer(*, quiet: bool) -> Iterator[LineObserver]:
     """The observer that fits where standard error goes."""
-    if quiet or not sys.stderr.isatty():
+    console = Console(stderr=True)
+    # A terminal without movements of the cursor (TERM=dumb) would show no bar.
+    if quiet or not sys.stderr.isatty() or console.is_dumb_terminal:
         yield LineObserver(quiet=quiet)
         return
     columns = (
@@ -144,5 +146,5 @@ def make_observer(*, quiet: bool) -> Iterator[LineObserver]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         yield BarObserver(progress)

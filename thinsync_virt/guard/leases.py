@@ -51,7 +51,7 @@ class Lease:
 
 
 class OpenLease:
-    """A lease and its file. Every change is on disk when :meth:`update` returns; safe to use from several threads."""
+    """A lease and its file. What :attr:`lease` says is on disk; safe to use from several threads."""
 
     def __init__(self, lease: Lease, directory: Path = LEASES) -> None:
         self._lease = lease
@@ -66,11 +66,13 @@ class OpenLease:
     def update(self, **changes: Any) -> None:
         """Record what is about to be done, or has been undone; with nothing left, the file goes."""
         with self._lock:
-            self._lease = replace(self._lease, **changes)
-            if self._lease.settled:
+            changed = replace(self._lease, **changes)
+            if changed.settled:
                 remove_durably(self.path)
             else:
-                write_durably(self.path, _encode(self._lease))
+                write_durably(self.path, _encode(changed))
+            # Last: whoever sees it settled may begin the next window, whose lease has the same path.
+            self._lease = changed
 
 
 def read_leases(directory: Path = LEASES) -> Iterator[OpenLease]:

@@ -15,7 +15,6 @@ An answer may come before all of the stream "in" was sent: the client stops and 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -216,6 +215,16 @@ class Client:
         if self._lost:
             raise UnreachableError(f"{self._name}: the connection was lost before", hint="run it again")
         try:
+            with self._explained():
+                yield
+        except BaseException:
+            if not self._in_step:
+                self._lose()
+            raise
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
             yield
         except ChannelClosedError as error:
             self._in_step = False
@@ -223,9 +232,6 @@ class Client:
         except ProtocolError as error:
             self._in_step = False
             raise StreamError(f"{self._name}: {error.message}", retry=False) from error
-        finally:
-            if not self._in_step and sys.exception() is not None:
-                self._lose()
 
     def _lose(self) -> None:
         if not self._lost:

@@ -1,15 +1,15 @@
-"""Work shared out to forked processes, their output put together in order.
+"""Work shared with a forked process, the output of both put together in order.
 
 ::
 
-    parent            worker 0: parts 0, 2, 4 ...
-      |   <--pipe--   frames: text | note | end of a part | error
-      |   <--pipe--   worker 1: parts 1, 3, 5 ...
+    this process: parts 0, 2, 4 ...        worker: parts 1, 3, 5 ...
+      |            <--pipe--   frames: text | note | end of a part | error
       v
     out: text of part 0, of part 1, ...; what a note says is put in its place
 
 A frame is a byte for its kind, its length as u32, and the content. Text goes from pipe to output without passing
-through the parent's memory where the kernel can do that (splice).
+through this process's memory where the kernel can do that (splice). While this process does a part, what the worker
+sends waits in the pipe: a part is to be small beside a MiB, or the worker waits too.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
 
     Work = Callable[["Sender"], None]
 
-_WORKERS = 2
 _FRAME = struct.Struct("<cI")
 _TEXT, _NOTE, _END, _ERROR = b"t", b"n", b"e", b"x"
 _PIPE_SIZE = 1 << 20
 _PIECE = 1 << 18
+_MOST_HELD = 256
+"""Of pieces, two a frame: fewer than one call takes."""
 
 
 class Sender(Protocol):
@@ -44,35 +45,34 @@ class Sender(Protocol):
 
 
 def in_order(works: Sequence[Work], out: BinaryIO, noted: Callable[[bytes], bytes] = bytes) -> None:
-    """Do each of the works in one of at most two forked processes; write what they send to ``out``, in their order.
+    """Do every second of the works in a forked process, the others in this one; write what they send, in their order.
 
     ``noted`` is called in this process with each note, in order, and gives the bytes to write there. One work, or one
-    processor: all is done in this process. A ThinsyncError of a work is raised here, as is one when a worker dies;
-    what came before it in order may have been written by then. No worker is left behind, however this ends.
+    processor: all is done in this process. A ThinsyncError of a work is raised here, as is one when the worker dies;
+    what came before it in order may have been written by then. What else a work raises in this process is raised as it
+    is. The worker is not left behind, however this ends.
     """
-    count = min(_WORKERS, len(works), len(os.sched_getaffinity(0)))
-    if count < 2:
-        here = _Here(out, noted)
+    here = _Here(out, noted)
+    if min(len(works), len(os.sched_getaffinity(0))) < 2:
         for work in works:
             work(here)
         return
     out.flush()
-    workers: list[_Worker] = []
+    worker = _Worker(works[1::2])
     try:
-        for index in range(count):
-            workers.append(_Worker(works[index::count], [worker.pipe for worker in workers]))
         output = _Output(out)
-        for index in range(len(works)):
-            workers[index % count].deliver_part(output, noted)
-        for worker in workers:
-            worker.wait()
+        for index, work in enumerate(works):
+            if index % 2:
+                worker.deliver_part(output, noted)
+            else:
+                work(here)
+        worker.wait()
     finally:
-        for worker in workers:
-            worker.end()
+        worker.end()
 
 
 class _Here:
-    """A Sender in the process itself."""
+    """A Sender in this process."""
 
     def __init__(self, out: BinaryIO, noted: Callable[[bytes], bytes]) -> None:
         self._out = out
@@ -86,27 +86,41 @@ class _Here:
 
 
 class _ToParent:
-    """A Sender in a worker."""
+    """A Sender in the worker. What is small waits for more: fewer calls, and fewer times that a parent wakes up."""
 
     def __init__(self, pipe: int) -> None:
         self._pipe = pipe
+        self._held: list[bytes] = []
+        self._size = 0
 
     def text(self, content: bytes) -> None:
-        view = memoryview(content)
-        for at in range(0, len(view), _PIECE):
-            self.send(_TEXT, view[at : at + _PIECE])
+        self._add(_TEXT, content)
 
     def note(self, content: bytes) -> None:
-        self.send(_NOTE, memoryview(content))
+        self._add(_NOTE, content)
 
-    def send(self, kind: bytes, content: memoryview) -> None:
-        head = _FRAME.pack(kind, len(content))
-        done = os.writev(self._pipe, [head, content])
-        while done < len(head):
-            done += os.write(self._pipe, head[done:])
-        done -= len(head)
-        while done < len(content):
-            done += os.write(self._pipe, content[done:])
+    def end(self, kind: bytes, content: bytes = b"") -> None:
+        """The last of a part."""
+        self._add(kind, content)
+        self._flush()
+
+    def _add(self, kind: bytes, content: bytes) -> None:
+        self._held += (_FRAME.pack(kind, len(content)), content)
+        self._size += len(content)
+        if self._size >= _PIECE or len(self._held) >= _MOST_HELD:
+            self._flush()
+
+    def _flush(self) -> None:
+        pieces = [memoryview(piece) for piece in self._held if piece]
+        self._held, self._size = [], 0
+        done = 0
+        while True:
+            while pieces and done >= len(pieces[0]):
+                done -= len(pieces.pop(0))
+            if not pieces:
+                return
+            pieces[0] = pieces[0][done:]
+            done = os.writev(self._pipe, pieces)
 
 
 class _Output:
@@ -121,10 +135,9 @@ class _Output:
 
     def write(self, content: bytes) -> None:
         self._out.write(content)
-        if self._fd >= 0:
-            self._out.flush()
 
     def copy(self, pipe: int, length: int) -> None:
+        self._out.flush()
         while length and self._fd >= 0:
             try:
                 done = os.splice(pipe, self._fd, length)
@@ -150,7 +163,7 @@ class _Output:
 class _Worker:
     """A forked process that does some of the works, and the pipe from it."""
 
-    def __init__(self, works: Sequence[Work], others: Sequence[int]) -> None:
+    def __init__(self, works: Sequence[Work]) -> None:
         self.pipe, end = os.pipe2(os.O_CLOEXEC)
         _enlarge(end)
         try:
@@ -160,9 +173,8 @@ class _Worker:
             os.close(end)
             raise ThinsyncError(f"cannot start a process: {error.strerror}", hint="see: ulimit -u") from error
         if not self._pid:
-            # Whoever holds a reading end keeps the others from noticing that the parent is gone.
-            for pipe in (self.pipe, *others):
-                os.close(pipe)
+            # Whoever holds the reading end does not notice that the parent is gone.
+            os.close(self.pipe)
             _run(works, end)
         os.close(end)
 
@@ -214,22 +226,16 @@ def _run(works: Sequence[Work], pipe: int) -> None:
         try:
             for work in works:
                 work(sender)
-                sender.send(_END, memoryview(b""))
+                sender.end(_END)
             status = 0
         except ThinsyncError as error:
-            sender.send(_ERROR, memoryview(_told(error)))
+            sender.end(_ERROR, _told(error))
         except Exception as error:  # noqa: BLE001 - the parent is to know of whatever it is
-            sender.send(
-                _ERROR,
-                memoryview(
-                    _told(
-                        ThinsyncError(
-                            f"a worker ended with {type(error).__name__}: {error}",
-                            hint="run it again with THINSYNC_DEBUG=1 in the environment and report what it prints",
-                        )
-                    )
-                ),
+            unexpected = ThinsyncError(
+                f"a worker ended with {type(error).__name__}: {error}",
+                hint="run it again with THINSYNC_DEBUG=1 in the environment and report what it prints",
             )
+            sender.end(_ERROR, _told(unexpected))
     finally:
         # Neither buffers nor exit functions of the parent's are this process's to run.
         os._exit(status)

@@ -28,6 +28,8 @@ _THREADS = 16
 _FEW_READS = 8
 # So many reads tell whether reads wait.
 _TRIED_READS = 4
+# By the first so many of them it is seen whether blocks lie side by side.
+_LOOKED_AT = 32
 _Piece = tuple[int, int, int]
 
 
@@ -100,7 +102,8 @@ class MetadataReader:
 
     def _read_singly(self, numbers: Sequence[int]) -> bool:
         """From a file, where blocks lie apart: without a loop in Python. False if that is not the way."""
-        if 2 * list(map(sub, numbers[1:], numbers)).count(1) > len(numbers):
+        first = numbers[:_LOOKED_AT]
+        if 2 * list(map(sub, first[1:], first)).count(1) > len(first):
             return False
         offsets = map(mul, numbers, repeat(_BLOCK))
         try:
@@ -156,12 +159,7 @@ class MetadataReader:
         # Not waiting: a named pipe would be waited for until somebody writes to it.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
-            try:
-                self._fd = os.open(self.name, flags | os.O_DIRECT)
-            except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                self._fd = os.open(self.name, flags)
+            self._fd = _opened(self.name, flags)
             state = os.fstat(self._fd)
             if not stat.S_ISBLK(state.st_mode) and not stat.S_ISREG(state.st_mode):
                 self.close()
@@ -177,6 +175,19 @@ class MetadataReader:
             raise ThinsyncError(
                 f"cannot open {self.name}: {error.strerror}", hint=f"look at it: ls -l {self.name}"
             ) from error
+
+
+def _opened(path: str, flags: int) -> int:
+    """Past the page cache, and without a note of when it was read; of these what is possible. Raises OSError."""
+    wanted = (os.O_DIRECT | os.O_NOATIME, os.O_DIRECT, os.O_NOATIME)
+    for more in wanted:
+        try:
+            return os.open(path, flags | more)
+        except OSError as error:
+            # No O_DIRECT on this file system; another's file.
+            if error.errno not in (errno.EINVAL, errno.EPERM):
+                raise
+    return os.open(path, flags)
 
 
 def _pieces(numbers: Sequence[int]) -> list[_Piece]:

@@ -63,7 +63,8 @@ class SshServer:
     def failure(self, error: ThinsyncError) -> ThinsyncError:
         """Why the connection ended: what ssh and the server said, or ``error`` when they said nothing."""
         status = self._wait()
-        self._stderr_reader.join(1)
+        # ssh has ended, so this does too; on a busy machine not at once.
+        self._stderr_reader.join(_EXIT_SECONDS)
         return explain(self._target, status, tuple(self._tail), error)
 
     def close(self) -> None:

@@ -61,8 +61,8 @@ class CheckedReader:
         """These blocks, one behind the other; good until the next call. Raises PoolError naming the block."""
         if not len(numbers):
             return memoryview(b"")
-        if max(numbers) >= self.blocks or min(numbers) < 0:
-            worst = next(number for number in numbers if not 0 <= number < self.blocks)
+        if max(numbers) >= self.blocks:
+            worst = next(number for number in numbers if number >= self.blocks)
             raise self.damaged(worst, f"lies beyond the end of the metadata ({self.blocks} blocks)")
         content = self._reader.read(numbers)
         self.read_blocks += len(numbers)

@@ -1,7 +1,7 @@
 """crc32c as dm-thin has it: begun with ~0, no final inversion. By what this machine has, in the cheapest order.
 
 PyPI's crc32c and Debian 13's use the processor's instruction. Debian 12's does without: a fifth of libisal's speed, but
-libisal costs the import of ctypes first, so it is taken when there is much to read. Where neither stands, a table in
+libisal costs the loading of ctypes first, so it is taken when there is much to read. Where neither stands, a table in
 Python, some thousand times slower. What answers a known question wrongly is not used.
 """
 
@@ -26,7 +26,7 @@ _SAMPLE = bytes(range(256)) * (_BLOCK // 256)
 # What by_table gives for it; the table itself takes longer to make than a small delta.
 _ANSWER = 0x80E84921
 _MANY = 1500
-"""Blocks from which on importing ctypes is worth while."""
+"""Blocks from which on loading it is worth while."""
 
 
 class Checksums:
@@ -120,22 +120,31 @@ def from_package() -> Of:
 
 
 def from_isal() -> Of:
-    """Intel's library. Raises OSError, AttributeError, ImportError."""
-    import ctypes
+    """Intel's library, without what the package ctypes adds to its core: half of its import's time.
 
-    function = ctypes.CDLL("libisal.so.2").crc32_iscsi
+    Raises OSError, AttributeError, ImportError.
+    """
+    import _ctypes
+
+    core: Any = _ctypes
+    number: Any = type("Number", (core._SimpleCData,), {"_type_": "I"})
+    pointer: Any = type("Pointer", (core._SimpleCData,), {"_type_": "P"})
+    library = type("Library", (), {"_handle": core.dlopen("libisal.so.2", 0)})()
+    # Other threads do not run meanwhile: letting them takes longer than a block's checksum.
+    flags = core.FUNCFLAG_CDECL | core.FUNCFLAG_PYTHONAPI
+    made = type("Function", (core.CFuncPtr,), {"_flags_": flags, "_restype_": number})
     # (data, length, crc): begun with what is given, and not inverted at the end. Arguments that are made once are
     # passed on faster than those that argtypes would make of integers each time.
-    function.restype = ctypes.c_uint32
-    pointers: list[ctypes.c_void_p] = []
+    function: Any = made(("crc32_iscsi", library))
+    pointers: list[Any] = []
 
     def checksums(content: memoryview, salt: int) -> list[int]:
         count = len(content) // _BLOCK
         if not count:
             return []
-        first = ctypes.addressof(ctypes.c_char.from_buffer(content)) + _SKIPPED
+        first = core.addressof(number.from_buffer(content)) + _SKIPPED
         if len(pointers) < count or pointers[0].value != first:
-            pointers[:] = map(ctypes.c_void_p, range(first, first + len(content), _BLOCK))
+            pointers[:] = map(pointer, range(first, first + len(content), _BLOCK))
         called = map(function, islice(pointers, count), repeat(_BLOCK - _SKIPPED), repeat(-1))
         return list(map(xor, called, repeat(salt)))
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 
 from thinsync_virt.lean import TYPE_CHECKING, NamedTuple
 from thinsync_virt.thin import plain
 from thinsync_virt.thin.blocks import BLOCK, CheckedReader
-from thinsync_virt.thin.levels import Engine, Heights, Window, heights_of, one_below, pruned, regrouped
+from thinsync_virt.thin.levels import (
+    WINDOW,
+    Engine,
+    Heights,
+    Window,
+    heights_of,
+    one_below,
+    pruned,
+    regrouped,
+)
 from thinsync_virt.thin.runs import Runs, joined
 from thinsync_virt.thin.superblock import Trees
 from thinsync_virt.thin.tree import MOST_BYTES, Level, device_root, whole
@@ -19,14 +29,16 @@ _FEW_LEAVES = 4000
 """Up to so many of both sides, plain Python is done before numpy is imported ..."""
 _FEW_PAIRS = 6000
 """... and up to so many pairs with the same keys, which it compares faster."""
+_FEW_AT_HAND = 900
+"""Up to so many of both sides it is as fast where numpy is there already, or its core alone is to be loaded."""
 _FEW_PARENTS = 512
 """Levels of up to so many nodes of one side are kept whole, so that the work can be cut into parts."""
 _SAMPLES, _SAMPLED = 16, 2
 """Where there are more: in how many places, by how many nodes of each side the number of leaves is guessed."""
 _SHARED_LEAVES = 600
 """Of one side: less is done before other processes have started."""
-_PART_LEAVES = 128
-"""Of one side, at least; many small parts keep two processes busy to the end, and little waits in a pipe."""
+_PART_LEAVES = WINDOW
+"""Of one side, about; many small parts keep two processes busy to the end, and little waits in a pipe."""
 _MOST_PARTS = 128
 
 
@@ -57,6 +69,8 @@ class _Front(NamedTuple):
         """Whether plain Python is the shorter way."""
         leaves, paired = self.guess
         sides = bool(len(self.window.theirs)) + bool(len(self.window.ours))
+        if "numpy" in sys.modules:
+            return sides * leaves <= _FEW_AT_HAND
         return sides * leaves <= _FEW_LEAVES or (paired and leaves <= _FEW_PAIRS)
 
 
@@ -85,7 +99,8 @@ def device_parts(reader: CheckedReader, trees: Trees, base: int | None, head: in
     reader.expect(2 * leaves)
     if not front.few:
         _vectors()
-    count = min(leaves // _PART_LEAVES, _MOST_PARTS)
+    # Rounded up: of leaves that are known one by one, a part is one window, and not one and a bit.
+    count = min(-(-leaves // _PART_LEAVES), _MOST_PARTS)
     return [Part(window, front.heights, front.few) for window in _cut(front.window, front.heights, count)]
 
 

@@ -49,7 +49,7 @@ def differing(theirs: Level, ours: Level) -> tuple[Level, Level]:
     """Of two levels with the same keys: without those whose blocks are equal."""
     if theirs.blocks == ours.blocks:
         return Level(), Level()
-    places = [index for index, differs in enumerate(map(ne, theirs.blocks, ours.blocks)) if differs]
+    places = list(compress(range(len(ours)), map(ne, theirs.blocks, ours.blocks)))
     if len(places) == len(ours):
         return theirs, ours
     return theirs.chosen(places), ours.chosen(places)

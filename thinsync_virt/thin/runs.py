@@ -61,6 +61,36 @@ def continues(last: tuple[int, int, int], following: Runs) -> bool:
     return int(following.starts[0]) == start + length and following.kind(0) == kind
 
 
+def one_behind_the_other(batches: list[Runs]) -> Runs:
+    """At least one, as one batch. Nothing is joined."""
+    if len(batches) == 1:
+        return batches[0]
+    starts = _concatenated([batch.starts for batch in batches])
+    lengths = _concatenated([batch.lengths for batch in batches])
+    if all(batch.kinds is None for batch in batches):
+        return Runs(starts, lengths, None)
+    return Runs(starts, lengths, _concatenated([_told(batch) for batch in batches]))
+
+
+def _told(batch: Runs) -> Column:
+    """The kinds, also where all are one."""
+    if batch.kinds is not None:
+        return batch.kinds
+    if isinstance(batch.starts, list):
+        return [DATA] * len(batch.starts)
+    import numpy as np
+
+    return np.zeros(len(batch.starts), dtype=np.int8)
+
+
+def _concatenated(columns: list[Column]) -> Column:
+    if any(isinstance(column, list) for column in columns):
+        return [number for column in columns for number in listed(column)]
+    import numpy as np
+
+    return np.concatenate(columns)
+
+
 def joined(batches: Iterable[Runs]) -> Iterator[Runs]:
     """The batches (those of several parts as well), with a run that goes on in the next one made whole.
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Words = npt.NDArray[np.uint64]
+    Truths = npt.NDArray[np.bool_]
     Mapped = tuple[Words, Words]
     """Keys, ascending, and their values."""
 
@@ -26,7 +27,7 @@ _TIME = np.uint64(1 << 24)
 _WORDS = BLOCK // 8
 _KEYS_AT = HEADER // 8
 _VALUES_AT = _KEYS_AT + MOST_ENTRIES
-_COLUMNS = np.arange(MOST_ENTRIES)
+_COLUMNS = np.arange(MOST_ENTRIES, dtype=np.uint8)
 
 
 class _Nodes(NamedTuple):
@@ -45,57 +46,48 @@ class _Nodes(NamedTuple):
     def values(self) -> Words:
         return self.words[:, _VALUES_AT : _VALUES_AT + self.width]
 
+    @property
+    def used(self) -> Truths:
+        """Of each place whether it is in use: what lies behind the last entry is left over from other times."""
+        return _COLUMNS[: self.width] < self.entries.astype(np.uint8)[:, None]
+
     def rows(self, first: int, end: int) -> _Nodes:
         """Some of them."""
-        return self._replace(words=self.words[first:end], entries=self.entries[first:end])
+        return _Nodes(self.words[first:end], self.entries[first:end], self.width, self.even)
 
     def within(self, level: Level) -> bool:
-        """Whether all keys ascend, and lie where the parents say."""
+        """Whether all lie where the parents say, their keys ascending."""
         keys = self.keys
-        ascend = keys[:, 1:] > keys[:, :-1]
-        if self.even:
-            last = keys[:, -1]
-        else:
-            # What lies behind the last entry is left over from other times.
-            ascend |= _COLUMNS[1 : self.width] >= self.entries[:, None]
-            last = keys[np.arange(len(keys)), self.entries - 1]
+        last = keys[:, -1] if self.even else keys[np.arange(len(keys)), self.entries - 1]
         lowest, uppers = _column(level.keys), _column(level.uppers)
-        return bool(ascend.all()) and bool(((keys[:, 0] >= lowest) & (last < uppers)).all())
+        return _all((keys[:, 0] >= lowest) & (last < uppers))
+
+    def ascending(self) -> bool:
+        """Whether the keys of each ascend."""
+        ascend = self.keys[:, 1:] > self.keys[:, :-1]
+        if not self.even:
+            ascend |= ~self.used[:, 1:]
+        return _all(ascend)
 
     def filled(self, matrix: Words) -> Words:
         """Of keys or values those that are in use, one behind the other."""
-        if self.even:
-            return matrix.ravel()
-        return matrix[_COLUMNS[: self.width] < self.entries[:, None]]
+        return matrix.ravel() if self.even else matrix[self.used]
 
 
-def _usual(content: memoryview, numbers: bytes, kind: int) -> _Nodes | None:
-    """Nodes whose headers are as usual; None when one is not. Of their keys and values nothing is said.
-
-    ``numbers``: their blocks, as u64. Columns of headers are compared as bytes: there are few of them.
-    """
-    count = len(numbers) // 8
-    halves, step = content.cast("I"), BLOCK // 4
+def _usual(content: memoryview, numbers: array[int], kind: int) -> _Nodes | None:
+    """Nodes at these blocks whose headers are as usual; None when one is not. Of keys and values nothing is said."""
+    words = np.frombuffer(content, dtype="<u8").reshape(-1, _WORDS)
+    halves = np.frombuffer(content, dtype="<u4").reshape(-1, 2 * _WORDS)
     # (checksum, flags, block's two halves, entries, most entries, value size, nothing)
-    entries = halves[4::step].tobytes()
-    even = entries == entries[:4] * count
-    found = np.frombuffer(entries, dtype="<u4")
-    width = int(found[0] if even else found.max())
-    if (
-        not 0 < width <= MOST_ENTRIES
-        or not (even or found.all())
-        or halves[1::step].tobytes() != _repeated(kind, count)
-        or content.cast("Q")[1::_WORDS].tobytes() != numbers
-        or halves[5::step].tobytes() != _repeated(MOST_ENTRIES, count)
-        or halves[6::step].tobytes() != _repeated(VALUE, count)
-    ):
+    entries = halves[:, 4].copy()
+    least, width = int(np.minimum.reduce(entries)), int(np.maximum.reduce(entries))
+    unusual = halves[:, 1] != kind
+    unusual |= words[:, 1] != _column(numbers)
+    unusual |= halves[:, 5] != MOST_ENTRIES
+    unusual |= halves[:, 6] != VALUE
+    if not 0 < least <= width <= MOST_ENTRIES or np.logical_or.reduce(unusual):
         return None
-    words = np.frombuffer(content, dtype="<u8").reshape(count, _WORDS)
-    return _Nodes(words, found, width, even)
-
-
-def _repeated(value: int, count: int) -> bytes:
-    return value.to_bytes(4, "little") * count
+    return _Nodes(words, entries, width, least == width)
 
 
 def _column(column: array[int]) -> Words:
@@ -112,14 +104,14 @@ def children(reader: CheckedReader, content: memoryview, level: Level) -> Level:
     """What internal nodes refer to. Raises PoolError."""
     if not len(level):
         return Level()
-    nodes = _usual(content, level.blocks.tobytes(), INTERNAL)
-    if nodes is None or not nodes.within(level):
+    nodes = _usual(content, level.blocks, INTERNAL)
+    if nodes is None or not (nodes.within(level) and nodes.ascending()):
         # Finds out which, and says so; or what is unusual is no damage.
         return plain.children(reader, content, level)
     keys = nodes.filled(nodes.keys)
     above = np.empty(len(keys), dtype=np.uint64)
     above[:-1] = keys[1:]
-    above[np.cumsum(nodes.entries, dtype=np.intp) - 1] = _column(level.uppers)
+    above[nodes.entries.cumsum(dtype=np.intp) - 1] = _column(level.uppers)
     return Level(_array(keys), _array(above), _array(nodes.filled(nodes.values)))
 
 
@@ -128,7 +120,7 @@ def differing(theirs: Level, ours: Level) -> tuple[Level, Level]:
     if not len(ours):
         return theirs, ours
     differs = _column(theirs.blocks) != _column(ours.blocks)
-    if differs.all():
+    if _all(differs):
         return theirs, ours
     old, new = (
         Level(*(_array(_column(column)[differs]) for column in (side.keys, side.uppers, side.blocks)))
@@ -141,12 +133,12 @@ def mappings(reader: CheckedReader, content: memoryview, level: Level, most: int
     """All mappings of leaves; data blocks are below ``most``. Raises PoolError."""
     if not len(level):
         return NOTHING
-    nodes = _usual(content, level.blocks.tobytes(), LEAF)
-    if nodes is None or not nodes.within(level):
+    nodes = _usual(content, level.blocks, LEAF)
+    if nodes is None or not (nodes.within(level) and nodes.ascending()):
         return _one_by_one(reader, content, level, most)
     # The content is good until the next read only.
     keys, values = nodes.filled(nodes.keys), nodes.filled(nodes.values)
-    if int(values.max()) >> 24 >= most:
+    if _beyond(values, most):
         return _one_by_one(reader, content, level, most)
     return keys, values
 
@@ -164,34 +156,43 @@ def compare_pairs(
 ) -> Runs | None:
     """Leaves at the same places in both trees, as they lie there; None when their keys differ, or one is unusual."""
     count = len(ours)
-    both = _usual(content, (theirs.blocks + ours.blocks).tobytes(), LEAF)
+    both = _usual(content, theirs.blocks + ours.blocks, LEAF)
     if both is None:
         return None
     base, head = both.rows(0, count), both.rows(count, 2 * count)
-    if not both.even and (base.entries != head.entries).any():
+    if not both.even and not _all(base.entries == head.entries):
         return None
-    keys, old, new = head.keys, base.values, head.values
-    unused = None if head.even else _COLUMNS[: head.width] >= head.entries[:, None]
-    same = base.keys == keys
-    if unused is not None:
-        same |= unused
-    if not same.all() or not head.within(ours):
+    if not head.within(ours):
         return None
-    differs = old != new
-    if unused is not None:
-        differs &= ~unused
+    keys = head.keys
+    wrong = base.keys != keys
+    wrong[:, 1:] |= keys[:, 1:] <= keys[:, :-1]
+    differs = base.values != head.values
+    if not head.even:
+        used = head.used
+        wrong &= used
+        differs &= used
+    if np.logical_or.reduce(wrong, axis=None):
+        return None
     places = differs.ravel().nonzero()[0]
     # As places in all words of the leaves: rows are longer than what was compared of them.
     places += places // head.width * (_WORDS - head.width) + _VALUES_AT
     olds, news = base.words.ravel()[places], head.words.ravel()[places]
     # Values that are the same need to be looked at in one of the trees only.
-    if len(olds) and int(olds.max()) >> 24 >= most:
-        return None
-    if int(new.max()) >> 24 >= most and (unused is None or int(head.filled(new).max()) >> 24 >= most):
+    if _beyond(olds, most) or (_beyond(head.values, most) and _beyond(head.filled(head.values), most)):
         return None
     # A value that differs in its time only is no difference.
     changed = places[(olds ^ news) >= _TIME]
     return _runs(head.words.ravel()[changed - MOST_ENTRIES], None)
+
+
+def _all(truths: Truths) -> bool:
+    return bool(np.logical_and.reduce(truths, axis=None))
+
+
+def _beyond(values: Words, most: int) -> bool:
+    """Whether there is a value of a data block that is not below ``most``."""
+    return values.size > 0 and int(np.maximum.reduce(values, axis=None)) >> 24 >= most
 
 
 def join(first: Mapped, second: Mapped) -> Mapped:
@@ -206,7 +207,7 @@ def split(mapped: Mapped, bound: int) -> tuple[Mapped, Mapped]:
     keys, values = mapped
     if not len(keys) or int(keys[-1]) < bound:
         return mapped, NOTHING
-    at = int(np.searchsorted(keys, np.uint64(bound)))
+    at = int(keys.searchsorted(np.uint64(bound)))
     return (keys[:at], values[:at]), (keys[at:].copy(), values[at:].copy())
 
 
@@ -216,13 +217,15 @@ def compare(base: Mapped, head: Mapped) -> Runs:
     new_keys, new = head
     if not len(old_keys):
         return _runs(new_keys, None)
-    if len(old_keys) == len(new_keys) and np.array_equal(old_keys, new_keys):
+    if len(old_keys) == len(new_keys) and _all(old_keys == new_keys):
         return _runs(new_keys[(old ^ new) >= _TIME], None)
     if not len(new_keys):
-        return _runs(old_keys, np.full(len(old_keys), UNMAPPED, dtype=np.int8))
-    at = np.minimum(np.searchsorted(old_keys, new_keys), len(old_keys) - 1)
+        kinds = np.empty(len(old_keys), dtype=np.int8)
+        kinds[:] = UNMAPPED
+        return _runs(old_keys, kinds)
+    at = np.minimum(old_keys.searchsorted(new_keys), len(old_keys) - 1)
     is_data = (old_keys[at] != new_keys) | ((old[at] ^ new) >= _TIME)
-    back = np.minimum(np.searchsorted(new_keys, old_keys), len(new_keys) - 1)
+    back = np.minimum(new_keys.searchsorted(old_keys), len(new_keys) - 1)
     gone = old_keys[new_keys[back] != old_keys]
     data = new_keys[is_data]
     if not len(gone):
@@ -230,7 +233,7 @@ def compare(base: Mapped, head: Mapped) -> Runs:
     keys = np.concatenate((data, gone))
     kinds = np.zeros(len(keys), dtype=np.int8)
     kinds[len(data) :] = UNMAPPED
-    order = np.argsort(keys, kind="stable")
+    order = keys.argsort(kind="stable")
     return _runs(keys[order], kinds[order])
 
 

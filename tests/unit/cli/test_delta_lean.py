@@ -75,3 +75,33 @@ def test_left_at_once_and_yet_whole(metadata: Path) -> None:
         assert "metadata blocks read" in done.stderr
         texts.append(done.stdout)
     assert texts[0] == texts[1] and texts[0].endswith("}\n")
+
+
+def test_the_program_itself_imports_less_still(metadata: Path) -> None:
+    """What only a process may do that does nothing else."""
+    code = (
+        f"import sys; sys.path += [{str(ROOT)!r}, '/usr/lib/python3/dist-packages']\n"
+        "from thinsync_virt.cli.main import main\nmain()"
+    )
+    words = ["delta", "--metadata", str(metadata), "--base", "1", "--head", "2", "--json"]
+    done = subprocess.run(
+        ["/usr/bin/python3", "-IS", "-X", "importtime", "-c", code, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.stdout.endswith("}\n") and "thinsync_virt.thin.delta" in modules
+    assert not modules & {*HEAVY.split(), "collections", "ctypes"}
+
+
+def test_collections_are_whole_afterwards() -> None:
+    code = (
+        f"import sys; sys.path.append({str(ROOT)!r})\n"
+        "from thinsync_virt.cli import lean_array\n"
+        "import os; before = {*sys.modules}; lean_array.load(); print(*{*sys.modules} - before)\n"
+        "from array import array; import collections, collections.abc\n"
+        "print(collections.Counter('aab')['a'], isinstance(array('Q'), collections.abc.MutableSequence))"
+    )
+    done = subprocess.run(["/usr/bin/python3", "-IS", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "array\n2 True\n"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.cli import plain_delta
 from tests.unit.cli.plain_delta import Run
-from tests.unit.cli.run_batches import CHUNKS, batch, batches, columns, relaxed, run_lists, trees
+from tests.unit.cli.run_batches import CHUNKS, Columns, batch, batches, columns, relaxed, run_lists, trees
 from thinsync_virt.cli import delta_digits, delta_rows
 from thinsync_virt.cli.delta_held import HeldRuns
 from thinsync_virt.cli.delta_shapes import Difference, JsonShape, Shape, ThinDeltaShape
@@ -102,3 +102,17 @@ def test_what_does_not_fit_a_matrix_is_left_to_others() -> None:
     )
     assert delta_digits.rows(((b"a", b"b", b"c"),), 1, ones * 10**18, ones, None) is None
     assert delta_digits.rows(((b"a", b"b", b"c"),), 1 << 30, ones * (1 << 60), ones, None) is None
+
+
+@relaxed
+@given(runs=run_lists(), cuts=CUTS, as_=columns, most=st.integers(1, 40))
+def test_gathered(runs: list[Run], cuts: list[int], as_: Columns, most: int) -> None:
+    """The same ranges in the same columns, in batches no smaller than wanted."""
+    given_ = batches(runs, cuts, as_)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delta_rows, "_AT_ONCE", most)
+        found = list(delta_rows.gathered(given_))
+    assert [row for batch in found for row in batch.rows()] == runs
+    assert all(len(batch.starts) >= most for batch in found[:-1])
+    columns_ = [column for batch in found for column in batch if column is not None]
+    assert all(isinstance(column, list) == (as_ == "lists") for column in columns_)

@@ -311,16 +311,19 @@ def test_an_output_that_cannot_be_written(way: list[str], where: str, metadata: 
     assert "cannot write to standard output" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_limit_of_file_size(metadata: Path, tmp_path: Path) -> None:
-    """The answer is cut short, so it must not end well."""
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_limit_of_file_size(metadata: Path, tmp_path: Path, unbuffered: str) -> None:
+    """The answer is cut short, so it must not end well; nor can the failure be written there."""
     argv = command(metadata, "--head", "4", "--json", way=[])
     done = subprocess.run(
         ["sh", "-c", f'ulimit -f 2048; exec "$@" >{tmp_path}/out', "sh", *argv],
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     )
     assert done.returncode == 1 and "cannot write to standard output" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
 def test_an_output_that_does_not_wait(metadata: Path) -> None:

@@ -48,7 +48,8 @@ def test_every_command_has_its_help(command: str, locale: str) -> None:
 def test_modules_of_every_package_are_found() -> None:
     """libvirt and rich, by a list that fails or not; numpy, click and what the rest imports, by name."""
     done = launch("list", "--json")
-    assert done.returncode in (0, Code.UNREACHABLE.exit_status), done.stderr
+    fine = (0, Code.UNREACHABLE.exit_status) if os.getuid() == 0 else (Code.USAGE.exit_status,)
+    assert done.returncode in fine, done.stderr
     assert isinstance(json.loads(done.stdout), dict | list)
     names = (
         "cattrs, click, crc32c, libvirt, lxml.etree, numpy, rich, sdnotify, xxhash, thinsync_virt.cli.build"

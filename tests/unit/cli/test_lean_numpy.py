@@ -1,4 +1,4 @@
-"""numpy without some of its parts compares and writes as it does with them."""
+"""numpy's core alone compares and writes as all of numpy does."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from pathlib import Path
 import pytest
 
 from tests.bench.metadata_maker import make
+from thinsync_virt.cli import lean_numpy
+from thinsync_virt.system.metadata_reader import MetadataReader
+from thinsync_virt.thin.blocks import CheckedReader
+from thinsync_virt.thin.superblock import read_trees
+from thinsync_virt.thin.tree import device_root, parse_node
 
 ROOT = Path(__file__).parents[3]
-# In a process of its own, all is compared by numpy, and its parts are named at the end.
+# In a process of its own all is compared by numpy, and which of its modules are there is told at the end.
 CODE = """
 import sys
 sys.path.insert(0, {root!r})
 from thinsync_virt.cli import lean_numpy
-if {lean}: lean_numpy.leave_out()
-from thinsync_virt.thin import delta, vectors
+{before}
+from thinsync_virt.thin import delta
 for name in [name for name in vars(delta) if name.startswith("_FEW_") and name != "_FEW_PARENTS"]:
     setattr(delta, name, -1)
 from thinsync_virt.cli.main import main
 try:
     main(sys.argv[1:])
 except SystemExit as end:
-    import numpy
-    loaded = [name for name in lean_numpy._UNUSED if hasattr(sys.modules.get("numpy." + name), "__file__")]
-    print(end.code, numpy.__version__, *loaded, file=sys.stderr)
+    loaded = [name for name in sys.modules if name.startswith("numpy")]
+    print("status", end.code, *loaded, file=sys.stderr)
 """
+LEAN = "lean_numpy.leave_out()"
+WITHOUT_CORE = f"{LEAN}; lean_numpy._PLACES = ('gone',)"
+WRONG_CORE = f"{LEAN}; lean_numpy._works = lambda np: False"
 
 
 @pytest.fixture(scope="module")
@@ -37,41 +44,75 @@ def metadata(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(metadata: Path, *shape: str, lean: bool) -> tuple[str, list[str]]:
+def run(metadata: Path, *shape: str, before: str) -> tuple[str, str, list[str]]:
+    """Output, what is said on standard error, status and numpy's modules."""
     done = subprocess.run(
         [
             sys.executable,
             "-c",
-            CODE.format(root=str(ROOT), lean=lean),
+            CODE.format(root=str(ROOT), before=before),
             *("delta", "--metadata", str(metadata), "--base", "1", "--head", "2", *shape),
         ],
         capture_output=True,
         text=True,
         check=True,
     )
-    return done.stdout, done.stderr.splitlines()[-1].split()
+    *said, last = done.stderr.splitlines()
+    return done.stdout, "\n".join(said), last.split()[1:]
 
 
 @pytest.mark.parametrize("shape", [("--json",), ("--format", "thin-delta"), ()], ids=" ".join)
 def test_the_same_answer(shape: tuple[str, ...], metadata: Path) -> None:
-    lean, (status, *_) = run(metadata, *shape, lean=True)
-    whole, _ = run(metadata, *shape, lean=False)
+    lean, _, (status, *_) = run(metadata, *shape, before=LEAN)
+    whole, _, _ = run(metadata, *shape, before="import numpy")
     assert status == "0" and lean == whole and lean
 
 
 def test_what_is_not_loaded(metadata: Path) -> None:
-    """Debian 12's numpy has all its parts of itself, or none of these; numpy 2 none in either case."""
-    _, (_, version, *lean) = run(metadata, "--json", lean=True)
-    _, (_, _, *whole) = run(metadata, "--json", lean=False)
-    assert lean == ([] if version.startswith("1.24.") else whole)
-    assert bool(whole) == version.startswith("1.")
+    """numpy 1 needs its core only; numpy 2's core imports a few small modules by itself."""
+    lean = run(metadata, "--json", before=LEAN)[2]
+    whole = run(metadata, "--json", before="import numpy")[2]
+    assert any(name.endswith("._multiarray_umath") for name in lean)
+    assert not {"numpy.lib", "numpy.linalg", "numpy.core.multiarray", "numpy._core.multiarray"} & {*lean}
+    assert len(lean) < len(whole) / 4
 
 
-def test_it_is_left_alone_where_it_is_already(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [WITHOUT_CORE, WRONG_CORE], ids=["without", "wrong"])
+def test_all_of_numpy_where_its_core_alone_is_of_no_use(before: str, metadata: Path) -> None:
+    found, said, (status, *modules) = run(metadata, "--json", before=before)
+    assert status == "0" and not said and "numpy.lib" in modules
+    assert found == run(metadata, "--json", before="import numpy")[0]
+
+
+@pytest.mark.parametrize("before", [LEAN, "import numpy"], ids=["lean", "whole"])
+def test_damage_is_named(before: str, metadata: Path, tmp_path: Path) -> None:
+    """In what a forked process reads: a leaf that both devices do not share."""
+    content = bytearray(metadata.read_bytes())
+    with MetadataReader(str(metadata)) as reader:
+        wanted = CheckedReader(reader)
+        trees = read_trees(wanted, metadata_snapshot=False)
+        number = device_root(wanted, trees.mapping_root, 2)
+        for place in (5, 7):
+            node = parse_node(wanted, number, bytes_of(content, number))
+            number = int.from_bytes(bytes_of(content, number)[node.values_at + 8 * place :][:8], "little")
+    content[number * 4096 + 100] ^= 1
+    damaged = tmp_path / "m"
+    damaged.write_bytes(content)
+    _, said, (status, *_) = run(damaged, "--json", before=before)
+    assert status not in ("0", "None") and f"metadata block {number} has a wrong checksum" in said
+
+
+def bytes_of(content: bytearray, number: int) -> memoryview:
+    return memoryview(content)[number * 4096 : (number + 1) * 4096]
+
+
+def test_it_is_left_alone_where_it_is_already() -> None:
     import numpy as np
 
-    from thinsync_virt.cli.lean_numpy import leave_out
+    lean_numpy.leave_out()
+    assert sys.modules["numpy"] is np and np.arange(3).sum() == 3
 
-    monkeypatch.delitem(sys.modules, "numpy.random", raising=False)
-    leave_out()
-    assert "numpy.random" not in sys.modules and np.arange(3).sum() == 3
+
+def test_what_is_not_in_it_is_told() -> None:
+    with pytest.raises(AttributeError, match="has no linalg"):
+        lean_numpy._Core("numpy").linalg  # noqa: B018

@@ -68,6 +68,7 @@ def pipe() -> Screen:
 @pytest.fixture
 def terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Screen:
     made = Screen(terminal=True)
+    monkeypatch.setenv("TERM", "xterm")
 
     def console(*, stderr: bool) -> Console:
         assert stderr, "standard output is for results"
@@ -101,6 +102,17 @@ def test_plain_lines_where_nobody_sits_before_a_terminal(pipe: Screen) -> None:
 def test_a_bar_on_a_terminal(terminal: Screen) -> None:
     with observing(terminal) as observer:
         assert isinstance(observer, BarObserver)
+
+
+def test_plain_lines_on_a_terminal_that_cannot_show_a_bar(
+    terminal: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with observing(terminal) as observer:
+        assert type(observer) is LineObserver
+        observer.step("asking beta")
+        observer.transfer(MIB)
+    assert terminal.lines() == ["  asking beta", "  sending 1.0 MiB"]
 
 
 def test_nothing_beside_a_document(pipe: Screen, terminal: Screen) -> None:

@@ -19,6 +19,7 @@ from tests.unit.guard.world import (
     ways,
 )
 from thinsync_virt.errors import BusyError
+from thinsync_virt.guard import leases as leases_module
 from thinsync_virt.guard.leases import Lease, OpenLease, read_leases
 from thinsync_virt.guard.messages import Quiesce, Step
 from thinsync_virt.guard.recovery import settle
@@ -26,6 +27,7 @@ from thinsync_virt.guard.service import Guard
 from thinsync_virt.hypervisor.process import Process
 from thinsync_virt.model.domains import DomainState
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.system.files import remove_durably
 from thinsync_virt.system.locks import hold as hold_lock
 from thinsync_virt.system.locks import lock_path
 
@@ -140,8 +142,26 @@ def test_an_agent_that_stays_silent_keeps_the_lease(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert lease.path.exists() and thread.is_alive()
     world.agent = True
-    thread.join(10)
+    thread.join(60)
     assert done == [True] and world.runs and not lease.path.exists()
+
+
+def test_a_lease_is_not_settled_before_its_file_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the file of the next window, which may begin by then, would be what is removed."""
+    lease = OpenLease(Lease("web", UUID), tmp_path)
+    lease.update(froze=True)
+    remove = remove_durably
+    settled: list[bool] = []
+
+    def removed(path: Path) -> bool:
+        settled.append(lease.lease.settled)
+        return remove(path)
+
+    monkeypatch.setattr(leases_module, "remove_durably", removed)
+    lease.update(froze=False)
+    assert settled == [False] and lease.lease.settled and not lease.path.exists()
 
 
 def test_a_lease_of_a_domain_that_has_stopped_goes(tmp_path: Path) -> None:
@@ -175,7 +195,7 @@ def test_only_one_guard_at_a_time(tmp_path: Path) -> None:
         pytest.raises(BusyError),
     ):
         undo_left_overs(1.0, leases=leases)
-    assert [left.settled for left in undo_left_overs(5.0, leases=leases)] == [True]
+    assert [left.settled for left in undo_left_overs(60.0, leases=leases)] == [True]
 
 
 def test_an_unreadable_lease_is_kept_for_a_person(tmp_path: Path) -> None:

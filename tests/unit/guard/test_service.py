@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +38,7 @@ def served(world: World, directory: Path) -> Iterator[Path]:
             yield path
         finally:
             guard.stop()
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -66,18 +65,24 @@ def test_no_guard_no_snapshot(tmp_path: Path) -> None:
     assert "thinsync-guard.socket" in caught.value.hint
 
 
-def test_a_ping_is_answered_and_touches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PAUSE_AT, "frozen:0.5")
-    world = World()
+def test_a_ping_is_answered_and_touches_nothing(tmp_path: Path) -> None:
+    world, go_on = World(), threading.Event()
+    world.faults["freeze done"] = lambda: assert_set_in_time(go_on)
     with served(world, tmp_path) as path:
         assert ping(path) == __version__
         assert world.calls == []
         window = threading.Thread(target=take_set, args=(request(), lambda _event: None, path))
         window.start()
-        assert eventually(lambda: "lvm start" in world.calls)
+        assert eventually(lambda: world.frozen)
         assert ping(path) == __version__, "also while a window is held"
+        assert world.frozen
+        go_on.set()
         window.join()
     assert world.runs
+
+
+def assert_set_in_time(event: threading.Event) -> None:
+    assert event.wait(60)
 
 
 def answering(listener: socket.socket, answer: bytes, over: threading.Event) -> None:
@@ -86,7 +91,7 @@ def answering(listener: socket.socket, answer: bytes, over: threading.Event) -> 
         connection.recv(1000)
         connection.sendall(answer)
         if not answer:
-            over.wait(10)
+            over.wait(60)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +115,9 @@ def test_a_guard_that_does_not_answer_a_ping_is_named_with_a_way_out(
         thread = threading.Thread(target=answering, args=(listener, answer, over))
         thread.start()
         with pytest.raises(UnreachableError) as caught:
-            ping(path, seconds=0.2)
+            ping(path, seconds=60 if answer else 0.2)
         over.set()
-        thread.join(10)
+        thread.join(60)
     assert str(path) in caught.value.message and why in caught.value.message
     assert "systemctl restart thinsync-guard.service" in caught.value.hint
 
@@ -141,7 +146,8 @@ def test_errors_arrive_whole(tmp_path: Path) -> None:
 def test_a_client_that_vanishes_is_undone_at_once(
     tmp_path: Path, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(PAUSE_AT, f"{step.value}:1.5")
+    # Longer than a test may take: it ends by the client's going, or not.
+    monkeypatch.setenv(PAUSE_AT, f"{step.value}:600")
     world = World()
 
     class Vanished(Exception):
@@ -152,23 +158,19 @@ def test_a_client_that_vanishes_is_undone_at_once(
             raise Vanished
 
     with served(world, tmp_path) as path:
-        began = time.monotonic()
         with pytest.raises(Vanished):
             take_set(request(), vanish, path)
         assert eventually(lambda: world.runs and lease_gone(tmp_path))
-        assert time.monotonic() - began < 1.0
         assert world.made == []
 
 
-def test_one_window_per_domain_several_domains_side_by_side(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(PAUSE_AT, "leased:0.5")
-    world = World()
+def test_one_window_per_domain_several_domains_side_by_side(tmp_path: Path) -> None:
+    world, go_on = World(), threading.Event()
+    world.faults["freeze"] = lambda: assert_set_in_time(go_on)
     with served(world, tmp_path) as path:
         first = threading.Thread(target=take_set, args=(request(), lambda _event: None, path))
         first.start()
-        assert eventually(lambda: "lvm start" in world.calls)
+        assert eventually(lambda: "freeze" in world.calls)
         with pytest.raises(ThinsyncError) as caught:
             take_set(request(), path=path)
         assert caught.value.code is Code.BUSY and caught.value.retry
@@ -177,6 +179,7 @@ def test_one_window_per_domain_several_domains_side_by_side(
             connection.connect(str(path))
             connection.sendall(other)
             assert b"event" in connection.recv(1000)
+        go_on.set()
         first.join()
     assert world.runs
 

@@ -53,7 +53,8 @@ class World:
     suspended: set[VolumeName] = field(default_factory=set)
     made: list[str] = field(default_factory=list)
     made_while: list[tuple[DomainState, bool]] = field(default_factory=list)
-    lvm_seconds: float = 0.0
+    lvm_may_end: threading.Event | None = None
+    """LVM takes until this is set."""
     lvm_running: bool = False
     faults: dict[str, Fault] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -84,7 +85,7 @@ class World:
     def revive(self) -> None:
         """A new guard starts: when nothing of a killed one is left, as with processes."""
         for thread in self.threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         self.threads.clear()
         self.dead = False
@@ -206,7 +207,8 @@ class FakeLvm:
         self._world.effect("lvm go")
 
     def _work(self) -> None:
-        time.sleep(self._world.lvm_seconds)
+        if self._world.lvm_may_end is not None:
+            self._world.lvm_may_end.wait(60)
         for snapshot in self._request.snapshots:
             self._world.made.append(snapshot.name)
             self._world.made_while.append((self._world.power, self._world.frozen))
@@ -263,10 +265,11 @@ def request(
     disks: int = 2,
     quiesce: Quiesce = Quiesce.AUTO,
     *,
-    limit: float = 2.0,
+    limit: float = 600.0,
     unsafe: bool = False,
     files: tuple[str, ...] = (),
 ) -> WindowRequest:
+    """``limit`` is more than a test may take: a window that waits for it without need is seen by that."""
     snapshots = tuple(
         SnapshotRequest(VolumeName("vg0", f"web-{number}"), f"ts-web-{number}", ("a",), True, True)
         for number in range(disks)
@@ -283,6 +286,19 @@ def surroundings(world: World, leases: Path, *, signal: int = 0, suspends: bool 
     )
 
 
+class Clock:
+    """Real time, and what a test lets pass beside it. Stands in for the module ``time``: its sleep takes none."""
+
+    def __init__(self) -> None:
+        self._passed = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._passed
+
+    def sleep(self, seconds: float) -> None:
+        self._passed += seconds
+
+
 @dataclass
 class Held:
     """A window that was held: its report or its error, and what it told."""
@@ -291,7 +307,6 @@ class Held:
     report: WindowReport | None = None
     error: ThinsyncError | None = None
     steps: list[Step] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def hold(
@@ -316,14 +331,12 @@ def hold(
 
     around = surroundings(world, leases, signal=signal, suspends=suspends)
     held = Held(Window(wanted or request(), FakeGuest(world), around, told, aborted))
-    began = time.monotonic()
     try:
         held.report = held.window.hold()
     except ThinsyncError as error:
         held.error = error
     except Killed:
         pass
-    held.seconds = time.monotonic() - began
     return held
 
 
@@ -331,7 +344,7 @@ def ways(world: World, _lease: Lease | None = None) -> list[FakeGuest]:
     return [FakeGuest(world), FakePast(world)]
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+def eventually(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:

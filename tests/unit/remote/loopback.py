@@ -51,7 +51,7 @@ def server_thread(
     try:
         yield status
     finally:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive(), "the server did not end"
 
 
@@ -73,7 +73,7 @@ def serving(
         far_relay, far = socket.socketpair()
         relays = _relays(near_relay, far_relay, cut_after, cut_answers_after)
     with server_thread(far, handlers, theirs), relays:
-        client = Client(Loopback(near), ours, timeout=10)
+        client = Client(Loopback(near), ours, timeout=60)
         with client:
             yield client
 
@@ -95,7 +95,7 @@ def _relays(
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
         near.close()
         far.close()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
+import pwd
 import shutil
 import socket
 import subprocess
@@ -25,7 +25,7 @@ class Sshd:
 
     @property
     def target(self) -> HostTarget:
-        return HostTarget(getpass.getuser(), "127.0.0.1", self.port)
+        return HostTarget(pwd.getpwuid(os.geteuid()).pw_name, "127.0.0.1", self.port)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class Sshd:
         path = self.directory / name
         if not path.exists():
             subprocess.run(
-                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True, timeout=30
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True, timeout=60
             )
         return path.with_suffix(".pub")
 
@@ -85,12 +85,12 @@ def running_sshd(directory: Path) -> Iterator[Sshd]:
         yield sshd
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         log.close()
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None, f"sshd ended: {log.read_text()}"
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):

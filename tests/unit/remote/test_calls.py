@@ -22,6 +22,7 @@ from thinsync_virt.errors import (
     UnreachableError,
 )
 from thinsync_virt.remote.client import Client
+from thinsync_virt.remote.greeting import PROTOCOLS
 from thinsync_virt.remote.messages import MAX_JSON, Chunk
 from thinsync_virt.remote.server import CallIO, Handler
 from thinsync_virt.units import MIB
@@ -104,10 +105,23 @@ def client() -> Iterator[Client]:
 
 def test_a_call(client: Client) -> None:
     assert client.peer == THEIRS
-    assert client.version == 1
+    assert client.version == max(PROTOCOLS)
     params = {"text": "Größe", "none": None, "list": [1, 2.5, True]}
     assert client.call("echo", params) == {"params": params, "peer": OURS.hostname}
     assert client.call("nothing", {}) == {}
+
+
+def test_a_connection_made_while_an_error_is_handled() -> None:
+    """As when another one was lost: that error is not this connection's."""
+    try:
+        raise UnreachableError("the one before", hint="none")
+    except UnreachableError:
+        with serving(HANDLERS) as client:
+            assert client.call("nothing", {}) == {}
+            with pytest.raises(SpaceError):
+                client.call("fail", {})
+            assert not client.lost
+            assert client.call("nothing", {}) == {}
 
 
 def test_progress_in_order(client: Client) -> None:

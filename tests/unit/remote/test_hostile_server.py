@@ -122,5 +122,5 @@ def test_a_server_that_talks_without_reading() -> None:
         client.send_stream("x", {}, [bytes(64 * MIB)])
     with pytest.raises(UnreachableError, match="lost before"):
         client.call("x", {})
-    thread.join(20)
+    thread.join(60)
     assert not thread.is_alive()

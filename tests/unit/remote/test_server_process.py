@@ -36,11 +36,11 @@ class ServerProcess:
     name = "beta"
 
     def failure(self, error: ThinsyncError) -> ThinsyncError:
-        status = self.process.wait(20)
+        status = self.process.wait(60)
         return UnreachableError(f"beta: status {status}: {self.stderr.read_text()}")
 
     def close(self) -> None:
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 def start(directory: Path, *, use_socket: bool) -> ServerProcess:
@@ -67,13 +67,13 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerPro
     yield server
     if server.process.poll() is None:
         server.process.kill()
-        server.process.wait(20)
+        server.process.wait(60)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen in 15 s"
+        assert time.monotonic() < deadline, "it did not happen in 60 s"
         time.sleep(0.01)
 
 
@@ -119,8 +119,9 @@ def test_a_signal_lets_the_handler_clean_up_and_tells_the_client(
         call = client._request("work", {"note": str(note), "seconds": 60}, "none")
         wait_for(note_says(note, "running"))
         server.process.send_signal(number)
-        answer = client._answer(client._channel.receive(), call, None)
-        assert answer is not None
+        # Signs of life may come before.
+        while (answer := client._answer(client._channel.receive(), call, None)) is None:
+            pass
         assert answer["error"]["message"] == f"the server was stopped by {number.name}"
     assert note.read_text() == "cleaned up after InterruptedServerError"
     assert server.process.returncode == Code.UNREACHABLE.exit_status
@@ -146,18 +147,19 @@ def test_a_second_signal_does_not_wait(server: ServerProcess, tmp_path: Path) ->
     with Client(server, OURS) as client:
         client._request("stubborn", {"note": str(note), "seconds": 60}, "none")
         wait_for(note_says(note, "running"))
-        server.process.terminate()
+        # Two of one kind may come as one, when the server is not run in between.
+        server.process.send_signal(signal.SIGHUP)
         time.sleep(0.2)
         assert server.process.poll() is None
         server.process.terminate()
-        assert server.process.wait(10) == 128 + signal.SIGTERM
+        assert server.process.wait(60) == 128 + signal.SIGTERM
 
 
 def test_a_signal_to_an_idle_server(server: ServerProcess) -> None:
     with Client(server, OURS) as client:
         client.call("echo", {})
         server.process.terminate()
-        assert server.process.wait(10) == Code.UNREACHABLE.exit_status
+        assert server.process.wait(60) == Code.UNREACHABLE.exit_status
         with pytest.raises(UnreachableError, match="stopped by SIGTERM"):
             client.call("echo", {})
 
@@ -206,7 +208,7 @@ def test_a_client_that_is_none(server: ServerProcess, data: bytes) -> None:
             sock.shutdown(socket.SHUT_WR)
     else:
         os.close(server.write_fd)
-    assert server.process.wait(10) in (0, Code.UNREACHABLE.exit_status)
+    assert server.process.wait(60) in (0, Code.UNREACHABLE.exit_status)
     said = server.stderr.read_text()
     assert "Traceback" not in said
     assert len(said) < 1000

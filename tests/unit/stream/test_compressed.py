@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 import tracemalloc
@@ -25,6 +26,7 @@ from thinsync_virt.units import KIB, MIB
 
 MAGIC = bytes.fromhex("28b52ffd")
 TEXT = (b"the quick brown fox jumps over the lazy dog; " * (MIB // 45 + 1))[:MIB]
+NOISE = hashlib.sha384(b"noise").digest()
 BOUND = 6 * MIB
 """Bytes that a reader may take whatever comes: a frame, what it holds, and what Python needs beside."""
 
@@ -226,9 +228,7 @@ def attempt(payload: bytes, length: int) -> memoryview | StreamError:
 @given(st.data())
 def test_damaged_content_with_a_right_checksum(data: st.DataObject) -> None:
     """Whatever stands in a payload: the bytes that were promised, or an error of the stream."""
-    content = data.draw(
-        st.sampled_from([TEXT[:4096], bytes(4096), TEXT[:2000] + os.urandom(48) + bytes(2048)])
-    )
+    content = data.draw(st.sampled_from([TEXT[:4096], bytes(4096), TEXT[:2000] + NOISE + bytes(2048)]))
     payload = bytearray(pack(content, data.draw(st.sampled_from([1, 3, 19]))))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(payload) - 1))

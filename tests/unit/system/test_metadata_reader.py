@@ -62,6 +62,18 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(request.param)
 
 
+def forked(good: Callable[[], bool]) -> int:
+    """A child that ends with status 0 when this is true; it never goes on as the tests."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            status = 0 if good() else 1
+        finally:
+            os._exit(status)
+    return child
+
+
 def expected(content: bytes, numbers: list[int]) -> bytes:
     return b"".join(content[number * BLOCK : (number + 1) * BLOCK] for number in numbers)
 
@@ -83,10 +95,7 @@ def test_a_forked_process_reads_for_itself(way: str, tmp_path: Path, content: by
     numbers = {index: random.Random(index).sample(range(COUNT), 300) for index in range(2)}
     with MetadataReader(str(tmp_path / "m")) as reader:
         before = bytes(reader.read(numbers[0]))
-        child = os.fork()
-        if not child:
-            good = bytes(reader.read(numbers[1])) == expected(content, numbers[1])
-            os._exit(0 if good else 1)
+        child = forked(lambda: bytes(reader.read(numbers[1])) == expected(content, numbers[1]))
         for _ in range(20):
             assert bytes(reader.read(numbers[0])) == before
         assert os.waitpid(child, 0)[1] == 0
@@ -95,11 +104,12 @@ def test_a_forked_process_reads_for_itself(way: str, tmp_path: Path, content: by
 def test_memory_is_not_shared_with_a_forked_process(tmp_path: Path, content: bytes) -> None:
     with MetadataReader(str(tmp_path / "m")) as reader:
         view = reader.read([1])
-        child = os.fork()
-        if not child:
+
+        def overwrite() -> bool:
             view[:] = bytes(BLOCK)
-            os._exit(0)
-        os.waitpid(child, 0)
+            return bytes(view) == bytes(BLOCK)
+
+        assert os.waitpid(forked(overwrite), 0)[1] == 0
         assert bytes(view) == expected(content, [1])
 
 
@@ -136,12 +146,12 @@ def test_a_forked_process_leaves_contexts_of_its_parent_alone(
     monkeypatch.setattr(async_reads, "_IDLE", [])
     with MetadataReader(str(tmp_path / "m")) as reader:
         reader.read(NUMBERS["apart"])
-    child = os.fork()
-    if not child:
+
+    def read() -> bool:
         with MetadataReader(str(tmp_path / "m")) as reader:
-            good = bytes(reader.read(NUMBERS["apart"])) == expected(content, NUMBERS["apart"])
-        os._exit(0 if good else 1)
-    assert os.waitpid(child, 0)[1] == 0
+            return bytes(reader.read(NUMBERS["apart"])) == expected(content, NUMBERS["apart"])
+
+    assert os.waitpid(forked(read), 0)[1] == 0
     assert len(async_reads._IDLE) == 1
 
 
@@ -173,3 +183,28 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         MetadataReader(str(tmp_path))
     with pytest.raises(ThinsyncError, match="neither"):
         MetadataReader("/dev/null")
+
+
+def test_reading_leaves_no_trace(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    os.utime(path, (1, path.stat().st_mtime))
+    with MetadataReader(str(path)) as reader:
+        assert reader.read([7]) == content[7 * BLOCK : 8 * BLOCK]
+    assert path.stat().st_atime == 1
+
+
+@pytest.mark.parametrize("refused", [os.O_NOATIME, os.O_DIRECT, os.O_NOATIME | os.O_DIRECT])
+def test_a_file_that_is_not_to_be_opened_so(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    """Another user's, or on a file system without reads past the page cache."""
+    really = os.open
+
+    def stricter(path: str, flags: int) -> int:
+        if flags & refused:
+            raise PermissionError(1, "Operation not permitted")
+        return really(path, flags)
+
+    monkeypatch.setattr(os, "open", stricter)
+    with MetadataReader(str(tmp_path / "m")) as reader:
+        assert reader.read([5, 3]) == content[5 * BLOCK : 6 * BLOCK] + content[3 * BLOCK : 4 * BLOCK]

@@ -28,6 +28,7 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Both ways to compare leaves."""
     monkeypatch.setattr(delta, "_FEW_LEAVES", request.param)
     monkeypatch.setattr(delta, "_FEW_PAIRS", request.param)
+    monkeypatch.setattr(delta, "_FEW_AT_HAND", request.param)
     return int(request.param)
 
 

@@ -22,6 +22,7 @@ def test_against_thin_delta(
 ) -> None:
     monkeypatch.setattr(delta_module, "_FEW_LEAVES", few)
     monkeypatch.setattr(delta_module, "_FEW_PAIRS", few)
+    monkeypatch.setattr(delta_module, "_FEW_AT_HAND", few)
     path = tmp_path / "m"
     changed = make(path, SIZES["254 k"], 0.01, clustered=clustered, seed=few % 1000)
     peer = subprocess.run(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.bench.metadata_maker import make
 from tests.thinmeta.pool import ThinPool
 from tests.unit.thin.images import Image, Mapping, sealed
 from tests.unit.thin.samples import Model, make_pool
@@ -27,6 +28,7 @@ def set_engine(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     few = {"plain": 1 << 30, "vectors": -1}[engine]
     monkeypatch.setattr(delta, "_FEW_LEAVES", few)
     monkeypatch.setattr(delta, "_FEW_PAIRS", few)
+    monkeypatch.setattr(delta, "_FEW_AT_HAND", few)
 
 
 def set_small(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
@@ -109,6 +111,21 @@ def test_there_are_parts(tmp_path: Path, engine: str, window: int) -> None:
         assert len(metadata.parts(1, 2)) > (4 if window > 3 else 1)
         assert in_parts(metadata, 1, 2) == rows_of(models[1], models[2])
         assert metadata.parts(1, 1) == []
+
+
+def test_of_known_leaves_a_part_is_one_window(tmp_path: Path, engine: str) -> None:
+    path = tmp_path / "m"
+    make(path, 60_000, 0.3, clustered=False)
+    with MetadataReader(str(path)) as reader:
+        metadata = ThinMetadata(reader, metadata_snapshot=False)
+        # Fewer are not cut at all.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(delta, "_SHARED_LEAVES", 1)
+            parts = metadata.parts(1, 2)
+    assert {part.heights for part in parts} == {(0, 0)}
+    lengths = [len(part.window.ours) for part in parts]
+    assert sum(lengths) > 3 * levels.WINDOW and max(lengths) <= levels.WINDOW
+    assert len(parts) == -(-sum(lengths) // levels.WINDOW)
 
 
 def test_trees_of_different_height(tmp_path: Path, engine: str, window: int) -> None:

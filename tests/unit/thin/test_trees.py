@@ -23,6 +23,7 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "vectors":
         monkeypatch.setattr(delta_module, "_FEW_LEAVES", -1)
         monkeypatch.setattr(delta_module, "_FEW_PAIRS", -1)
+        monkeypatch.setattr(delta_module, "_FEW_AT_HAND", -1)
     return str(request.param)
 
 
