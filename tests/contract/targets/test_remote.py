@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,16 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StoreSite:
     return made
 
 
-def served(site: StoreSite) -> dict[str, Handler]:
-    """The table of a host with pools of its own, and that store."""
+def served(site: StoreSite, stack: ExitStack) -> dict[str, Handler]:
+    """The table of a host with pools of its own, and that store; its lock is held until ``stack`` is closed."""
 
     def opened(spec: StoreTarget) -> dict[str, Handler]:
         store = StoreDirectory(spec)
         end = StoreEnd(store, site.keeper, "beta", site.path.with_name("locks"))
-        return target_handlers(end, StoreProver(store, site.keeper))
+        prover = StoreProver(store, site.keeper)
+        stack.callback(end.end)
+        stack.callback(prover.close)
+        return target_handlers(end, prover)
 
     host = MemoryTarget()
     return openable(target_handlers(host, host), opened)
@@ -46,7 +50,11 @@ def served(site: StoreSite) -> dict[str, Handler]:
 def test_a_replication_and_a_proof(site: StoreSite) -> None:
     spec = StoreTarget(TargetKind.ARCHIVE, str(site.path))
     near, far = socket.socketpair()
-    with server_thread(far, served(site)), Client(Loopback(near), OURS, timeout=20) as client:
+    with (
+        ExitStack() as stack,
+        server_thread(far, served(site, stack)),
+        Client(Loopback(near), OURS, timeout=20) as client,
+    ):
         target = RemoteTarget(client, f"beta:{spec}", None, spec)
         assert (target.host, target.address) == (f"{client.name}:{spec}", f"beta:{spec}")
         target.begin(DOMAIN)
@@ -76,7 +84,11 @@ def test_what_is_no_store_ends_the_connection(site: StoreSite) -> None:
     site.path.mkdir()
     (site.path / "letters.odt").write_text("dear")
     near, far = socket.socketpair()
-    with server_thread(far, served(site)), Client(Loopback(near), OURS, timeout=20) as client:
+    with (
+        ExitStack() as stack,
+        server_thread(far, served(site, stack)),
+        Client(Loopback(near), OURS, timeout=20) as client,
+    ):
         with pytest.raises(ConflictError, match="not empty"):
             RemoteTarget(client, "beta", None, StoreTarget(TargetKind.ARCHIVE, str(site.path)))
         assert client.lost
@@ -85,7 +97,11 @@ def test_what_is_no_store_ends_the_connection(site: StoreSite) -> None:
 
 def test_a_store_is_asked_for_first(site: StoreSite) -> None:
     near, far = socket.socketpair()
-    with server_thread(far, served(site)), Client(Loopback(near), OURS, timeout=20) as client:
+    with (
+        ExitStack() as stack,
+        server_thread(far, served(site, stack)),
+        Client(Loopback(near), OURS, timeout=20) as client,
+    ):
         target = RemoteTarget(client)
         assert target.offer().pools
         with pytest.raises(StreamError, match="first of all"):
