@@ -43,8 +43,10 @@ class ServerProcess:
         self.process.wait(60)
 
 
-def start(directory: Path, *, use_socket: bool) -> ServerProcess:
-    argv = [sys.executable, str(served.__file__), str(ROOT)]
+def start(
+    directory: Path, *, use_socket: bool, script: str = str(served.__file__), more: tuple[str, ...] = ()
+) -> ServerProcess:
+    argv = [sys.executable, script, str(ROOT), *more]
     stderr = directory / "stderr"
     with stderr.open("wb") as log:
         if use_socket:

@@ -1,6 +1,7 @@
 """Apply one stream to staging volumes. A wrong stream removes them: the target is as it was.
 
-One that only breaks off leaves them, with what has come on stable storage: the transfer goes on from there.
+One that only breaks off leaves them, with what has come on stable storage: the transfer goes on from there. A process
+that is told to end at once leaves everything as it is, for the next session.
 """
 
 from __future__ import annotations
@@ -78,12 +79,16 @@ class Receiver:
             with suppress(ThinsyncError):  # it speaks of a set that is none any more
                 self._journal.remove(self._staging.key)
             return self._header.point
-        except BaseException as failure:
+        except Exception as failure:
             if self._staging is not None and not self._keep(failure):
                 self._staging.abandon(failure)
                 with suppress(ThinsyncError):
                     self._journal.remove(self._staging.key)
             raise
+        finally:
+            # What ends the process says nothing of the stream: the next session decides about what it leaves.
+            if self._staging is not None:
+                self._staging.close()
 
     def _keep(self, failure: BaseException) -> bool:
         """After a connection that broke off: whether what has come stays, for the transfer to go on from there."""
