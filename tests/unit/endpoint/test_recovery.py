@@ -127,7 +127,8 @@ def test_a_transfer_that_can_go_on_is_left_to_the_next_run(tmp_path: Path) -> No
     (unfinished,) = read_catalogue(lvm.volumes(), Role.TARGET).unfinished
     journal = TransferJournal(tmp_path)
     transfer = Interrupted(cut, whole, "c3" * 16, {"vda": 512, "vdb": 0})
-    journal.write(Entry(KEY, transfer, {disk.target: disk.volume.uuid for disk in unfinished.disks}))
+    volumes = {disk.target: disk.volume.uuid for disk in unfinished.disks}
+    journal.write(Entry(KEY, transfer, volumes, dict.fromkeys(volumes, True)))
     recovery = Recovery()
     recovery.attempt(lambda: recover_sets(lvm, Role.TARGET, recovery, journal))
     assert len(lvm.stored) == 4 and lvm.activated == []

@@ -391,6 +391,8 @@ def with_disk(**fields: object) -> Callable[[dict[str, Any]], object]:
         with_disk(target="vdb"),
         with_disk(target=["vda"]),
         with_disk(more=1),
+        with_disk(zeroing=1),
+        with_disk(zeroing="yes"),
     ],
 )
 def test_a_journal_that_is_damaged_or_of_something_else_counts_as_none(
@@ -580,4 +582,51 @@ def test_on_a_pool_that_does_not_zero_only_full_copies_go_on(target: Target, sen
                     # A chunk that was taken, and shows what somebody else had there.
                     content[at : at + chunk] = b"\xee" * chunk
             Path(disk.volume.name.path).write_bytes(content)
+    finish(target, sender)
+
+
+def with_zeroing(target: Target, *, zeroing: bool) -> None:
+    pool = replace(pool_report().pool, zeroes=zeroing)
+    target.lvm.known_pools = {pool.name: pool}
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["-Zn", "-Zy"])
+def test_a_pool_whose_zeroing_was_switched_meanwhile_begins_anew(
+    before: bool, target: Target, sender: Sender
+) -> None:
+    """What is proven rests on it: base bytes would be filled with zeroes, or somebody else's would show."""
+    with_zeroing(target, zeroing=before)
+    whole = sender.bytes_of()
+    with pytest.raises(UnreachableError):
+        target.receive(read_stream(lost_after(whole, len(whole) * 2 // 3)))
+    found = resumable(target)
+    assert (found is None) == (sender.base and not before)
+    with_zeroing(target, zeroing=not before)
+    if found is not None:
+        kept = everything(target.lvm)
+        with pytest.raises(StreamError, match="zeroing of pool vg0/pool was switched") as refusal:
+            target.receive(sender.events_of(found))
+        assert refusal.value.retry
+        assert everything(target.lvm) == kept
+        with_zeroing(target, zeroing=before)
+        assert resumable(target) == found
+        clear(target)
+        with_zeroing(target, zeroing=not before)
+    assert len(finish(target, sender)) == len(whole)
+
+
+def test_zeroing_that_is_switched_at_the_last_moment_overwrites_nothing(
+    target: Target, sender: Sender, broken_off: Interrupted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reopen = staging.Staging.reopen
+
+    def switching(self: staging.Staging, journal: TransferJournal) -> None:
+        reopen(self, journal)
+        with_zeroing(target, zeroing=False)
+
+    monkeypatch.setattr(staging.Staging, "reopen", switching)
+    with pytest.raises(StreamError, match="its zeroing was switched") as refusal:
+        target.receive(sender.events_of(broken_off))
+    assert refusal.value.retry
+    assert resumable(target) is None
     finish(target, sender)

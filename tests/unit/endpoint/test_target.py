@@ -350,7 +350,8 @@ def noted(lvm: StoredLvm, set_id: str, tmp_path: Path) -> TransferJournal:
     journal = TransferJournal(tmp_path / "transfers")
     transfer = Interrupted(set_id, identifier(1), identifier(7), {"vda": MIB, "vdb": 0})
     (left,) = [one for one in read_catalogue(lvm.volumes(), Role.TARGET).unfinished if one.id == set_id]
-    journal.write(Entry(KEY, transfer, {disk.target: disk.volume.uuid for disk in left.disks}))
+    volumes = {disk.target: disk.volume.uuid for disk in left.disks}
+    journal.write(Entry(KEY, transfer, volumes, dict.fromkeys(volumes, True)))
     assert journal.find(KEY, (left,)) == transfer
     return journal
 

@@ -30,6 +30,7 @@ class Checkpoints:
         self._incoming = incoming
         self._volumes = dict(volumes)
         self._fillers = fillers
+        self._zeroing = {target: filler.zeroing for target, filler in fillers.items()}
         self._possible = all(filler.can_go_on for filler in fillers.values())
         self.recorded = any(incoming.starts.values())
         """Whether the journal speaks of this transfer."""
@@ -49,7 +50,7 @@ class Checkpoints:
         incoming = self._incoming
         transfer = Interrupted(incoming.set_id, incoming.base, incoming.delta, proven)
         try:
-            self._journal.write(Entry(incoming.key, transfer, self._volumes))
+            self._journal.write(Entry(incoming.key, transfer, self._volumes, self._zeroing))
         except ThinsyncError:
             return None
         self.recorded = True

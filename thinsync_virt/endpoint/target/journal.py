@@ -1,10 +1,10 @@
 """How far a transfer has come, on stable storage: one small file per replica.
 
 Written after the data, and bound to what it speaks of: the set, its base, the delta's digest and the UUIDs of the
-staging volumes::
+staging volumes and whether their pools zero new chunks::
 
     {"base": "<id>" | "", "delta": "<id>",
-     "disks": [{"position": 67108864, "target": "vda", "volume": "<LVM UUID>"}],
+     "disks": [{"position": 67108864, "target": "vda", "volume": "<LVM UUID>", "zeroing": true}],
      "domain": "<id>", "point": "<id>", "target": "<LVM UUID>", "version": 1}
 
 Every key is there, and no other. A journal that is lost, damaged or of other volumes is as none: the transfer begins
@@ -35,11 +35,15 @@ _LONGEST = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One journal: how far the transfer of a replica came, in which volumes (LVM UUIDs, by disk target)."""
+    """One journal: how far the transfer of a replica came, in which volumes (LVM UUIDs, by disk target).
+
+    ``zeroing``, by disk target: whether the volume's pool zeroed new chunks. What is proven depends on it.
+    """
 
     key: ReplicaKey
     transfer: Interrupted
     volumes: Mapping[str, str]
+    zeroing: Mapping[str, bool]
 
 
 class TransferJournal:
@@ -90,7 +94,12 @@ def _encode(entry: Entry) -> bytes:
             "base": entry.transfer.base,
             "delta": entry.transfer.delta,
             "disks": [
-                {"position": position, "target": target, "volume": entry.volumes[target]}
+                {
+                    "position": position,
+                    "target": target,
+                    "volume": entry.volumes[target],
+                    "zeroing": entry.zeroing[target],
+                }
                 for target, position in entry.transfer.positions.items()
             ],
             "domain": entry.key.domain,
@@ -110,16 +119,20 @@ def _decode(content: bytes, key: ReplicaKey) -> Entry:
         raise ValueError("it is another replica's")
     positions: dict[str, int] = {}
     volumes: dict[str, str] = {}
+    zeroing: dict[str, bool] = {}
     if type(value["disks"]) is not list or len(value["disks"]) > MAX_DISKS:
         raise ValueError("its disks are no list, or too many")
     for disk in value["disks"]:
-        _keys(disk, "position", "target", "volume")
+        _keys(disk, "position", "target", "volume", "zeroing")
         if type(disk["position"]) is not int or disk["target"] in positions:
+            raise ValueError(disk)
+        if type(disk["zeroing"]) is not bool:
             raise ValueError(disk)
         positions[_text(disk["target"])] = disk["position"]
         volumes[disk["target"]] = check_lvm_uuid(_text(disk["volume"]))
+        zeroing[disk["target"]] = disk["zeroing"]
     transfer = Interrupted(_text(value["point"]), _text(value["base"]), _text(value["delta"]), positions)
-    return Entry(key, transfer, volumes)
+    return Entry(key, transfer, volumes, zeroing)
 
 
 def _keys(value: dict[str, Any], *names: str) -> None:

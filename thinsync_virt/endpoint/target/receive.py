@@ -191,6 +191,10 @@ class Receiver:
         self._targets = [disk.target for disk in header.disks]
         self._positions = dict(incoming.starts)
         fillers = dict(zip(self._targets, self._fillers, strict=True))
+        for target, filler in fillers.items() if resumed else ():
+            # It may be switched at any moment; but what a filler does rests on what it was told.
+            if not filler.can_go_on or filler.zeroing != staging.zeroing[target]:
+                raise StreamError(f"nothing goes on in {staging.pool(target)}: its zeroing was switched")
         self._checkpoints = Checkpoints(self._journal, incoming, self._staging.volumes, fillers)
 
     def _count(self, length: int, allocated: int | None = None) -> None:

@@ -60,6 +60,8 @@ class Staging:
         self._devices: dict[str, BlockDevice] = {}
         self.volumes: dict[str, str] = {}
         """LVM's UUIDs of the volumes, by disk target."""
+        self.zeroing: dict[str, bool] = {}
+        """Of a set that goes on, by disk target: whether its pool zeroed new chunks when it was interrupted."""
 
     def create(self) -> None:
         """Make and activate one volume per disk. Raises ConflictError when the base is not here."""
@@ -124,8 +126,9 @@ class Staging:
         incoming = self._incoming
         catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(incoming.key)
         self._base(catalogue)
+        entry = journal.read(incoming.key)
         transfer = journal.find(incoming.key, catalogue.unfinished)
-        if transfer is None or transfer.point != incoming.set_id:
+        if entry is None or transfer is None or transfer.point != incoming.set_id:
             raise StreamError(f"nothing of point {incoming.set_id} is here that could go on", retry=True)
         if (transfer.base, transfer.delta) != (incoming.base, incoming.delta):
             raise StreamError(
@@ -145,6 +148,13 @@ class Staging:
                 )
             self._names[disk.target], self._pools[disk.target] = disk.volume.name, disk.volume.pool
             self.volumes[disk.target] = disk.volume.uuid
+        self.zeroing = dict(entry.zeroing)
+        pools = {pool.name: pool.zeroes for pool in self._lvm.pools()}
+        for target, pool in self._pools.items():
+            if pools.get(pool) != self.zeroing[target]:
+                raise StreamError(
+                    f"the zeroing of pool {pool} was switched since the transfer was interrupted", retry=True
+                )
 
     def _base(self, catalogue: Catalogue) -> RecoveryPoint | None:
         if not self._incoming.base:
