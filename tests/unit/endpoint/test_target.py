@@ -26,6 +26,7 @@ from thinsync_virt.errors import (
     SpaceError,
     StreamError,
     ThinsyncError,
+    UnreachableError,
 )
 from thinsync_virt.model.definition import CHOICES as CHOICES_PART
 from thinsync_virt.model.definition import Definition
@@ -174,6 +175,37 @@ def test_who_comes_second_is_told_the_domain_the_host_and_the_pid(
     first.end()
     second.begin(DOMAIN)
     second.tidy(KEY, "")
+    second.end()
+
+
+def test_a_beginning_that_fails_does_not_lock_its_own_session_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as libvirtd is still starting."""
+    lvm = StoredLvm(set_volumes(identifier(1)))
+    first, second = make_target(lvm, monkeypatch), make_target(lvm, monkeypatch)
+    monkeypatch.setattr(
+        target_module,
+        "replica_lock",
+        lambda _, domain, **words: hold(tmp_path / "locks" / domain, 0, **words),
+    )
+
+    def starting(_: NoDomains) -> tuple[RegisteredDomain, ...]:
+        raise UnreachableError("libvirt does not answer", hint="wait")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NoDomains, "marked", starting)
+        with pytest.raises(UnreachableError):
+            first.begin(DOMAIN)
+        with pytest.raises(StreamError, match="not locked"):
+            first.tidy(KEY, "")
+    first.begin(DOMAIN)
+    first.begin(DOMAIN)
+    first.tidy(KEY, "")
+    with pytest.raises(BusyError):
+        second.begin(DOMAIN)
+    first.end()
+    second.begin(DOMAIN)
     second.end()
 
 

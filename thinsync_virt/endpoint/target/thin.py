@@ -66,13 +66,26 @@ class ThinTarget:
         self._locked: set[str] = set()
 
     def begin(self, domain: str) -> None:
-        """Lock the domain's replicas here until :meth:`end`. Raises BusyError."""
+        """Lock the domain's replicas here until :meth:`end`. Raises BusyError.
+
+        What fails on the way gives the locks back: the same session may begin again.
+        """
+        if domain in self._locked:
+            return
         try:
             self._locks.enter_context(replica_lock(Role.TARGET, domain, what=_JOB, host=self.host))
         except BusyError as error:
             name = self.inventory.catalogue().names.get(domain, domain)
             raise BusyError(f"{_JOB} of {name}{error.message.removeprefix(_JOB)}", hint=error.hint) from error
+        try:
+            self._put_in_order(domain)
+        except BaseException:
+            self.end()
+            raise
         self._locked.add(domain)
+
+    def _put_in_order(self, domain: str) -> None:
+        """What a session before this one left."""
         catalogue = self.inventory.catalogue()
         self._mend_pools(domain, catalogue)
         catalogue = self.inventory.catalogue()
