@@ -7,7 +7,14 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from thinsync_virt.errors import BusyError, ConflictError, StreamError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import (
+    BusyError,
+    ConflictError,
+    SpaceError,
+    StreamError,
+    ThinsyncError,
+    UnreachableError,
+)
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.plans import Conflict, DiskPlan, Replicate, UpToDate
 from thinsync_virt.model.points import RecoveryPoint
@@ -169,8 +176,8 @@ def _make_way(run: _Run, situation: Situation, plan: Replicate) -> None:
         source.confirm(plan.base, target.address)
     source.discard(abandoned(situation.source, situation.target, going_on))
     source.retire(plan.key)
-    if situation.full and going_on is None:
-        # What interrupted transfers had left there is gone: only now it can be said for certain.
+    if situation.full:
+        # What interrupted transfers had left there is gone, or goes on: only now it can be said for certain.
         again = target.check(
             plan.key, situation.definition, situation.choices, situation.sizes, situation.full
         )
@@ -194,7 +201,7 @@ def _send(run: _Run, situation: Situation, plan: Replicate) -> ReplicationReport
             with suppress(ThinsyncError):
                 _forget(run, situation, transfer)
             raise
-        if error.retry and not isinstance(error, StreamError):
+        if isinstance(error, SpaceError) or (error.retry and not isinstance(error, StreamError)):
             raise
         raise CannotGoOnError(plan.set_id, error.message) from error
     point = transfer.head.point

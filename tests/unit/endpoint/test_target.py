@@ -408,6 +408,27 @@ def test_tidying_keeps_the_set_that_goes_on_and_no_other(
     assert len(read_catalogue(lvm.volumes(), Role.TARGET).points) == 1
 
 
+def test_a_set_that_goes_on_makes_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is tidied up nobody knows; then what does not go on is gone, and the rest stays."""
+    lvm = StoredLvm([*set_volumes(identifier(1)), *set_volumes(identifier(2), 2, sealed=False)])
+    target = make_target(lvm, monkeypatch, journal=noted(lvm, identifier(2), tmp_path))
+    monkeypatch.setattr(target_module, "report_pools", lambda _: (pool_report(used_data=8192),))
+    monkeypatch.setattr(target_module, "look_at_pools", look_at_pools)
+    monkeypatch.setattr(target_module, "plan_definition", lambda *_: Plan())
+    sizes = {"vda": 768 * MIB, "vdb": 768 * MIB}
+
+    def stops() -> bool:
+        return bool(refusals(target.check(KEY, Definition({}), CHOICES, sizes, {"vda": 600 * MIB})))
+
+    target.begin(DOMAIN)
+    assert not stops()
+    target.tidy(KEY, identifier(2))
+    assert stops()
+    target.end()
+    target.begin(DOMAIN)
+    assert not stops()
+
+
 def test_a_session_puts_to_rest_what_a_killed_receiver_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

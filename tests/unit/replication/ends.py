@@ -278,6 +278,8 @@ class FakeTarget:
         self.remains = MIB
         """Bytes that each unfinished set takes."""
         self.journal: Interrupted | None = None
+        self.kept = ""
+        """The unfinished set that goes on: it makes no room."""
         self.parts: Content = {}
         """What of the interrupted set is on stable storage."""
         self.refusal: ThinsyncError | None = None
@@ -322,6 +324,7 @@ class FakeTarget:
             self.held -= 1
             raise BusyError("replication of web01: already running at beta, pid 4711")
         self.locked += 1
+        self.kept = ""
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
         self._step("states")
@@ -365,7 +368,8 @@ class FakeTarget:
         assert key == KEY
         if sum(data.values()) <= self.room - len(self.unfinished) * self.remains:
             return self.findings
-        severity = Severity.WARNING if self.unfinished else Severity.REFUSAL
+        clearing = any(left.id != self.kept for left in self.unfinished)
+        severity = Severity.WARNING if clearing else Severity.REFUSAL
         return (*self.findings, Finding(severity, "pool", "no room", "make some", Code.SPACE))
 
     def receive(
@@ -448,6 +452,7 @@ class FakeTarget:
         self._step("tidy")
         done = tuple(f"removed {left.id}" for left in self.unfinished if left.id != keep)
         self.unfinished = tuple(left for left in self.unfinished if left.id == keep)
+        self.kept = keep
         if not self.unfinished:
             self.journal = None
         return done

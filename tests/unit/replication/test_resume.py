@@ -17,6 +17,7 @@ from tests.unit.replication.ends import CutError
 from tests.unit.replication.test_driver import CHANGES, Ends, after, steps_of
 from thinsync_virt.errors import (
     BusyError,
+    Code,
     PoolError,
     SpaceError,
     StreamError,
@@ -98,6 +99,29 @@ def test_room_is_asked_for_what_is_left() -> None:
     ends.check_done()
 
 
+@pytest.mark.parametrize("found", ["before", "by the receiver"])
+def test_no_room_for_what_is_left_keeps_what_has_arrived(found: str) -> None:
+    """Room is made by people: until then nothing is given up."""
+    ends = interrupted(0)
+    assert ends.target.journal is not None
+    head = ends.target.journal.point
+    if found == "before":
+        ends.target.room = 2 * MIB - 1
+    else:
+        ends.target.refusal = SpaceError("no room", hint="make some")
+    with pytest.raises(ThinsyncError, match="no room") as refusal:
+        ends.run()
+    assert refusal.value.code is Code.SPACE
+    assert ends.target.journal.point == head
+    assert head in ends.source.points
+    assert "snapshot" not in ends.fuse.calls
+    ends.target.room, ends.target.refusal = 2 * MIB, None
+    report = ends.run()
+    assert report.skipped == MIB
+    assert report.point is not None and report.point.id == head
+    ends.check_done()
+
+
 @pytest.mark.parametrize("gone", ["head", "journal", "set"])
 def test_what_cannot_go_on_is_removed_and_sent_anew(gone: str) -> None:
     ends = interrupted(1)
@@ -118,7 +142,7 @@ def test_what_cannot_go_on_is_removed_and_sent_anew(gone: str) -> None:
 
 @pytest.mark.parametrize(
     "trouble",
-    [PoolError("its definition is damaged"), StreamError("another delta"), SpaceError("no room")],
+    [PoolError("its definition is damaged"), StreamError("another delta")],
     ids=lambda trouble: type(trouble).__name__,
 )
 def test_a_head_that_leads_nowhere_is_given_up_in_the_same_run(trouble: ThinsyncError) -> None:

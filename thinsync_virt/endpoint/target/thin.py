@@ -64,6 +64,8 @@ class ThinTarget:
         self.switch = Switch(lvm, hypervisor, self.inventory)
         self._locks = ExitStack()
         self._locked: set[str] = set()
+        self._kept: dict[ReplicaKey, str] = {}
+        """The unfinished sets that :meth:`tidy` left, for their transfers to go on."""
 
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas here until :meth:`end`. Raises BusyError.
@@ -122,6 +124,7 @@ class ThinTarget:
     def end(self) -> None:
         """Give the lock back."""
         self._locked.clear()
+        self._kept.clear()
         self._locks.close()
 
     def _check_locked(self, domain: str) -> None:
@@ -186,9 +189,9 @@ class ThinTarget:
         return tuple(findings)
 
     def _clearing(self, key: ReplicaKey) -> frozenset[VolumeName]:
-        """Pools in which :meth:`tidy` will remove what interrupted transfers left."""
-        ours = self.inventory.catalogue().of(key)
-        return frozenset(disk.volume.pool for one in ours.unfinished for disk in one.disks)
+        """Pools in which :meth:`tidy` will remove what interrupted transfers left. What goes on makes no room."""
+        gone = (one for one in self.inventory.catalogue().of(key).unfinished if one.id != self._kept.get(key))
+        return frozenset(disk.volume.pool for one in gone for disk in one.disks)
 
     def receive(
         self,
@@ -285,6 +288,7 @@ class ThinTarget:
         gone = clear_unfinished(
             self._lvm, (one for one in ours.unfinished if going_on is None or one.id != keep)
         )
+        self._kept[key] = keep if going_on is not None else ""
         if going_on is None:
             with suppress(ThinsyncError):  # it speaks of nothing any more
                 self._journal.remove(key)
