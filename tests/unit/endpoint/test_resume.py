@@ -29,7 +29,14 @@ from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
 from thinsync_virt.endpoint.target import checkpoints, receive, staging
 from thinsync_virt.endpoint.target.journal import TransferJournal
-from thinsync_virt.errors import BusyError, ConflictError, StreamError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import (
+    BusyError,
+    ConflictError,
+    SpaceError,
+    StreamError,
+    ThinsyncError,
+    UnreachableError,
+)
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey
@@ -38,6 +45,7 @@ from thinsync_virt.model.tags import Role
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.stream.events import Begin, End, Event
 from thinsync_virt.stream.reader import read_stream
+from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.units import KIB, MIB
 
 CHUNK = 64 * KIB
@@ -630,3 +638,29 @@ def test_zeroing_that_is_switched_at_the_last_moment_overwrites_nothing(
     assert refusal.value.retry
     assert resumable(target) is None
     finish(target, sender)
+
+
+def test_a_part_does_not_stay_in_a_pool_that_is_full(
+    target: Target, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks just then: nobody would watch the pool until the next run."""
+    whole = sender.bytes_of()
+    rest = lost_after(whole, len(whole) * 2 // 3)
+
+    def full(_: BlockDevice) -> None:
+        raise SpaceError("the pool is full", hint="make room")
+
+    def readinto(view: memoryview) -> int:
+        try:
+            return rest(view)
+        except UnreachableError:
+            assert target.journal.read(KEY) is not None
+            monkeypatch.setattr(BlockDevice, "sync", full)
+            raise
+
+    before = everything(target.lvm)
+    with pytest.raises(UnreachableError) as lost:
+        target.receive(read_stream(readinto))
+    assert any("the pool is full" in note for note in lost.value.__notes__)
+    assert everything(target.lvm) == before
+    assert target.journal.read(KEY) is None

@@ -14,7 +14,7 @@ from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.staging import Incoming, Staging
 from thinsync_virt.endpoint.target.watching import check_room_left
-from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import SpaceError, StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.definition import CHOICES, Definition, unpack
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
@@ -96,6 +96,10 @@ class Receiver:
             return False
         try:
             self._checkpoints.record(self._positions)
+        except SpaceError as error:
+            # Nobody watches the pool until the next run: what fills it must not stay.
+            failure.add_note(f"and what had come was removed: {error.message}")
+            return False
         except ThinsyncError as error:
             failure.add_note(f"and what came last could not be kept: {error.message}")
         if self._checkpoints.recorded:
