@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from thinsync_virt.errors import (
     BusyError,
     ConflictError,
-    SpaceError,
     StreamError,
     ThinsyncError,
     UnreachableError,
@@ -31,6 +30,7 @@ from thinsync_virt.replication.request import Observer, Request
 from thinsync_virt.replication.situation import (
     CannotGoOnError,
     Situation,
+    leads_nowhere,
     look,
     make_plan,
     refuse,
@@ -201,7 +201,7 @@ def _send(run: _Run, situation: Situation, plan: Replicate) -> ReplicationReport
             with suppress(ThinsyncError):
                 _forget(run, situation, transfer)
             raise
-        if isinstance(error, SpaceError) or (error.retry and not isinstance(error, StreamError)):
+        if not leads_nowhere(error):
             raise
         raise CannotGoOnError(plan.set_id, error.message) from error
     point = transfer.head.point

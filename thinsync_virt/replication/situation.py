@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 
-from thinsync_virt.errors import ConflictError, ThinsyncError
+from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, refusals
@@ -25,6 +25,13 @@ class CannotGoOnError(Exception):
     def __init__(self, point: str, why: str) -> None:
         super().__init__(why)
         self.point = point
+
+
+def leads_nowhere(error: ThinsyncError) -> bool:
+    """Whether the head itself is what is wrong. All else passes, or is for people to mend: the head stays."""
+    if isinstance(error, PoolError):
+        return not error.retry
+    return isinstance(error, StreamError | ConflictError | NotFoundError)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ def _left(source: Source, going_on: Replicate) -> dict[str, int]:
     try:
         return source.left(going_on)
     except ThinsyncError as error:
-        if error.retry:
+        if not leads_nowhere(error):
             raise
         raise CannotGoOnError(going_on.set_id, error.message) from error
 

@@ -18,6 +18,7 @@ from tests.unit.replication.test_driver import CHANGES, Ends, after, steps_of
 from thinsync_virt.errors import (
     BusyError,
     Code,
+    CommandError,
     PoolError,
     SpaceError,
     StreamError,
@@ -154,10 +155,20 @@ def test_a_head_that_leads_nowhere_is_given_up_in_the_same_run(trouble: Thinsync
     ends.check_done()
 
 
-def test_what_is_only_busy_keeps_what_has_arrived() -> None:
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        BusyError("somebody else holds the metadata snapshot"),
+        CommandError(("lvchange",), 5, "it failed"),
+        ThinsyncError("cannot read", hint="look at the disk"),
+        PoolError("it is not ready", retry=True),
+    ],
+    ids=lambda trouble: type(trouble).__name__,
+)
+def test_what_passes_keeps_what_has_arrived(trouble: ThinsyncError) -> None:
     ends = interrupted(1)
-    ends.source.unreadable = BusyError("somebody else holds the metadata snapshot")
-    with pytest.raises(BusyError):
+    ends.source.unreadable = trouble
+    with pytest.raises(type(trouble)):
         ends.run()
     assert ends.target.journal is not None
     ends.source.unreadable = None
