@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from thinsync_virt import __version__
-from thinsync_virt.endpoint.target.stores.directory import DomainFolder, failing, seal_file
+from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
+from thinsync_virt.endpoint.target.stores.plain import failing, seal_file
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
 from thinsync_virt.endpoint.target.stores.stream_files import ArchivedDisk, ArchivedStream, StreamFileWriter
 from thinsync_virt.model.extents import Extent, ExtentKind, coalesce

@@ -5,11 +5,12 @@
     DIR/                                0700 where we made it
       store.json                        which store it is; made with the first point
       web01-3f2a91c0/                   a domain: its name made legal, the first digits of its UUID
-        points.json                     the commit: what it does not name is not there
+        points.json                     the commit: what it does not name is no point
         000007-<point id>/              a point
           definition/domain.xml ...     the parts of its definition; a / in a name is written +
           vda.qcow2                     its disks, or stream.tsv
         incoming-<point id>/            a point on its way, or what a crash left of one
+        set-aside-000007-<point id>/    what looks like a point, and is not in the record; never touched again
         latest -> 000007-<point id>     for people; nothing here reads it
 
 Names from outside are made legal before they become file names. Below DIR no symbolic link is followed.
@@ -20,12 +21,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinsync_virt.endpoint.target.stores.plain import (
+    failing,
+    failure,
+    is_directory,
+    is_file,
+    read_plain,
+    require_directory,
+)
 from thinsync_virt.endpoint.target.stores.records import (
     DiskRecord,
     DomainRecord,
@@ -41,13 +49,13 @@ from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.names import new_lvm_uuid, short_id
 from thinsync_virt.model.targets import StoreTarget
 from thinsync_virt.system import steps
-from thinsync_virt.system.files import make_directory, sync_directory, sync_file, write_durably, write_new
+from thinsync_virt.system.files import make_directory, sync_directory, write_durably, write_new
 
 STORE = "store.json"
 POINTS = "points.json"
 DEFINITION = "definition"
 LATEST = "latest"
-_MAX_JSON = 64 << 20
+INCOMING = "incoming-"
 _DOMAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}-(?:[0-9a-f]{8}|[0-9a-f]{32})")
 _OURS = re.compile(r"(?:[0-9]{6,16}|incoming)-[0-9a-f]{32}")
 
@@ -157,7 +165,7 @@ class StoreDirectory:
             path = self.path / f"{legal_name(name)}-{uuid}"
         with failing("make", path):
             make_directory(path)
-        _require_directory(path)
+        require_directory(path)
         folder = DomainFolder(path, DomainRecord(self.identity.id, name, uuid))
         folder.commit(folder.record)
         return folder
@@ -181,7 +189,7 @@ class DomainFolder:
 
     def incoming_path(self, identifier: str) -> Path:
         """Where the point of that id is received."""
-        return self.path / f"incoming-{identifier}"
+        return self.path / f"{INCOMING}{identifier}"
 
     def file(self, point: PointRecord, disk: DiskRecord) -> Path:
         """The file of a disk."""
@@ -276,72 +284,3 @@ def _linked(old: Path, new: Path, data: bytes) -> bool:
 def part_file(name: str) -> str:
     """``media/a.iso`` -> ``media+a.iso``: a part's name has no plus, so it stays one for each."""
     return name.replace("/", "+")
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory of ours so that it stays removed; what it holds first. Raises ThinsyncError."""
-    with failing("remove", path):
-        if path.is_symlink():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
-        sync_directory(path.parent)
-
-
-def seal_file(path: Path) -> os.stat_result:
-    """Read-only and on stable storage; its state then."""
-    with failing("seal", path):
-        os.chmod(path, 0o400)
-        sync_file(path)
-        return path.lstat()
-
-
-def is_directory(path: Path) -> bool:
-    """Whether it is one, and no link to one."""
-    with contextlib.suppress(OSError):
-        return stat.S_ISDIR(path.lstat().st_mode)
-    return False
-
-
-def is_file(path: Path) -> bool:
-    """Whether it is a regular file in a real directory, and no link to one."""
-    with contextlib.suppress(OSError):
-        return stat.S_ISREG(path.lstat().st_mode) and is_directory(path.parent)
-    return False
-
-
-def read_plain(path: Path) -> bytes | None:
-    """What a small regular file holds, None if there is none. Raises ThinsyncError."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise failure("read", path, error) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
-            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -l {path}")
-        with failing("read", path):
-            return file.read()
-
-
-@contextlib.contextmanager
-def failing(verb: str, path: Path) -> Iterator[None]:
-    """An OSError inside becomes an error that names the path, and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise failure(verb, path, error) from error
-
-
-def failure(verb: str, path: Path, error: OSError) -> ThinsyncError:
-    """What to tell of an OSError: no room, no permission, or a file system that fails."""
-    from thinsync_virt.system.images import file_error
-
-    return file_error(verb, str(path), error)
-
-
-def _require_directory(path: Path) -> None:
-    if not is_directory(path):
-        raise PoolError(f"{path} is no directory of ours", hint=f"what is it? ls -l {path}; move it away")
