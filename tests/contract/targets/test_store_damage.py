@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.contract.targets.sites import STORES, Replica, StoreSite, make_site
-from tests.contract.targets.test_targets import ONE, TWO
+from tests.contract.targets.streams import CHUNK, definition_of
+from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.values import DOMAIN, identifier
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.targets import TargetKind
+from thinsync_virt.planning.store_room import reserve
+from thinsync_virt.system.qcow2 import ServedImage
 
 
 @pytest.fixture(params=STORES)
@@ -119,3 +126,86 @@ def test_a_second_directory_of_the_same_name_is_set_aside_too(site: StoreSite, r
         assert not stray.exists()
     kept = [path.read_text() for path in sorted(folder.path.glob("set-aside-*/kept"))]
     assert kept == ["one", "two"]
+
+
+@contextmanager
+def merges_fail(site: StoreSite, replica: Replica) -> Iterator[None]:
+    """Something that hinders a merge: a damaged file that retention takes out, or one that somebody reads."""
+    path = site.file(1, "vda")
+    if site.keeper.kind is TargetKind.QCOW2:
+        reader = ServedImage(site.file(2, "vda"))
+        try:
+            yield
+        finally:
+            reader.close()
+        return
+    status, whole = path.stat(), path.read_bytes()
+    middle = len(whole) // 2
+    path.chmod(0o600)
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_merge_that_fails_stops_no_replication(
+    site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if site.keeper.kind is TargetKind.FILE:
+        assert not site.keeper.chained
+        return
+    monkeypatch.setattr(type(site.keeper), "slack", 0)
+    for number in range(1, 5):
+        replica.send(number, {"vda": changed(noise(1), (number * CHUNK, noise(number, 4096)))})
+    with merges_fail(site, replica):
+        with site.session() as (target, _):
+            folder = folder_of(site)
+            points = tuple(replace(one, retired=one.sequence == 1) for one in folder.record.points)
+            folder.commit(replace(folder.record, points=points))
+        with site.session() as (target, _):
+            (line,) = target.tidy(site.key, "")
+            assert "could not be merged" in line
+            target.retire(site.key, identifier(4))
+            findings = target.check(site.key, definition_of(site.choices), site.choices, {}, {})
+            (warning,) = [one for one in findings if one.severity is Severity.WARNING]
+            assert "merged" in warning.message and warning.hint
+            assert target.registered_findings(site.key) == (warning,)
+        replica.send(5, {"vda": ONE})
+        assert replica.points() == [2, 3, 4, 5]
+    with site.session() as (target, _):
+        target.tidy(site.key, "")
+        assert target.registered_findings(site.key) == ()
+    assert [one.sequence for one in folder_of(site).record.points] == [2, 3, 4, 5]
+    replica.check()
+
+
+def test_an_archive_is_merged_only_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site: StoreSite = make_site("archive", tmp_path, monkeypatch)
+    replica = Replica(site)
+    for number in (1, 2):
+        replica.send(number, {"vda": noise(number)})
+    files = sum(site.file(number, "vda").stat().st_size for number in (1, 2))
+    real = os.statvfs(tmp_path)
+    free = (files - 1 + reserve(real.f_blocks * real.f_frsize)) // real.f_frsize
+    folder = folder_of(site)
+    points = tuple(replace(one, retired=one.sequence == 1) for one in folder.record.points)
+    folder.commit(replace(folder.record, points=points))
+    before = site.everything()
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*real[:4], free, *real[5:])))
+    with site.session() as (target, _):
+        (line,) = target.tidy(site.key, "")
+    assert "needed" in line and site.everything() == {**before, **marks(site)}  # type: ignore[dict-item]
+    monkeypatch.setattr(os, "statvfs", lambda _: real)
+    with site.session() as (target, _):
+        target.tidy(site.key, "")
+    assert [one.sequence for one in folder_of(site).record.points] == [2]
+    replica.check()
+
+
+def marks(site: StoreSite) -> dict[Path, bytes]:
+    return {path.relative_to(site.path): b"" for path in site.path.rglob("removable")}

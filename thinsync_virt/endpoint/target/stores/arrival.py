@@ -5,7 +5,6 @@ One that only breaks off leaves what has come on stable storage, and how far tha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
     failing,
     mark_removable,
     remove_tree,
+    room,
     seal_file,
 )
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress, write_progress
@@ -281,12 +281,3 @@ class Arrival:
             remove_tree(self._incoming.directory)
         except ThinsyncError as error:
             failure.add_note(f"and what had come could not be removed yet: {error.message}")
-
-
-def room(path: Path) -> tuple[int, int]:
-    """Bytes free and in all of the file system that holds ``path``, or will hold it."""
-    with failing("look at", path):
-        while not path.exists():
-            path = path.parent
-        status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize

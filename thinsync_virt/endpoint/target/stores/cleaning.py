@@ -17,6 +17,8 @@ from thinsync_virt.endpoint.target.stores.plain import (
 )
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress
 from thinsync_virt.endpoint.target.stores.records import DomainRecord, PointRecord
+from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
 from thinsync_virt.system import steps
 from thinsync_virt.system.files import sync_directory
@@ -84,6 +86,22 @@ def _mergeable(folder: DomainFolder) -> list[PointRecord] | None:
     return None
 
 
+def unsettled(folder: DomainFolder, where: str) -> tuple[Finding, ...]:
+    """A warning when retention took points out whose files are still to be merged or removed."""
+    if not _useless(folder.record) and _mergeable(folder) is None:
+        return ()
+    count = sum(point.retired for point in folder.record.points)
+    return (
+        Finding(
+            Severity.WARNING,
+            where,
+            f"{count} older point{'s' if count > 1 else ''} could not be merged yet, and still take room",
+            "the next run tries again, and says why it cannot: is one open, is there room, is a file damaged?"
+            " thinsync-vm verify",
+        ),
+    )
+
+
 def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
     """Finish what was cut short, and take points of which files are missing out of the record; what was done.
 
@@ -91,7 +109,10 @@ def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
     """
     removed = remove_remains(folder, keep)
     done = _drop_broken(folder)
-    settle(folder, keeper)
+    try:
+        settle(folder, keeper)
+    except ThinsyncError as error:  # room and time are lost by that, no point is
+        done.append(f"older points could not be merged: {error.message}")
     removed += remove_remains(folder, keep)
     done += [f"removed {path.name}" for path in removed]
     done += _set_aside(folder)

@@ -98,3 +98,12 @@ def require_directory(path: Path) -> None:
     """Raises PoolError when it is none, or a link."""
     if not is_directory(path):
         raise PoolError(f"{path} is no directory of ours", hint=f"what is it? ls -l {path}; move it away")
+
+
+def room(path: Path) -> tuple[int, int]:
+    """Bytes free and in all of the file system that holds ``path``, or will hold it."""
+    with failing("look at", path):
+        while not path.exists():
+            path = path.parent
+        status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.arrival import Arrival, room
-from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle
+from thinsync_virt.endpoint.target.stores.arrival import Arrival
+from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle, unsettled
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
+from thinsync_virt.endpoint.target.stores.plain import room
 from thinsync_virt.endpoint.target.stores.progress import find_progress
 from thinsync_virt.endpoint.target.stores.records import PointRecord
-from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, StreamError, ThinsyncError
+from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding, Severity
@@ -52,7 +53,7 @@ class StoreEnd:
         self._locked.add(domain)
         folder = self.store.domain(domain)
         if folder is not None:
-            with suppress(ThinsyncError):  # where it matters, retention says why
+            with suppress(ThinsyncError):  # tidy tries it again, and says why it fails
                 settle(folder, self.keeper)
 
     def end(self) -> None:
@@ -117,7 +118,9 @@ class StoreEnd:
             raise StreamError("more is announced for a disk than it holds", retry=False)
         free, total = room(self.store.path)
         finding = judge_room(free, total, sum(data.values()), self.where)
-        return (finding, *self.keeper.findings(_existing(self.store.path), self.where))
+        folder = self.store.domain(key.domain)
+        left = unsettled(folder, self.where) if folder is not None else ()
+        return (finding, *self.keeper.findings(_existing(self.store.path), self.where), *left)
 
     def host_findings(self) -> tuple[Finding, ...]:
         """What there is to say of the store whatever the domain."""
@@ -166,8 +169,9 @@ class StoreEnd:
         return folder
 
     def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:
-        """A store registers nothing: there is nothing to be wrong."""
-        return ()
+        """A store registers nothing; what there is to say of its retention."""
+        folder = self.store.domain(key.domain)
+        return unsettled(folder, self.where) if folder is not None else ()
 
     def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
         """Remove what crashes left, and points of which files are missing; say what was done.
@@ -188,9 +192,11 @@ class StoreEnd:
             return
         expired = expired_at_target(points_of(folder), registered=(), common=common)
         if len(expired) > self.keeper.slack:
-            with suppress(BusyError):  # somebody reads what would be merged: the next run comes again
-                progress = find_progress(folder)
-                keep = progress.interrupted.point if progress is not None else ""
+            progress = find_progress(folder)
+            keep = progress.interrupted.point if progress is not None else ""
+            with suppress(
+                ThinsyncError
+            ):  # every point is still there: the next run says why, and tries again
                 retire_points(folder, self.keeper, frozenset(point.id for point in expired), keep)
 
 
