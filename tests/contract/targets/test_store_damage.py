@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -209,3 +211,29 @@ def test_an_archive_is_merged_only_where_there_is_room(
 
 def marks(site: StoreSite) -> dict[Path, bytes]:
     return {path.relative_to(site.path): b"" for path in site.path.rglob("removable")}
+
+
+def test_what_is_said_of_starting_gives_a_file_that_may_be_written_to(
+    site: StoreSite, replica: Replica, tmp_path: Path
+) -> None:
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    before = site.everything()
+    with site.session() as (target, _):
+        start = target.register(site.key, identifier(2)).start
+    if site.keeper.kind is TargetKind.ARCHIVE:
+        assert "receive" in start
+        return
+    made = tmp_path / "made"
+    command = start.split(": ", 1)[1].split(";")[0].replace("NEW", str(made))
+    subprocess.run(["sh", "-c", command], check=True, timeout=60)
+    assert made.stat().st_mode & stat.S_IWUSR
+    if site.keeper.kind is TargetKind.QCOW2:
+        shown = subprocess.run(["qemu-img", "info", str(made)], check=True, timeout=60, capture_output=True)
+        assert b"backing file" not in shown.stdout
+        opened = ServedImage(made)
+        assert opened.read(0, opened.size) == TWO
+        opened.close()
+    else:
+        assert made.read_bytes() == TWO
+    assert site.everything() == before

@@ -84,11 +84,11 @@ class Qcow2Keeper:
         steps.reached("merge committed")
 
     def start(self, folder: DomainFolder, point: PointRecord) -> str:
-        """From an overlay: the point stays as it is."""
+        """From a copy: QEMU under libvirt may not look into the store, and the bases of an overlay go one day."""
         path = shlex.quote(str(folder.file(point, point.disks[0])))
         return (
-            f"start it from an overlay, never in place: qemu-img create -f qcow2 -b {path} -F qcow2 NEW;"
-            " its domain.xml is beside it"
+            f"start it from a copy, never in place: qemu-img convert -f qcow2 -O qcow2 {path} NEW;"
+            " its domain.xml is beside it, in definition"
         )
 
 
