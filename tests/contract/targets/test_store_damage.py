@@ -16,9 +16,10 @@ import pytest
 from tests.contract.targets.sites import STORES, Replica, StoreSite, make_site
 from tests.contract.targets.streams import CHUNK, definition_of
 from tests.contract.targets.test_targets import ONE, TWO, changed, noise
-from tests.unit.values import DOMAIN, identifier
+from tests.unit.values import DOMAIN, NAME, identifier
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
-from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.endpoint.target.stores.restore import find_point
+from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.planning.store_room import reserve
@@ -237,3 +238,40 @@ def test_what_is_said_of_starting_gives_a_file_that_may_be_written_to(
     else:
         assert made.read_bytes() == TWO
     assert site.everything() == before
+
+
+def test_a_damaged_record_stops_its_own_domain_only(site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    other = site.path / "other-aaaaaaaa"
+    other.mkdir()
+    (other / "points.json").write_text("{}")
+    replica.send(2, {"vda": TWO})
+    replica.check()
+    assert find_point(site.store, NAME, "")[1].id == identifier(2)
+    with site.session() as (target, _):
+        fine, warning = target.host_findings()
+    assert (fine.severity, warning.severity) == (Severity.OK, Severity.WARNING)
+    assert "1 domain," in fine.message and str(other) in warning.message and warning.hint
+    for wanted in ("other", "a" * 32):
+        with pytest.raises(PoolError, match="other-aaaaaaaa"):
+            find_point(site.store, wanted, "")
+    with pytest.raises(NotFoundError) as refusal:
+        find_point(site.store, "third", "")
+    assert "other-aaaaaaaa (damaged)" in refusal.value.hint
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_what_was_written_to_is_no_point_to_restore(written: int, site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    path = site.file(written, "vda")
+    path.chmod(0o600)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    stands_on = {1: {1}, 2: {2}} if site.keeper.kind is TargetKind.FILE else {1: {1}, 2: {1, 2}}
+    for number, files in stands_on.items():
+        if written in files:
+            with pytest.raises(ConflictError, match="written to since") as refusal:
+                find_point(site.store, NAME, identifier(number))
+            assert str(path) in refusal.value.message and refusal.value.hint
+        else:
+            assert find_point(site.store, NAME, identifier(number))[1].sequence == number

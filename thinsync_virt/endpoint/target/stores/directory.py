@@ -129,29 +129,45 @@ class StoreDirectory:
 
     def domains(self) -> tuple[DomainFolder, ...]:
         """Every domain here. Raises PoolError for one whose record is damaged."""
-        return tuple(self._folders(""))
+        found, damaged = self.readable()
+        for error in damaged.values():
+            raise error
+        return found
+
+    def readable(self) -> tuple[tuple[DomainFolder, ...], dict[str, ThinsyncError]]:
+        """Every domain here whose record can be read, and what is wrong with the others, by their directory's name."""
+        found: list[DomainFolder] = []
+        damaged: dict[str, ThinsyncError] = {}
+        for name in self._names():
+            try:
+                found += self._folder(name)
+            except ThinsyncError as error:
+                damaged[name] = error
+        return tuple(found), damaged
 
     def domain(self, uuid: str) -> DomainFolder | None:
-        """The domain of that UUID, if anything of it is here."""
-        return next((found for found in self._folders(uuid) if found.record.uuid == uuid), None)
+        """The domain of that UUID, if anything of it is here. Raises PoolError when its record is damaged."""
+        ours = [name for name in self._names() if name.endswith((f"-{short_id(uuid)}", f"-{uuid}"))]
+        found = [folder for name in ours for folder in self._folder(name)]
+        return next((folder for folder in found if folder.record.uuid == uuid), None)
 
-    def _folders(self, uuid: str) -> Iterator[DomainFolder]:
+    def _names(self) -> list[str]:
         if not self.is_there:
-            return
+            return []
         with failing("read", self.path):
-            names = sorted(name for name in os.listdir(self.path) if _DOMAIN.fullmatch(name))
-        for name in names:
-            if uuid and not name.endswith((f"-{short_id(uuid)}", f"-{uuid}")):
-                continue
-            data = read_plain(self.path / name / POINTS) if is_directory(self.path / name) else None
-            if data is not None:
-                record = parse_domain(data, str(self.path / name / POINTS))
-                if record.store != self.identity.id:
-                    raise PoolError(
-                        f"{self.path / name} belongs to another store",
-                        hint="move it back to where it was, or away from here",
-                    )
-                yield DomainFolder(self.path / name, record)
+            return sorted(name for name in os.listdir(self.path) if _DOMAIN.fullmatch(name))
+
+    def _folder(self, name: str) -> Iterator[DomainFolder]:
+        path = self.path / name
+        data = read_plain(path / POINTS) if is_directory(path) else None
+        if data is None:
+            return
+        record = parse_domain(data, str(path / POINTS))
+        if record.store != self.identity.id:
+            raise PoolError(
+                f"{path} belongs to another store", hint="move it back to where it was, or away from here"
+            )
+        yield DomainFolder(path, record)
 
     def make_domain(self, name: str, uuid: str) -> DomainFolder:
         """The domain's folder, made if it is not there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from thinsync_virt.endpoint.target.stores.arrival import Arrival
 from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle, unsettled
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
-from thinsync_virt.endpoint.target.stores.plain import room
+from thinsync_virt.endpoint.target.stores.plain import failing, room
 from thinsync_virt.endpoint.target.stores.progress import find_progress
-from thinsync_virt.endpoint.target.stores.records import PointRecord
+from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
 from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.extents import Announcement
@@ -76,7 +76,7 @@ class StoreEnd:
         if folder is None:
             return ()
         _refuse_written(folder)
-        key, progress = self._key(folder), find_progress(folder)
+        key, progress = self._key_of(domain), find_progress(folder)
         left = (
             progress.unfinished(key, folder.incoming_path(progress.interrupted.point)) if progress else None
         )
@@ -92,8 +92,8 @@ class StoreEnd:
         )
         return (state,)
 
-    def _key(self, folder: DomainFolder) -> ReplicaKey:
-        return ReplicaKey(folder.record.uuid, self.store.identity.id)
+    def _key_of(self, domain: str) -> ReplicaKey:
+        return ReplicaKey(domain, self.store.identity.id)
 
     @staticmethod
     def _choices(folder: DomainFolder) -> Choices | None:
@@ -125,9 +125,15 @@ class StoreEnd:
     def host_findings(self) -> tuple[Finding, ...]:
         """What there is to say of the store whatever the domain."""
         free, _ = room(self.store.path)
-        count = len(self.store.domains())
-        text = f"{count} domain{'' if count == 1 else 's'}, {format_size(free)} free"
-        return (Finding(Severity.OK, self.where, text if self.store.is_there else f"to be made, {text}"),)
+        found, damaged = self.store.readable()
+        text = f"{len(found)} domain{'' if len(found) == 1 else 's'}, {format_size(free)} free"
+        return (
+            Finding(Severity.OK, self.where, text if self.store.is_there else f"to be made, {text}"),
+            *(
+                Finding(Severity.WARNING, self.where, error.message, error.hint, error.code)
+                for error in damaged.values()
+            ),
+        )
 
     def receive(
         self,
@@ -141,17 +147,19 @@ class StoreEnd:
         ``acknowledge`` gets how far each disk is on stable storage. Raises StreamError, SpaceError, ConflictError;
         what had come is gone then. It stays only after UnreachableError, for a transfer that goes on.
         """
+        domain = ""
 
         def ours() -> Iterator[Event]:
+            nonlocal domain
             for event in events:
                 if isinstance(event, Begin):
                     # Before its definition is kept in memory.
-                    self._check_locked(event.header.domain_uuid)
+                    domain = event.header.domain_uuid
+                    self._check_locked(domain)
                 yield event
 
         point = Arrival(self.store, self.keeper, expected, self.where, acknowledge).run(ours(), progress)
-        found = [held for folder in self.store.domains() for held in points_of(folder) if held.id == point]
-        return found[0]
+        return next(held for held in points_of(self._folder(self._key_of(domain))) if held.id == point)
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
         """Nothing is registered; how the point is started by hand. Raises NotFoundError."""
@@ -227,18 +235,33 @@ def points_of(folder: DomainFolder) -> tuple[RecoveryPoint, ...]:
 
 def _refuse_written(folder: DomainFolder) -> None:
     """Invariant 8: what was written to since its point is never built upon."""
-    for point in offered(folder):
-        for disk in point.disks:
-            if disk.base is not None and (held := folder.record.point(disk.base)) and held.retired:
-                continue  # a merge was cut short: its file may be the merged one already
-            path = folder.file(point, disk)
+    links = ((point, disk) for point in offered(folder) for disk in point.disks)
+    refuse_written(
+        folder,
+        links,
+        "what was written there is nowhere else: copy it away if it is needed, then remove that file;"
+        " the next replication goes on without that point",
+    )
+
+
+def refuse_written(folder: DomainFolder, links: Iterable[tuple[PointRecord, DiskRecord]], hint: str) -> None:
+    """Raises ConflictError for the first of these disks whose file is not as it was when its point was sealed."""
+    for point, disk in links:
+        if point.retired or (disk.base is not None and _is_retired(folder, disk.base)):
+            continue  # a merge was cut short: its file may be the merged one already
+        path = folder.file(point, disk)
+        with failing("look at", path):
             status = path.lstat()
-            if (status.st_size, status.st_mtime_ns) != (disk.file_size, disk.file_time):
-                raise ConflictError(
-                    f"{path} was written to since its point #{point.sequence} {short_id(point.id)} was made",
-                    hint="what was written there is nowhere else: copy it away if it is needed, then remove that file;"
-                    " the next replication goes on without that point",
-                )
+        if (status.st_size, status.st_mtime_ns) != (disk.file_size, disk.file_time):
+            raise ConflictError(
+                f"{path} was written to since its point #{point.sequence} {short_id(point.id)} was made",
+                hint=hint,
+            )
+
+
+def _is_retired(folder: DomainFolder, identifier: str) -> bool:
+    point = folder.record.point(identifier)
+    return point is not None and point.retired
 
 
 def _existing(path: Path) -> Path:
