@@ -275,3 +275,32 @@ def test_what_was_written_to_is_no_point_to_restore(written: int, site: StoreSit
             assert str(path) in refusal.value.message and refusal.value.hint
         else:
             assert find_point(site.store, NAME, identifier(number))[1].sequence == number
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP])
+def test_a_file_system_without_hard_links(
+    number: int, site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", no_link)
+    first, second = site.store, site.store
+    first.ensure()
+    with pytest.raises(ThinsyncError, match="just now"):
+        second.ensure()
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    replica.check()
+
+
+def test_a_store_that_cannot_be_written_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    site: StoreSite = make_site("archive", tmp_path, monkeypatch)
+    monkeypatch.setattr(os, "link", broken)
+    with pytest.raises(ThinsyncError, match=r"store\.json") as refusal:
+        site.store.ensure()
+    assert refusal.value.hint
+    assert [path.name for path in site.path.iterdir()] == []

@@ -121,7 +121,8 @@ class StoreDirectory:
         with failing("make", self.path):
             make_directory(self.path)
         try:
-            write_new(self.path / STORE, encode_identity(self.identity))
+            with failing("write", self.path / STORE, but=FileExistsError):
+                write_new(self.path / STORE, encode_identity(self.identity))
         except FileExistsError as error:
             raise BusyError(f"{self.path} was made by another job just now", hint="run it again") from error
         self.is_there = True

@@ -79,10 +79,12 @@ def read_plain(path: Path) -> bytes | None:
 
 
 @contextlib.contextmanager
-def failing(verb: str, path: Path) -> Iterator[None]:
-    """An OSError inside becomes an error that names the path, and says what to do."""
+def failing(verb: str, path: Path, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """An OSError inside becomes an error that names the path, and says what to do; one of ``but`` stays."""
     try:
         yield
+    except but:
+        raise
     except OSError as error:
         raise failure(verb, path, error) from error
 
