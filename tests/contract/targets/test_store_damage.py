@@ -23,7 +23,7 @@ from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, Thinsy
 from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.planning.store_room import reserve
-from thinsync_virt.system.qcow2 import ServedImage
+from thinsync_virt.system.qcow2 import ServedImage, create_image
 
 
 @pytest.fixture(params=STORES)
@@ -304,3 +304,28 @@ def test_a_store_that_cannot_be_written_is_said_so(tmp_path: Path, monkeypatch: 
         site.store.ensure()
     assert refusal.value.hint
     assert [path.name for path in site.path.iterdir()] == []
+
+
+def test_an_overlay_that_somebody_rebased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site: StoreSite = make_site("qcow2", tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    path, other = site.file(2, "vda"), tmp_path / "other.qcow2"
+    create_image(other, len(ONE))
+    status = path.stat()
+    path.chmod(0o600)
+    rebase = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(other), str(path)]
+    subprocess.run(rebase, check=True, timeout=60)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    folder = folder_of(site)
+    first, second = folder.record.points
+    with pytest.raises(PoolError, match="stands on") as refusal:
+        site.keeper.read(folder, folder.chain(second, "vda"))
+    assert str(path) in refusal.value.message and refusal.value.hint
+    folder.commit(replace(folder.record, points=(replace(first, retired=True), second)))
+    before = other.read_bytes()
+    with site.session() as (target, _):
+        (line,) = target.tidy(site.key, "")
+    assert "stands on" in line
+    assert other.read_bytes() == before and folder_of(site).record.point(first.id) is not None
