@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -19,7 +20,8 @@ from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.values import DOMAIN, NAME, identifier
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.restore import find_point
-from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.endpoint.target.stores.store import StoreEnd
+from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.planning.store_room import reserve
@@ -329,3 +331,60 @@ def test_an_overlay_that_somebody_rebased(tmp_path: Path, monkeypatch: pytest.Mo
         (line,) = target.tidy(site.key, "")
     assert "stands on" in line
     assert other.read_bytes() == before and folder_of(site).record.point(first.id) is not None
+
+
+def at_another_host(site: StoreSite) -> StoreEnd:
+    """The same directory, and other lock files."""
+    return StoreEnd(site.store, site.keeper, "gamma", site.path.with_name("locks of gamma"))
+
+
+def test_two_hosts_do_not_change_one_domain_at_once(site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    other = at_another_host(site)
+    with site.session():
+        with pytest.raises(BusyError, match="another host") as refusal:
+            other.begin(DOMAIN)
+        assert refusal.value.hint
+        other.end()
+    other.begin(DOMAIN)
+    with pytest.raises(BusyError), site.session():
+        pass
+    other.end()
+    replica.send(2, {"vda": TWO})
+    replica.check()
+
+
+def test_of_two_hosts_that_make_one_domain_the_second_is_told(site: StoreSite, replica: Replica) -> None:
+    site.store.ensure()
+    other = at_another_host(site)
+    other.begin(DOMAIN)
+    with site.session() as (target, _):
+        sent = replica.sent(1, {"vda": ONE})
+        target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
+        before = site.everything()
+        again = replica.sent(2, {"vda": TWO}, base=0)
+        with pytest.raises(BusyError):
+            other.receive(iter(again.events()), again.expected, lambda _: None, lambda _: None)
+        with pytest.raises(BusyError):
+            other.tidy(site.key, "")
+        assert site.everything() == before
+    other.tidy(site.key, "")
+    other.receive(iter(again.events()), again.expected, lambda _: None, lambda _: None)
+    other.end()
+    assert replica.points() == [1, 2]
+
+
+def test_a_file_system_without_locks_is_used_all_the_same(
+    site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+
+    def flock(descriptor: int, kind: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").startswith(f"{site.path}/"):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        real(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    replica.check()

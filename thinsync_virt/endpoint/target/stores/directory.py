@@ -11,6 +11,7 @@
           vda.qcow2                     its disks, or stream.tsv
         incoming-<point id>/            a point on its way, or what a crash left of one
         set-aside-000007-<point id>/    what looks like a point, and is not in the record; never touched again
+        lock                            empty; whoever changes something here has it locked (flock)
         latest -> 000007-<point id>     for people; nothing here reads it
 
 Names from outside are made legal before they become file names. Below DIR no symbolic link is followed.
@@ -50,12 +51,14 @@ from thinsync_virt.model.names import new_lvm_uuid, short_id
 from thinsync_virt.model.targets import StoreTarget
 from thinsync_virt.system import steps
 from thinsync_virt.system.files import make_directory, sync_directory, write_durably, write_new
+from thinsync_virt.system.locks import hold_among_hosts
 
 STORE = "store.json"
 POINTS = "points.json"
 DEFINITION = "definition"
 LATEST = "latest"
 INCOMING = "incoming-"
+LOCK = "lock"
 _DOMAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}-(?:[0-9a-f]{8}|[0-9a-f]{32})")
 _OURS = re.compile(r"(?:[0-9]{6,16}|incoming)-[0-9a-f]{32}")
 
@@ -74,7 +77,23 @@ class StoreDirectory:
         self.path = Path(target.path)
         self.is_there = False
         self.identity = Identity(new_lvm_uuid(), target.kind)
+        self._locks: dict[Path, contextlib.ExitStack] = {}
         self._look()
+
+    def lock(self, path: Path) -> None:
+        """Keep other hosts that see the store from changing a domain, until :meth:`unlock`. Raises BusyError.
+
+        Read the record after that. Nothing happens to one that is locked already.
+        """
+        if path not in self._locks:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(hold_among_hosts(path / LOCK, f"replication to {path}"))
+                self._locks[path] = stack.pop_all()
+
+    def unlock(self) -> None:
+        """Give back every lock."""
+        while self._locks:
+            self._locks.popitem()[1].close()
 
     def _look(self) -> None:
         with failing("look at", self.path):
@@ -171,18 +190,20 @@ class StoreDirectory:
         yield DomainFolder(path, record)
 
     def make_domain(self, name: str, uuid: str) -> DomainFolder:
-        """The domain's folder, made if it is not there."""
+        """The domain's folder, made if it is not there, and locked. Raises BusyError."""
         self.ensure()
         found = self.domain(uuid)
-        if found is not None:
-            return found
-        path = self.path / f"{legal_name(name)}-{short_id(uuid)}"
-        if read_plain(path / POINTS) is not None:
+        path = found.path if found is not None else self.path / f"{legal_name(name)}-{short_id(uuid)}"
+        if found is None and read_plain(path / POINTS) is not None:
             # Two domains whose UUIDs begin alike.
             path = self.path / f"{legal_name(name)}-{uuid}"
         with failing("make", path):
             make_directory(path)
         require_directory(path)
+        self.lock(path)
+        found = self.domain(uuid)
+        if found is not None:
+            return found
         folder = DomainFolder(path, DomainRecord(self.identity.id, name, uuid))
         folder.commit(folder.record)
         return folder

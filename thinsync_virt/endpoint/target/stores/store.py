@@ -51,14 +51,23 @@ class StoreEnd:
         path = lock_path("store", place, check_id(domain), directory=self._lock_files)
         self._locks.enter_context(hold(path, 0, what=f"{_JOB} to {self.store.path}", host=self._host))
         self._locked.add(domain)
-        folder = self.store.domain(domain)
+        folder = self._to_change(domain)
         if folder is not None:
             with suppress(ThinsyncError):  # tidy tries it again, and says why it fails
                 settle(folder, self.keeper)
 
+    def _to_change(self, domain: str) -> DomainFolder | None:
+        """The domain's folder, as it is once no other host can change it. Raises BusyError."""
+        folder = self.store.domain(domain)
+        if folder is None:
+            return None
+        self.store.lock(folder.path)
+        return self.store.domain(domain)
+
     def end(self) -> None:
         """Give the locks back."""
         self._locked.clear()
+        self.store.unlock()
         self._locks.close()
 
     def _check_locked(self, domain: str) -> None:
@@ -189,13 +198,13 @@ class StoreEnd:
         self._check_locked(key.domain)
         # Before the source makes a point for this store: by that id it is known again.
         self.store.ensure()
-        folder = self.store.domain(key.domain)
+        folder = self._to_change(key.domain)
         return clean(folder, self.keeper, keep) if folder is not None else ()
 
     def retire(self, key: ReplicaKey, common: str) -> None:
         """The store's own retention; ``common`` is the newest point that the source has too."""
         self._check_locked(key.domain)
-        folder = self.store.domain(key.domain)
+        folder = self._to_change(key.domain)
         if folder is None:
             return
         expired = expired_at_target(points_of(folder), registered=(), common=common)
