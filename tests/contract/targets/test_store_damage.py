@@ -17,6 +17,7 @@ import pytest
 from tests.contract.targets.sites import STORES, Replica, StoreSite, make_site
 from tests.contract.targets.streams import CHUNK, definition_of
 from tests.contract.targets.test_targets import ONE, TWO, changed, noise
+from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.restore import find_point
@@ -279,7 +280,7 @@ def test_what_was_written_to_is_no_point_to_restore(written: int, site: StoreSit
             assert find_point(site.store, NAME, identifier(number))[1].sequence == number
 
 
-@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
 def test_a_file_system_without_hard_links(
     number: int, site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,3 +389,33 @@ def test_a_file_system_without_locks_is_used_all_the_same(
     replica.send(1, {"vda": ONE})
     replica.send(2, {"vda": TWO})
     replica.check()
+
+
+def test_what_a_crash_leaves_goes_and_is_not_set_aside(site: StoreSite, replica: Replica) -> None:
+    """At every step of a point that is sealed, and of points that retention takes out."""
+    replica.send(1, {"vda": ONE})
+    for number in range(2, 60):
+        site.fuse.left = number - 2
+        try:
+            with site.session() as (target, _):
+                sent = replica.sent(number, {"vda": noise(number, CHUNK)}, base=0)
+                target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
+                folder = folder_of(site)
+                points = tuple(replace(one, retired=one.sequence < number) for one in folder.record.points)
+                folder.commit(replace(folder.record, points=points))
+                target.tidy(site.key, "")
+            done = True
+        except PowerCutError:
+            done = False
+        finally:
+            site.fuse.left = None
+        with site.session() as (target, _):
+            target.tidy(site.key, "")
+        folder = folder_of(site)
+        kept = {folder.point_path(point).name for point in folder.record.points}
+        assert set(os.listdir(folder.path)) - {"points.json", "lock", "latest"} == kept
+        assert not list(folder.path.rglob("removable")) and not list(folder.path.rglob("progress.json"))
+        if done:
+            break
+    else:
+        raise AssertionError("it never came to its end")
