@@ -103,18 +103,23 @@ def test_a_volume_that_can_be_written_to_is_sent_as_a_snapshot_that_goes(world: 
     assert volume_id(world.lvm.stored[LIVE].uuid) not in tag
 
 
-def test_a_writable_snapshot_that_nobody_has_active_keeps_its_own_id(world: World) -> None:
-    """So it can serve as base, once it is read-only; not before."""
-    world.put(FIRST, noise(1), read_only=False)
+@pytest.mark.parametrize("active", [False, True])
+def test_what_can_be_written_to_never_passes_for_what_was_sent_of_it(world: World, active: bool) -> None:
+    world.put(FIRST, noise(1), read_only=False, active=active)
     world.put(SECOND, changed(noise(1), 2))
+    other = VolumeName("vg1", "other")
     world.receive(world.send(FIRST))
-    assert "lvchange -pr vg0/snap1" in world.notes[0]
-    with pytest.raises(ConflictError, match="can be written to") as caught:
-        world.send(SECOND, FIRST)
-    assert "lvchange -pr vg0/snap1" in caught.value.hint
+    assert "no later --base" in world.notes[0]
+    Path(FIRST.path).write_bytes(noise(3))
+    world.receive(world.send(FIRST), other)
+    assert world.content(other) == noise(3)
+    again = world.send(FIRST)
+    refuses(world, ConflictError, "exists", lambda: world.receive(again))
+    refuses(world, ConflictError, "can be written to", lambda: world.send(SECOND, FIRST))
     world.lvm.set_read_only((FIRST,))
-    world.receive(world.send(SECOND, FIRST))
-    assert world.content() == world.content(SECOND)
+    stream = world.send(SECOND, FIRST)
+    for target in (COPY, other):
+        refuses(world, ConflictError, "builds on", lambda target=target: world.receive(stream, target))
 
 
 def test_a_sender_that_fails_leaves_nothing(world: World) -> None:

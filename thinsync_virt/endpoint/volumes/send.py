@@ -54,7 +54,8 @@ class VolumeSender:
     ) -> Iterator[OutgoingStream]:
         """One volume; ``base`` is another in its pool. ``notify`` gets what a person should know, in lines.
 
-        What can be written to is sent as a snapshot, made here. Raises NotFoundError, UsageError, ConflictError (the
+        What can be written to is sent as a snapshot, made here, under the snapshot's id: nobody knows what its own
+        will hold later. Raises NotFoundError, UsageError, ConflictError (the
         base may have changed since it was sent), NotReplicableError, BusyError, SpaceError, PoolError.
         """
         source = self._known(name)
@@ -66,11 +67,9 @@ class VolumeSender:
                 head = stack.enter_context(temporary_snapshot(self._lvm, source, notify))
                 notify(_describe_snapshot(source))
             moment = int(time.time()) if head is not source else head.created
-            # Whatever is written to an active volume, the next moment is another: only this snapshot has that content.
-            identity = head if source.active and not source.read_only else source
             pair = Pair(name.lv, head, older)
             stream = OutgoingStream(
-                VolumeHead(volume_id(identity.uuid), moment, Consistency.CRASH),
+                VolumeHead(volume_id(head.uuid), moment, Consistency.CRASH),
                 "",
                 VolumeHead(volume_id(older.uuid), older.created, Consistency.CRASH) if older else None,
                 b"",
@@ -140,8 +139,8 @@ class VolumeSender:
         if not base.read_only:
             raise ConflictError(
                 f"{base.name} can be written to: nobody knows whether it still is what was sent of it",
-                hint=f"if nobody has written to it: lvchange -pr {base.name}; for the next time:"
-                " lvcreate -s -pr makes read-only snapshots",
+                hint=f"if it was read-only when it was sent, and nobody has written to it: lvchange -pr {base.name};"
+                " for the next time: lvcreate -s -pr makes read-only snapshots",
             )
         return base
 
@@ -197,9 +196,7 @@ def _base_of(target: str, head: ThinVolume, base: RecoveryPoint | None) -> ThinV
 
 
 def _describe_snapshot(source: ThinVolume) -> str:
-    if source.active:
-        return (
-            f"{source.name} can be written to: what is sent is a snapshot of this moment, as after a power cut,"
-            " and no later --base can name it; for increments send read-only snapshots: lvcreate -s -pr"
-        )
-    return f"{source.name} can be written to: before it serves as --base, make it read-only: lvchange -pr {source.name}"
+    return (
+        f"{source.name} can be written to: what is sent is a snapshot of this moment, as after a power cut,"
+        " and no later --base can name it; for increments send read-only snapshots: lvcreate -s -pr"
+    )
