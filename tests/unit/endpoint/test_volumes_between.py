@@ -185,6 +185,15 @@ def test_a_target_that_was_made_writable(pair: World) -> None:
     assert pair.content() == pair.content(SECOND)
 
 
+def test_what_was_made_writable_is_not_taken_for_here_already(pair: World) -> None:
+    increment = pair.send(SECOND, FIRST)
+    pair.receive(increment)
+    pair.lvm.stored[COPY] = replace(pair.lvm.stored[COPY], read_only=False)
+    full = pair.send(SECOND)
+    refuses(pair, ConflictError, "exists", lambda: pair.receive(full))
+    refuses(pair, ConflictError, "and the stream builds on", lambda: pair.receive(increment))
+
+
 def test_a_volume_that_receive_has_not_made(pair: World) -> None:
     other = VolumeName("vg1", "other")
     pair.put(other, pair.content(FIRST))

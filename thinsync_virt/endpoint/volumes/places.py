@@ -133,8 +133,10 @@ def _place(header: StreamHeader, disk: StreamDisk, target: VolumeName, wishes: W
 
 
 def holds(volume: ThinVolume | None, header: StreamHeader, disk: StreamDisk) -> bool:
-    """Whether the volume is what the stream would make of it already."""
-    tag = received_tag(volume) if volume is not None else None
+    """Whether the volume is what the stream would make of it already: one that was made writable may hold anything."""
+    if volume is None or not volume.read_only:
+        return False
+    tag = received_tag(volume)
     name = disk.target if header.domain_uuid else ""
     return tag is not None and (tag.held, tag.disk) == (header.point, name)
 
