@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +25,16 @@ from tests.unit.endpoint.between import (
     noise,
     refuses,
 )
+from tests.unit.endpoint.devices import FileLvm, FileMappings
 from tests.unit.endpoint.stored import definition_volume, set_volumes
 from tests.unit.values import NAME, pool_report
 from thinsync_virt.endpoint.volumes import locking
 from thinsync_virt.endpoint.volumes import points as points_module
 from thinsync_virt.endpoint.volumes.points import PointFinder, SentPoint
+from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import (
     BusyError,
+    CommandError,
     ConflictError,
     NotFoundError,
     SpaceError,
@@ -41,10 +46,11 @@ from thinsync_virt.model.definition import DOMAIN_XML
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.sources import PointName, parse_source, volume_id
 from thinsync_virt.model.tags import Received, format_tag
-from thinsync_virt.model.volumes import PoolMode
+from thinsync_virt.model.volumes import Pool, PoolMode
 from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.system.lvm import VolumeKind
+from thinsync_virt.thin.metadata import ThinMetadata
 from thinsync_virt.units import KIB
 
 
@@ -131,6 +137,59 @@ def test_a_sender_that_fails_leaves_nothing(world: World) -> None:
     ):
         raise BrokenPipeError
     assert world.state() == before
+
+
+class Between(FileMappings):
+    """Somebody is at work after the mappings were read."""
+
+    def __init__(self, lvm: FileLvm, work: Callable[[], object]) -> None:
+        super().__init__(lvm)
+        self._work = work
+
+    @contextmanager
+    def open(self, pool: Pool, *, lock_wait: float = 60.0) -> Iterator[ThinMetadata]:
+        with super().open(pool, lock_wait=lock_wait) as found:
+            yield found
+        self._work()
+
+
+@pytest.mark.parametrize("as_base", [False, True])
+def test_a_volume_that_is_replaced_while_it_is_sent(pair: World, as_base: bool) -> None:
+    """Another volume's data is never sent by its mappings."""
+    stream = pair.send(SECOND, FIRST)
+    held = pair.lvm.stored[COPY].uuid
+    later = VolumeName("vg1", "later")
+    pair.put(later, changed(noise(1), 7))
+    mappings = Between(pair.lvm, lambda: pair.receive(stream, keep=True))
+    pair.sender = VolumeSender(pair.lvm, mappings, pair.report, "alpha")
+    with pytest.raises(ConflictError, match="vg1/copy was replaced meanwhile") as caught:
+        pair.send(*((later, COPY) if as_base else (COPY,)))
+    assert caught.value.hint == "send it again"
+    assert pair.lvm.stored[COPY].uuid != held
+    kept = next(one for one in pair.lvm.stored.values() if one.uuid == held)
+    assert not kept.active
+
+
+def test_a_volume_that_gets_another_name_while_it_is_open(pair: World) -> None:
+    """It is sent to its end; it alone is deactivated."""
+    with pair.sender.volume(FIRST, None, StreamWriter(), pair.notes.append) as stream:
+        pair.lvm.rename(FIRST, "renamed")
+        pair.put(FIRST, noise(8), active=True)
+        assert b"".join(bytes(piece) for pieces in stream for piece in pieces)
+    assert pair.lvm.stored[FIRST].active
+    assert not pair.lvm.stored[VolumeName("vg0", "renamed")].active
+
+
+@pytest.mark.parametrize("error", [CommandError(("lvchange",), 5, "failed"), BusyError("in use")])
+def test_what_cannot_be_deactivated_does_not_undo_what_was_sent(
+    pair: World, monkeypatch: pytest.MonkeyPatch, error: ThinsyncError
+) -> None:
+    def fail(names: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pair.lvm, "deactivate", fail)
+    assert len(pair.send(SECOND)) > SIZE // 2
+    assert [error.message in note for note in pair.notes] == [True] * isinstance(error, CommandError)
 
 
 def test_the_snapshot_of_a_killed_sender_is_found_and_that_of_a_live_one_left(world: World) -> None:

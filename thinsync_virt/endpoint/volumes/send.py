@@ -78,7 +78,7 @@ class VolumeSender:
                 tuning=self._tuning_for(writer),
             )
             stream.write_with(writer)
-            stack.enter_context(self._opened(stream, (pair,)))
+            stack.enter_context(self._opened(stream, (pair,), notify))
             yield stream
 
     @contextmanager
@@ -87,7 +87,8 @@ class VolumeSender:
     ) -> Iterator[OutgoingStream]:
         """All disks of a point and its definition; ``base`` is another point of the domain.
 
-        Raises ConflictError (no disk has anything in common with the base), BusyError, PoolError.
+        Raises ConflictError (no disk has anything in common with the base, or a disk was replaced meanwhile),
+        BusyError, PoolError.
         """
         pairs = tuple(
             Pair(disk.target, disk.volume, _base_of(disk.target, disk.volume, base))
@@ -111,7 +112,7 @@ class VolumeSender:
             tuning=self._tuning_for(writer),
         )
         stream.write_with(writer)
-        with self._opened(stream, pairs):
+        with self._opened(stream, pairs, notify):
             yield stream
 
     def _tuning_for(self, writer: Writer) -> Tuning:
@@ -172,21 +173,48 @@ class VolumeSender:
         )
 
     @contextmanager
-    def _opened(self, stream: OutgoingStream, pairs: Sequence[Pair]) -> Iterator[None]:
+    def _opened(self, stream: OutgoingStream, pairs: Sequence[Pair], notify: Notify) -> Iterator[None]:
         volumes = [volume for pair in pairs for volume in (pair.head, pair.base) if volume is not None]
         names = tuple(volume.name for volume in volumes)
         # What somebody else has activated stays so.
-        idle = tuple(volume.name for volume in volumes if not volume.active)
+        idle = tuple(volume for volume in volumes if not volume.active)
         try:
-            self._lvm.activate(idle)
+            self._lvm.activate(tuple(volume.name for volume in idle))
             with open_stream(self._lvm, stream, names), self._tuning.priority.applied():
+                self._check_unchanged(volumes)
                 yield
         except BaseException:
             with suppress(ThinsyncError):
-                self._lvm.deactivate(idle)
+                self._deactivate(idle)
             raise
-        with suppress(BusyError):
-            self._lvm.deactivate(idle)
+        try:
+            self._deactivate(idle)
+        except BusyError:
+            pass  # whoever has it open needs it active
+        except ThinsyncError as error:
+            # All has been sent: that is not undone for this.
+            notify(f"what was activated to be sent stays active: {error.message}; {error.hint}")
+
+    def _check_unchanged(self, volumes: Sequence[ThinVolume]) -> None:
+        """Mappings are read by thin id, data by name: a receive that takes over gives the name to another volume."""
+        uuids = self._uuids(volumes)
+        for volume in volumes:
+            if uuids.get(volume.name) != volume.uuid:
+                raise ConflictError(
+                    f"{volume.name} was replaced meanwhile: it is another volume now", hint="send it again"
+                )
+
+    def _deactivate(self, volumes: Sequence[ThinVolume]) -> None:
+        """Those very volumes, under whatever name."""
+        known = {volume.uuid for volume in volumes}
+        if known:
+            uuids = self._uuids(volumes)
+            self._lvm.deactivate(tuple(name for name, uuid in uuids.items() if uuid in known))
+
+    def _uuids(self, volumes: Sequence[ThinVolume]) -> dict[VolumeName, str]:
+        """Of all thin volumes in the groups of these."""
+        groups = sorted({volume.name.vg for volume in volumes})
+        return {one.name: one.uuid for vg in groups for one in self._lvm.volumes(vg)}
 
 
 def _base_of(target: str, head: ThinVolume, base: RecoveryPoint | None) -> ThinVolume | None:
