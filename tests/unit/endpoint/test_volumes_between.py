@@ -213,6 +213,17 @@ def test_two_senders_of_one_volume_have_a_snapshot_each(world: World) -> None:
     assert world.names() == {"vg0/live"}
 
 
+def test_a_sender_leaves_the_snapshot_of_one_with_the_same_name_in_another_group(world: World) -> None:
+    other = VolumeName("vg1", LIVE.lv)
+    for name in (LIVE, other):
+        world.put(name, noise(1), read_only=False, active=True)
+    with world.sender.volume(LIVE, None, StreamWriter(), world.notes.append):
+        before = world.names()
+        world.send(other)
+        assert world.names() == before
+    assert world.names() == {"vg0/live", "vg1/live"}
+
+
 def test_a_full_stream_never_overwrites_a_volume(pair: World) -> None:
     stream = pair.send(SECOND)
     refuses(pair, ConflictError, "vg1/copy exists", lambda: pair.receive(stream))
