@@ -27,7 +27,7 @@ from tests.unit.endpoint.between import (
 )
 from tests.unit.endpoint.devices import FileLvm, FileMappings
 from tests.unit.endpoint.stored import definition_volume, set_volumes
-from tests.unit.values import NAME, pool_report
+from tests.unit.values import GROUP, KEY, NAME, OTHER_GROUP, pool_report
 from thinsync_virt.endpoint.volumes import locking
 from thinsync_virt.endpoint.volumes import points as points_module
 from thinsync_virt.endpoint.volumes.points import PointFinder, SentPoint
@@ -44,6 +44,7 @@ from thinsync_virt.errors import (
 )
 from thinsync_virt.model.definition import DOMAIN_XML
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.sources import PointName, parse_source, volume_id
 from thinsync_virt.model.tags import Received, format_tag
 from thinsync_virt.model.volumes import Pool, PoolMode
@@ -417,6 +418,21 @@ def test_points_are_found_by_name_and_by_the_start_of_their_id(points: World) ->
         refuses(points, NotFoundError, text, lambda wrong=wrong: finder.find(wrong))
     head = finder.find(PointName(NAME))
     refuses(points, UsageError, "its own base", lambda: finder.find_base(PointName(NAME), head))
+
+
+def test_the_newest_point_of_several_replicas_has_to_be_named(points: World) -> None:
+    """Each counts for itself: the one with the greater number may be older by years."""
+    key = ReplicaKey(KEY.domain, OTHER_GROUP)
+    for one in set_volumes(f"{0xAB << 120:032x}", 1, key=key, disks=("vda",), name="other"):
+        points.lvm.put(replace(one, read_only=True), noise(5))
+    finder = PointFinder(points.lvm)
+    uuid = PointName(KEY.domain)
+    error = refuses(points, UsageError, "2 replicas", lambda: finder.find(uuid))
+    for text in ("@ab000000, 1970-01-01 00:16:41 UTC", "00:16:42 UTC", GROUP, OTHER_GROUP):
+        assert text in error.hint
+    assert finder.find(PointName(KEY.domain, "ab00")).key == key
+    head = finder.find(PointName(KEY.domain, f"{2:032x}"))
+    refuses(points, UsageError, "2 replicas", lambda: finder.find_base(uuid, head))
 
 
 def test_thin_send_recv_takes_no_point_with_several_disks(points: World) -> None:
