@@ -34,7 +34,9 @@ class Device:
         """Whole chunks go back to the pool, unless it writes zeroes there; what is left of others is copied."""
         end = offset + length
         ends = {offset // CHUNK, (end - 1) // CHUNK}
-        self.chunks |= {one for one in ends if one * CHUNK < offset or (one + 1) * CHUNK > end or length == CHUNK}
+        self.chunks |= {
+            one for one in ends if one * CHUNK < offset or (one + 1) * CHUNK > end or length == CHUNK
+        }
 
     def write(self, offset: int, data: memoryview) -> None:
         self.chunks |= set(range(offset // CHUNK, (offset + len(data) - 1) // CHUNK + 1))

@@ -44,7 +44,7 @@ class ChunkFiller:
         return 0 if self._fresh else self.chunks(offset, length)
 
     def unmapping(self, offset: int, length: int) -> int:
-        """Bytes of the pool that :meth:`unmap` may take: whole chunks go, the first and the last may be kept in part."""
+        """Bytes of the pool that :meth:`unmap` may take: whole chunks go, the first and the last perhaps in part."""
         return 0 if self._fresh else min(self.chunks(offset, length), 2 * self._size)
 
     def write(self, offset: int, data: memoryview) -> None:
