@@ -406,6 +406,15 @@ def test_disks_of_a_point_are_not_mixed_up(points: World) -> None:
     refuses(points, UsageError, "where does", lambda: points.receive(third, None, maps={"vda": maps["vda"]}))
 
 
+def test_all_disks_go_into_one_volume_group(points: World) -> None:
+    stream = send_point(points, PointName(NAME))
+    maps = {"vda": VolumeName("vg1", "a"), "vdb": VolumeName("vg0", "b")}
+    error = refuses(
+        points, UsageError, "several volume groups", lambda: points.receive(stream, None, maps=maps)
+    )
+    assert "vg0, vg1" in error.message
+
+
 def test_points_are_found_by_name_and_by_the_start_of_their_id(points: World) -> None:
     finder = PointFinder(points.lvm)
     assert finder.find(PointName(NAME)).sequence == 2

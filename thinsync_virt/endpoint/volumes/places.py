@@ -71,6 +71,13 @@ def find_places(
             "--size, --base-id and --unchecked-base are for streams of thin-send-recv",
             hint="leave them out: this stream says itself what it is",
         )
+    groups = sorted({name.vg for name in targets.values()})
+    if len(groups) > 1:
+        # recover could not finish it while one of them is away
+        raise UsageError(
+            f"one receive into several volume groups ({', '.join(groups)}): all volumes of it change together",
+            hint="one receive for each group: send the volumes one by one, VG/LV; or map all disks into one group",
+        )
     if any(disk.start for disk in header.disks):
         raise StreamError(
             "the stream goes on where a replication was interrupted: it is not whole", retry=False
