@@ -79,7 +79,7 @@ class World:
             return b"".join(bytes(piece) for pieces in stream for piece in pieces)
 
     def receive(self, stream: bytes, target: VolumeName | None = COPY, **wishes: Any) -> Reception:
-        events = read_stream(_source(stream))
+        events = read_stream(source_of(stream))
         begin = next(events)
         assert isinstance(begin, Begin)
         definition = wishes.pop("with_definition", False)
@@ -116,7 +116,7 @@ class World:
         return done
 
 
-def _source(stream: bytes) -> Any:
+def source_of(stream: bytes) -> Any:
     left = memoryview(stream)
 
     def readinto(buffer: memoryview) -> int:
@@ -130,7 +130,7 @@ def _source(stream: bytes) -> Any:
 
 
 def _plain_events(stream: bytes) -> Iterator[Event]:
-    reader, readinto = ThinSendReader(), _source(stream)
+    reader, readinto = ThinSendReader(), source_of(stream)
     while True:
         count = readinto(reader.buffer())
         yield from reader.received(count)

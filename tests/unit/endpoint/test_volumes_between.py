@@ -21,6 +21,7 @@ from tests.unit.endpoint.between import (
     SIZE,
     THERE,
     World,
+    source_of,
     changed,
     noise,
     refuses,
@@ -30,6 +31,7 @@ from tests.unit.endpoint.stored import definition_volume, set_volumes
 from tests.unit.values import GROUP, KEY, NAME, OTHER_GROUP, pool_report
 from thinsync_virt.endpoint.volumes import locking
 from thinsync_virt.endpoint.volumes import points as points_module
+from thinsync_virt.endpoint.volumes.places import Wishes
 from thinsync_virt.endpoint.volumes.points import PointFinder, SentPoint
 from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import (
@@ -48,6 +50,8 @@ from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.sources import PointName, parse_source, volume_id
 from thinsync_virt.model.tags import Received, format_tag
 from thinsync_virt.model.volumes import Pool, PoolMode
+from thinsync_virt.stream.events import Begin, Event
+from thinsync_virt.stream.reader import read_stream
 from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.system.lvm import VolumeKind
@@ -276,6 +280,24 @@ def test_a_target_in_use(pair: World) -> None:
     pair.lvm.stored[COPY] = replace(pair.lvm.stored[COPY], open=True, active=True)
     stream = pair.send(SECOND, FIRST)
     refuses(pair, ConflictError, "in use", lambda: pair.receive(stream))
+
+
+def test_who_opens_the_target_while_it_is_received_keeps_what_it_was(pair: World) -> None:
+    events = read_stream(source_of(pair.send(SECOND, FIRST)))
+    begin = next(events)
+    assert isinstance(begin, Begin)
+    old = pair.lvm.stored[COPY]
+
+    def opened() -> Iterator[Event]:
+        pair.lvm.stored[COPY] = replace(old, open=True, active=True)
+        yield from events
+
+    done = pair.receiver.receive(begin.header, opened(), Wishes(COPY), lambda _: None)
+    (kept,) = (one for one in pair.lvm.stored.values() if one.uuid == old.uuid)
+    assert any("open" in note and str(kept.name) in note for note in done.notes)
+    assert kept.active
+    assert pair.content(kept.name) == pair.content(FIRST)
+    assert pair.content() == pair.content(SECOND)
 
 
 def test_a_second_receive_into_the_same_volume(pair: World) -> None:

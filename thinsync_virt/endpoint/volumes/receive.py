@@ -19,7 +19,7 @@ from thinsync_virt.endpoint.volumes.places import (
     holds,
     name_targets,
 )
-from thinsync_virt.endpoint.volumes.staging import Place, VolumeStaging, check_place
+from thinsync_virt.endpoint.volumes.staging import Place, VolumeStaging, check_closed, check_place
 from thinsync_virt.endpoint.volumes.takeover import take_over
 from thinsync_virt.errors import NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition, unpack
@@ -132,6 +132,7 @@ class VolumeReceiver:
     ) -> Reception:
         for place in places:
             check_place(self._lvm, place)
+            check_closed(place)
         self._check_room(places)
         staging = VolumeStaging(self._lvm, places)
         try:
