@@ -58,7 +58,7 @@ class World:
         self.lvm = lvm
         self.notes: list[str] = []
         self.used = 0
-        reports = tuple(pool_report(name) for name in (HERE, THERE))
+        reports = tuple(with_extents(pool_report(name), 4 * KIB) for name in (HERE, THERE))
         self.reports = reports
         self.sender = VolumeSender(lvm, FileMappings(lvm), self.report, "alpha")
         self.receiver = VolumeReceiver(lvm, self, self.report, "beta")
@@ -114,6 +114,11 @@ class World:
 
         recover_streams(self.lvm, attempt)
         return done
+
+
+def with_extents(report: PoolReport, size: int) -> PoolReport:
+    """The same in a group that has extents of ``size`` bytes."""
+    return replace(report, group=replace(report.group, extent_size=size))
 
 
 def source_of(stream: bytes) -> Any:

@@ -21,10 +21,11 @@ from tests.unit.endpoint.between import (
     SIZE,
     THERE,
     World,
-    source_of,
     changed,
     noise,
     refuses,
+    source_of,
+    with_extents,
 )
 from tests.unit.endpoint.devices import FileLvm, FileMappings
 from tests.unit.endpoint.stored import definition_volume, set_volumes
@@ -56,7 +57,7 @@ from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.system.lvm import VolumeKind
 from thinsync_virt.thin.metadata import ThinMetadata
-from thinsync_virt.units import KIB
+from thinsync_virt.units import KIB, MIB
 
 
 def test_all_of_a_volume_and_then_what_changed(pair: World) -> None:
@@ -315,7 +316,7 @@ def test_names_that_a_received_volume_cannot_have(pair: World, name: str) -> Non
 def test_a_pool_has_to_be_named_where_there_are_several(pair: World) -> None:
     second = VolumeName("vg1", "slow")
     pair.lvm.known_pools[second] = replace(pair.lvm.known_pools[THERE], name=second)
-    pair.reports = (*pair.reports, pool_report(second))
+    pair.reports = (*pair.reports, with_extents(pool_report(second), 4 * KIB))
     stream, new = pair.send(SECOND), VolumeName("vg1", "new")
     error = refuses(pair, UsageError, "in which thin pool", lambda: pair.receive(stream, new))
     assert "vg1/slow" in error.hint
@@ -333,9 +334,23 @@ def test_a_pool_that_fills_up_stops_it(pair: World, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unhealthy_pool_is_not_touched(pair: World) -> None:
-    pair.reports = (pair.reports[0], pool_report(THERE, mode=PoolMode.READ_ONLY))
+    pair.reports = (pair.reports[0], with_extents(pool_report(THERE, mode=PoolMode.READ_ONLY), 4 * KIB))
     stream = pair.send(SECOND, FIRST)
     refuses(pair, ThinsyncError, "mode ro", lambda: pair.receive(stream))
+
+
+def test_extents_that_the_size_is_no_multiple_of(pair: World) -> None:
+    full, increment = pair.send(SECOND), pair.send(SECOND, FIRST)
+    plain = pair.send(SECOND, plain=True)
+    pair.reports = (pair.reports[0], with_extents(pair.reports[1], 4 * MIB))
+    new = VolumeName("vg1", "new")
+    text = f"{SIZE} bytes are no multiple of the extents of vg1"
+    refuses(pair, UsageError, text, lambda: pair.receive(full, new))
+    refuses(pair, UsageError, text, lambda: pair.receive(increment))
+    refuses(pair, UsageError, text, lambda: pair.receive_plain(plain, new, size=SIZE))
+    pair.reports = (pair.reports[0], with_extents(pair.reports[1], SIZE))
+    pair.receive(full, new)
+    assert pair.content(new) == pair.content(SECOND)
 
 
 def test_every_cut_leaves_the_target_as_it_was(pair: World) -> None:
