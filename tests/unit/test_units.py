@@ -16,7 +16,9 @@ def test_a_size(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", [pytest.param("9" * 400, id="endless"), "9" * 30 + "P", "8192P", "-1", "1e9", "", "many"])
+@pytest.mark.parametrize(
+    "text", [pytest.param("9" * 400, id="endless"), "9" * 30 + "P", "8192P", "-1", "1e9", "", "many"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_size(text)
