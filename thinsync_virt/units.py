@@ -10,6 +10,8 @@ GIB = 1 << 30
 SECTOR = 512
 
 _SIZE = r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(?:i?b)?\s*"
+_MOST = 1 << 63
+"""The kernel counts bytes of devices and files in signed 64 bits."""
 _FACTORS = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40, "p": 1 << 50}
 
 
@@ -20,7 +22,10 @@ def parse_size(text: str) -> int:
     match = re.fullmatch(_SIZE, text, re.IGNORECASE)
     if match is None:
         raise UsageError(f"{text!r} is not a size", hint="write a number with K, M, G or T, such as 64K")
-    return int(float(match[1]) * _FACTORS[match[2].lower()])
+    size = float(match[1]) * _FACTORS[match[2].lower()]
+    if size >= _MOST:
+        raise UsageError(f"{text:.40} is 8 EiB or more", hint="the kernel knows none larger")
+    return int(size)
 
 
 def format_size(size: int) -> str:

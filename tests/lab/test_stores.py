@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from product import Hosts
+from product import Hosts, wait_for
 
 pytestmark = pytest.mark.matrix(sample=2, group="stores")
 
@@ -73,9 +73,10 @@ def test_a_target_that_dies_in_the_middle_goes_on(stores: Hosts) -> None:
     hosts.sh("beta", "mkdir -p /run/thinsync; echo progress recorded > /run/thinsync/stop-at")
     running = hosts.node("alpha").popen(["thinsync-vm", "replicate", name, "--to", to, "--bwlimit", "4M"])
     hosts.sh("beta", "until [ -e /run/thinsync/stopped-at ]; do sleep 0.2; done", timeout=120)
-    running.kill()
-    running.wait()
-    hosts.sh("beta", "rm -f /run/thinsync/stop-at; while pgrep -f 'thinsync-vm server'; do sleep 0.2; done")
+    hosts.sh("alpha", "pkill -9 -f '[t]hinsync-vm replicate'")
+    running.wait(timeout=60)
+    hosts.sh("beta", "rm -f /run/thinsync/stop*-at; pkill -9 -f '[t]hinsync-vm server'")
+    wait_for(lambda: not hosts.sh("beta", "pgrep -f '[t]hinsync-vm server'", check=False), what="its end")
     report = replicate(hosts, name, to)
     assert report["skipped"] > 0 or (report["finished"] or {}).get("skipped", 0) > 0
     assert json.loads(hosts.thinsync("verify", name, "--to", to, "--json").stdout)["equal"] is True

@@ -95,6 +95,8 @@ def command(
     wishes = _wishes(
         target, maps, pool, keep=keep, force=force, size=size, base_id=base_id, unchecked=unchecked_base
     )
+    if definition is not None:
+        _check_file(definition)
     receiver = local_receiver()
     stream = open_stream(StreamInput(_STDIN, "standard input"))
     with show_progress("receiving", None, quiet=as_json) as progress:
@@ -156,6 +158,18 @@ def _parse_maps(maps: tuple[str, ...]) -> dict[str, VolumeName]:
             raise UsageError(f"--map names disk {disk} twice", hint="leave one of them out")
         found[disk] = VolumeName.parse(volume)
     return found
+
+
+def _check_file(path: str) -> None:
+    """Looked at before anything is received, which may take hours. Raises UsageError."""
+    import os
+
+    directory = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"--definition {path}: no file can be made there",
+            hint=f"name a file in a directory that is there and can be written to; see: ls -ld {directory}",
+        )
 
 
 def _check_plain(wishes: Wishes, definition: str | None) -> None:

@@ -145,7 +145,7 @@ def _round(run: _Run) -> ReplicationReport:
 def _up_to_date(run: _Run, situation: Situation, point: RecoveryPoint) -> ReplicationReport:
     registration = None
     if not run.request.dry_run:
-        run.target.tidy(point.key, "")
+        _show(run, run.target.tidy(point.key, ""))
         if not point.confirmed_by:
             run.source.confirm(point, run.target.address)
         registration = _register(run, point)
@@ -170,7 +170,7 @@ def _register(run: _Run, point: RecoveryPoint) -> Registration:
 def _make_way(run: _Run, situation: Situation, plan: Replicate) -> None:
     """Remove what nobody needs any more, at both ends."""
     source, target, going_on = run.source, run.target, plan.unfinished_head
-    target.tidy(plan.key, going_on.id if going_on is not None else "")
+    _show(run, target.tidy(plan.key, going_on.id if going_on is not None else ""))
     target.retire(plan.key, plan.base.id if plan.base else "")
     if plan.base is not None and not plan.base.confirmed_by:
         source.confirm(plan.base, target.address)
@@ -182,6 +182,12 @@ def _make_way(run: _Run, situation: Situation, plan: Replicate) -> None:
             plan.key, situation.definition, situation.choices, situation.sizes, situation.full
         )
         refuse(again, situation.domain.name, target)
+
+
+def _show(run: _Run, done: tuple[str, ...]) -> None:
+    """What the target removed or set aside, as it says it."""
+    for line in done:
+        run.observer.step(f"{run.target.host}: {line}")
 
 
 def _send(run: _Run, situation: Situation, plan: Replicate) -> ReplicationReport:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from pathlib import Path
 
 from thinsync_virt.errors import ThinsyncError
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -46,11 +49,24 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             file.write(content)
             file.flush()
             os.fsync(descriptor)
-        os.link(temporary, path, follow_symlinks=False)
+        _name_anew(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
     sync_directory(path.parent)
+
+
+def _name_anew(temporary: str, path: Path) -> None:
+    """Give a file a name that is not taken. Raises FileExistsError."""
+    try:
+        os.link(temporary, path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # FAT and exFAT know no second name. Between the look and the rename another may come.
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        os.rename(temporary, path)
 
 
 def sync_file(path: Path) -> None:

@@ -49,6 +49,30 @@ def hold(path: Path, wait: float, *, what: str = "", host: str = "") -> Iterator
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def hold_among_hosts(path: Path, what: str) -> Iterator[bool]:
+    """Hold the lock on a file in a directory that several hosts may share, for the length of the context.
+
+    Nothing is written into it: a pid says nothing at another host. False when the file system has no locks, or the
+    file cannot be made. Raises BusyError, which calls it ``what``.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            locked, known = _try_lock(descriptor, fcntl.LOCK_EX), True
+        except OSError:
+            locked = known = False
+        if known and not locked:
+            raise BusyError(f"{what}: already running, at another host perhaps", hint="wait for it to end")
+        yield locked
+    finally:
+        os.close(descriptor)
+
+
 def holder(path: Path) -> int | None:
     """The pid that holds the lock, as it wrote it; None if nobody does (or it has not written it yet)."""
     try:

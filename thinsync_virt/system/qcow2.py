@@ -52,6 +52,12 @@ def image_size(path: Path) -> int:
     return int(_parsed(answer.stdout, path)["virtual-size"])
 
 
+def image_backing(path: Path) -> str:
+    """The name of the image that this one stands on, as it is written in it; "" when it stands on none."""
+    answer = run(["qemu-img", "info", "--output=json", "-f", "qcow2", str(path)], timeout=_QUICK)
+    return str(_parsed(answer.stdout, path).get("backing-filename", ""))
+
+
 def image_extents(path: Path) -> Iterator[Extent]:
     """What of the disk may hold data, in this image or in those that it stands on, ascending."""
     answer = run(["qemu-img", "map", "--output=json", "-f", "qcow2", str(path)], timeout=_LONG)

@@ -139,6 +139,17 @@ def test_a_point_into_a_file_and_out_of_it(shell: Shell) -> None:
     assert shell.error("send", f"{NAME}@ffff", "--output", "x", code=Code.NOT_FOUND)
 
 
+def test_where_the_definition_goes_is_looked_at_before_anything_is_received(shell: Shell) -> None:
+    stream = shell.stream(NAME)
+    before = shell.world.names()
+    (shell.directory / "file").write_bytes(b"")
+    for wrong in ("none/web.xml", "file/web.xml", "."):
+        path = str(shell.directory / wrong)
+        said = shell.error("receive", "vg1/web", "--definition", path, stdin=stream, code=Code.USAGE)
+        assert "no file can be made there" in said
+    assert shell.world.names() == before
+
+
 def test_as_json_for_programs(shell: Shell) -> None:
     file = shell.directory / "web.tsv"
     shell("send", f"{NAME}@{POINT[:30]}", "--output", str(file))

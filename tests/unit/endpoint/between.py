@@ -58,7 +58,7 @@ class World:
         self.lvm = lvm
         self.notes: list[str] = []
         self.used = 0
-        reports = tuple(pool_report(name) for name in (HERE, THERE))
+        reports = tuple(with_extents(pool_report(name), 4 * KIB) for name in (HERE, THERE))
         self.reports = reports
         self.sender = VolumeSender(lvm, FileMappings(lvm), self.report, "alpha")
         self.receiver = VolumeReceiver(lvm, self, self.report, "beta")
@@ -79,7 +79,7 @@ class World:
             return b"".join(bytes(piece) for pieces in stream for piece in pieces)
 
     def receive(self, stream: bytes, target: VolumeName | None = COPY, **wishes: Any) -> Reception:
-        events = read_stream(_source(stream))
+        events = read_stream(source_of(stream))
         begin = next(events)
         assert isinstance(begin, Begin)
         definition = wishes.pop("with_definition", False)
@@ -116,7 +116,12 @@ class World:
         return done
 
 
-def _source(stream: bytes) -> Any:
+def with_extents(report: PoolReport, size: int) -> PoolReport:
+    """The same in a group that has extents of ``size`` bytes."""
+    return replace(report, group=replace(report.group, extent_size=size))
+
+
+def source_of(stream: bytes) -> Any:
     left = memoryview(stream)
 
     def readinto(buffer: memoryview) -> int:
@@ -130,7 +135,7 @@ def _source(stream: bytes) -> Any:
 
 
 def _plain_events(stream: bytes) -> Iterator[Event]:
-    reader, readinto = ThinSendReader(), _source(stream)
+    reader, readinto = ThinSendReader(), source_of(stream)
     while True:
         count = readinto(reader.buffer())
         yield from reader.received(count)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,20 @@ from tests.unit.endpoint.between import (
     changed,
     noise,
     refuses,
+    source_of,
+    with_extents,
 )
+from tests.unit.endpoint.devices import FileLvm, FileMappings
 from tests.unit.endpoint.stored import definition_volume, set_volumes
-from tests.unit.values import NAME, pool_report
+from tests.unit.values import GROUP, KEY, NAME, OTHER_GROUP, pool_report
 from thinsync_virt.endpoint.volumes import locking
 from thinsync_virt.endpoint.volumes import points as points_module
+from thinsync_virt.endpoint.volumes.places import Wishes
 from thinsync_virt.endpoint.volumes.points import PointFinder, SentPoint
+from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import (
     BusyError,
+    CommandError,
     ConflictError,
     NotFoundError,
     SpaceError,
@@ -39,13 +47,17 @@ from thinsync_virt.errors import (
 )
 from thinsync_virt.model.definition import DOMAIN_XML
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.sources import PointName, parse_source, volume_id
 from thinsync_virt.model.tags import Received, format_tag
-from thinsync_virt.model.volumes import PoolMode
+from thinsync_virt.model.volumes import Pool, PoolMode
+from thinsync_virt.stream.events import Begin, Event
+from thinsync_virt.stream.reader import read_stream
 from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.system.lvm import VolumeKind
-from thinsync_virt.units import KIB
+from thinsync_virt.thin.metadata import ThinMetadata
+from thinsync_virt.units import KIB, MIB
 
 
 def test_all_of_a_volume_and_then_what_changed(pair: World) -> None:
@@ -103,18 +115,23 @@ def test_a_volume_that_can_be_written_to_is_sent_as_a_snapshot_that_goes(world: 
     assert volume_id(world.lvm.stored[LIVE].uuid) not in tag
 
 
-def test_a_writable_snapshot_that_nobody_has_active_keeps_its_own_id(world: World) -> None:
-    """So it can serve as base, once it is read-only; not before."""
-    world.put(FIRST, noise(1), read_only=False)
+@pytest.mark.parametrize("active", [False, True])
+def test_what_can_be_written_to_never_passes_for_what_was_sent_of_it(world: World, active: bool) -> None:
+    world.put(FIRST, noise(1), read_only=False, active=active)
     world.put(SECOND, changed(noise(1), 2))
+    other = VolumeName("vg1", "other")
     world.receive(world.send(FIRST))
-    assert "lvchange -pr vg0/snap1" in world.notes[0]
-    with pytest.raises(ConflictError, match="can be written to") as caught:
-        world.send(SECOND, FIRST)
-    assert "lvchange -pr vg0/snap1" in caught.value.hint
+    assert "no later --base" in world.notes[0]
+    Path(FIRST.path).write_bytes(noise(3))
+    world.receive(world.send(FIRST), other)
+    assert world.content(other) == noise(3)
+    again = world.send(FIRST)
+    refuses(world, ConflictError, "exists", lambda: world.receive(again))
+    refuses(world, ConflictError, "can be written to", lambda: world.send(SECOND, FIRST))
     world.lvm.set_read_only((FIRST,))
-    world.receive(world.send(SECOND, FIRST))
-    assert world.content() == world.content(SECOND)
+    stream = world.send(SECOND, FIRST)
+    for target in (COPY, other):
+        refuses(world, ConflictError, "builds on", lambda target=target: world.receive(stream, target))
 
 
 def test_a_sender_that_fails_leaves_nothing(world: World) -> None:
@@ -126,6 +143,59 @@ def test_a_sender_that_fails_leaves_nothing(world: World) -> None:
     ):
         raise BrokenPipeError
     assert world.state() == before
+
+
+class Between(FileMappings):
+    """Somebody is at work after the mappings were read."""
+
+    def __init__(self, lvm: FileLvm, work: Callable[[], object]) -> None:
+        super().__init__(lvm)
+        self._work = work
+
+    @contextmanager
+    def open(self, pool: Pool, *, lock_wait: float = 60.0) -> Iterator[ThinMetadata]:
+        with super().open(pool, lock_wait=lock_wait) as found:
+            yield found
+        self._work()
+
+
+@pytest.mark.parametrize("as_base", [False, True])
+def test_a_volume_that_is_replaced_while_it_is_sent(pair: World, as_base: bool) -> None:
+    """Another volume's data is never sent by its mappings."""
+    stream = pair.send(SECOND, FIRST)
+    held = pair.lvm.stored[COPY].uuid
+    later = VolumeName("vg1", "later")
+    pair.put(later, changed(noise(1), 7))
+    mappings = Between(pair.lvm, lambda: pair.receive(stream, keep=True))
+    pair.sender = VolumeSender(pair.lvm, mappings, pair.report, "alpha")
+    with pytest.raises(ConflictError, match="vg1/copy was replaced meanwhile") as caught:
+        pair.send(*((later, COPY) if as_base else (COPY,)))
+    assert caught.value.hint == "send it again"
+    assert pair.lvm.stored[COPY].uuid != held
+    kept = next(one for one in pair.lvm.stored.values() if one.uuid == held)
+    assert not kept.active
+
+
+def test_a_volume_that_gets_another_name_while_it_is_open(pair: World) -> None:
+    """It is sent to its end; it alone is deactivated."""
+    with pair.sender.volume(FIRST, None, StreamWriter(), pair.notes.append) as stream:
+        pair.lvm.rename(FIRST, "renamed")
+        pair.put(FIRST, noise(8), active=True)
+        assert b"".join(bytes(piece) for pieces in stream for piece in pieces)
+    assert pair.lvm.stored[FIRST].active
+    assert not pair.lvm.stored[VolumeName("vg0", "renamed")].active
+
+
+@pytest.mark.parametrize("error", [CommandError(("lvchange",), 5, "failed"), BusyError("in use")])
+def test_what_cannot_be_deactivated_does_not_undo_what_was_sent(
+    pair: World, monkeypatch: pytest.MonkeyPatch, error: ThinsyncError
+) -> None:
+    def fail(names: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pair.lvm, "deactivate", fail)
+    assert len(pair.send(SECOND)) > SIZE // 2
+    assert [error.message in note for note in pair.notes] == [True] * isinstance(error, CommandError)
 
 
 def test_the_snapshot_of_a_killed_sender_is_found_and_that_of_a_live_one_left(world: World) -> None:
@@ -147,6 +217,17 @@ def test_two_senders_of_one_volume_have_a_snapshot_each(world: World) -> None:
         assert len(world.names()) == 3
         assert one.head.id != other.head.id
     assert world.names() == {"vg0/live"}
+
+
+def test_a_sender_leaves_the_snapshot_of_one_with_the_same_name_in_another_group(world: World) -> None:
+    other = VolumeName("vg1", LIVE.lv)
+    for name in (LIVE, other):
+        world.put(name, noise(1), read_only=False, active=True)
+    with world.sender.volume(LIVE, None, StreamWriter(), world.notes.append):
+        before = world.names()
+        world.send(other)
+        assert world.names() == before
+    assert world.names() == {"vg0/live", "vg1/live"}
 
 
 def test_a_full_stream_never_overwrites_a_volume(pair: World) -> None:
@@ -180,6 +261,15 @@ def test_a_target_that_was_made_writable(pair: World) -> None:
     assert pair.content() == pair.content(SECOND)
 
 
+def test_what_was_made_writable_is_not_taken_for_here_already(pair: World) -> None:
+    increment = pair.send(SECOND, FIRST)
+    pair.receive(increment)
+    pair.lvm.stored[COPY] = replace(pair.lvm.stored[COPY], read_only=False)
+    full = pair.send(SECOND)
+    refuses(pair, ConflictError, "exists", lambda: pair.receive(full))
+    refuses(pair, ConflictError, "and the stream builds on", lambda: pair.receive(increment))
+
+
 def test_a_volume_that_receive_has_not_made(pair: World) -> None:
     other = VolumeName("vg1", "other")
     pair.put(other, pair.content(FIRST))
@@ -191,6 +281,24 @@ def test_a_target_in_use(pair: World) -> None:
     pair.lvm.stored[COPY] = replace(pair.lvm.stored[COPY], open=True, active=True)
     stream = pair.send(SECOND, FIRST)
     refuses(pair, ConflictError, "in use", lambda: pair.receive(stream))
+
+
+def test_who_opens_the_target_while_it_is_received_keeps_what_it_was(pair: World) -> None:
+    events = read_stream(source_of(pair.send(SECOND, FIRST)))
+    begin = next(events)
+    assert isinstance(begin, Begin)
+    old = pair.lvm.stored[COPY]
+
+    def opened() -> Iterator[Event]:
+        pair.lvm.stored[COPY] = replace(old, open=True, active=True)
+        yield from events
+
+    done = pair.receiver.receive(begin.header, opened(), Wishes(COPY), lambda _: None)
+    (kept,) = (one for one in pair.lvm.stored.values() if one.uuid == old.uuid)
+    assert any("open" in note and str(kept.name) in note for note in done.notes)
+    assert kept.active
+    assert pair.content(kept.name) == pair.content(FIRST)
+    assert pair.content() == pair.content(SECOND)
 
 
 def test_a_second_receive_into_the_same_volume(pair: World) -> None:
@@ -208,7 +316,7 @@ def test_names_that_a_received_volume_cannot_have(pair: World, name: str) -> Non
 def test_a_pool_has_to_be_named_where_there_are_several(pair: World) -> None:
     second = VolumeName("vg1", "slow")
     pair.lvm.known_pools[second] = replace(pair.lvm.known_pools[THERE], name=second)
-    pair.reports = (*pair.reports, pool_report(second))
+    pair.reports = (*pair.reports, with_extents(pool_report(second), 4 * KIB))
     stream, new = pair.send(SECOND), VolumeName("vg1", "new")
     error = refuses(pair, UsageError, "in which thin pool", lambda: pair.receive(stream, new))
     assert "vg1/slow" in error.hint
@@ -226,9 +334,23 @@ def test_a_pool_that_fills_up_stops_it(pair: World, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unhealthy_pool_is_not_touched(pair: World) -> None:
-    pair.reports = (pair.reports[0], pool_report(THERE, mode=PoolMode.READ_ONLY))
+    pair.reports = (pair.reports[0], with_extents(pool_report(THERE, mode=PoolMode.READ_ONLY), 4 * KIB))
     stream = pair.send(SECOND, FIRST)
     refuses(pair, ThinsyncError, "mode ro", lambda: pair.receive(stream))
+
+
+def test_extents_that_the_size_is_no_multiple_of(pair: World) -> None:
+    full, increment = pair.send(SECOND), pair.send(SECOND, FIRST)
+    plain = pair.send(SECOND, plain=True)
+    pair.reports = (pair.reports[0], with_extents(pair.reports[1], 4 * MIB))
+    new = VolumeName("vg1", "new")
+    text = f"{SIZE} bytes are no multiple of the extents of vg1"
+    refuses(pair, UsageError, text, lambda: pair.receive(full, new))
+    refuses(pair, UsageError, text, lambda: pair.receive(increment))
+    refuses(pair, UsageError, text, lambda: pair.receive_plain(plain, new, size=SIZE))
+    pair.reports = (pair.reports[0], with_extents(pair.reports[1], SIZE))
+    pair.receive(full, new)
+    assert pair.content(new) == pair.content(SECOND)
 
 
 def test_every_cut_leaves_the_target_as_it_was(pair: World) -> None:
@@ -321,6 +443,15 @@ def test_disks_of_a_point_are_not_mixed_up(points: World) -> None:
     refuses(points, UsageError, "where does", lambda: points.receive(third, None, maps={"vda": maps["vda"]}))
 
 
+def test_all_disks_go_into_one_volume_group(points: World) -> None:
+    stream = send_point(points, PointName(NAME))
+    maps = {"vda": VolumeName("vg1", "a"), "vdb": VolumeName("vg0", "b")}
+    error = refuses(
+        points, UsageError, "several volume groups", lambda: points.receive(stream, None, maps=maps)
+    )
+    assert "vg0, vg1" in error.message
+
+
 def test_points_are_found_by_name_and_by_the_start_of_their_id(points: World) -> None:
     finder = PointFinder(points.lvm)
     assert finder.find(PointName(NAME)).sequence == 2
@@ -333,6 +464,21 @@ def test_points_are_found_by_name_and_by_the_start_of_their_id(points: World) ->
         refuses(points, NotFoundError, text, lambda wrong=wrong: finder.find(wrong))
     head = finder.find(PointName(NAME))
     refuses(points, UsageError, "its own base", lambda: finder.find_base(PointName(NAME), head))
+
+
+def test_the_newest_point_of_several_replicas_has_to_be_named(points: World) -> None:
+    """Each counts for itself: the one with the greater number may be older by years."""
+    key = ReplicaKey(KEY.domain, OTHER_GROUP)
+    for one in set_volumes(f"{0xAB << 120:032x}", 1, key=key, disks=("vda",), name="other"):
+        points.lvm.put(replace(one, read_only=True), noise(5))
+    finder = PointFinder(points.lvm)
+    uuid = PointName(KEY.domain)
+    error = refuses(points, UsageError, "2 replicas", lambda: finder.find(uuid))
+    for text in ("@ab000000, 1970-01-01 00:16:41 UTC", "00:16:42 UTC", GROUP, OTHER_GROUP):
+        assert text in error.hint
+    assert finder.find(PointName(KEY.domain, "ab00")).key == key
+    head = finder.find(PointName(KEY.domain, f"{2:032x}"))
+    refuses(points, UsageError, "2 replicas", lambda: finder.find_base(uuid, head))
 
 
 def test_thin_send_recv_takes_no_point_with_several_disks(points: World) -> None:

@@ -219,23 +219,6 @@ def test_what_somebody_has_open_of_the_old_state_stays_and_has_a_name(pair: Worl
     assert pair.recover() == []
 
 
-def test_whoever_opens_the_target_while_data_comes_stops_it(
-    pair: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stream = pair.send(SECOND, FIRST)
-    set_read_only = pair.lvm.set_read_only
-
-    def opened_meanwhile(names: Any) -> None:
-        set_read_only(names)
-        pair.lvm.stored[COPY] = replace(pair.lvm.stored[COPY], open=True, active=True)
-
-    monkeypatch.setattr(pair.lvm, "set_read_only", opened_meanwhile)
-    with pytest.raises(ConflictError, match="in use"):
-        pair.receive(stream)
-    assert pair.content() == pair.content(FIRST)
-    assert pair.names() == {"vg0/snap1", "vg0/snap2", "vg1/copy"}
-
-
 def test_a_staging_volume_of_several_is_cleared_only_when_nobody_is_at_the_others(world: World) -> None:
     both = {"vda": noise(1), "vdb": noise(2)}
     cut_at(world, point_stream(both, None, P1), 2, VolumeName("vg1", "web"))

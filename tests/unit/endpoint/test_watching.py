@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,12 @@ from tests.unit.values import POOL, pool_report
 from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.receive import WATCH_EVERY, Receiver
+from thinsync_virt.endpoint.target.watching import check_room_left
+from thinsync_virt.endpoint.volumes.applying import Applier
 from thinsync_virt.errors import SpaceError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.volumes import PoolStatus
-from thinsync_virt.stream.events import Data, Event
+from thinsync_virt.stream.events import Data, Event, Unmap, Zero
 from thinsync_virt.units import KIB, MIB
 
 CHUNK = MIB
@@ -26,6 +29,14 @@ class Device:
     def __init__(self, size: int) -> None:
         self.size = size
         self.chunks: set[int] = set()
+
+    def clear(self, offset: int, length: int) -> None:
+        """Whole chunks go back to the pool, unless it writes zeroes there; what is left of others is copied."""
+        end = offset + length
+        ends = {offset // CHUNK, (end - 1) // CHUNK}
+        self.chunks |= {
+            one for one in ends if one * CHUNK < offset or (one + 1) * CHUNK > end or length == CHUNK
+        }
 
     def write(self, offset: int, data: memoryview) -> None:
         self.chunks |= set(range(offset // CHUNK, (offset + len(data) - 1) // CHUNK + 1))
@@ -44,22 +55,103 @@ class Kernel:
         return replace(pool_report().status, total_data=self.total, used_data=len(self.device.chunks))
 
 
-@pytest.mark.parametrize("length", [4 * KIB, 64 * KIB, MIB])
-def test_a_pool_is_watched_by_what_is_taken_from_it(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+Take = Callable[[Iterable[Event]], None]
+
+
+def replicate(device: Device, kernel: Any, fresh: bool, monkeypatch: pytest.MonkeyPatch) -> Take:
+    """The receiver of a replication."""
+    lvm: Any = object()
+    receiver = Receiver(lvm, kernel, lambda *_: None, "beta", TransferJournal(), lambda _: None)
+    monkeypatch.setattr(receiver, "_fillers", [filler(device, fresh)])
+    monkeypatch.setattr(receiver, "_targets", ["vda"])
+    monkeypatch.setattr(receiver, "_pools", (POOL,))
+
+    def take(events: Iterable[Event]) -> None:
+        for event in events:
+            receiver._take(event)
+
+    return take
+
+
+def receive(device: Device, kernel: Any, fresh: bool, monkeypatch: pytest.MonkeyPatch) -> Take:
+    """The receiver of single volumes."""
+    applier = Applier(
+        [filler(device, fresh)], lambda: check_room_left(POOL, kernel.pool_status(POOL), "beta")
+    )
+
+    def take(events: Iterable[Event]) -> None:
+        for event in events:
+            applier.take(event)
+
+    return take
+
+
+def filler(device: Any, fresh: bool) -> ChunkFiller:
+    return ChunkFiller(device, replace(pool_report().pool, chunk_size=CHUNK), fresh=fresh)
+
+
+def data(offset: int, length: int) -> Event:
+    return Data(0, offset, memoryview(bytes(length)), length)
+
+
+def zero(offset: int, length: int) -> Event:
+    return Zero(0, offset, length)
+
+
+def unmap(offset: int, length: int) -> Event:
+    return Unmap(0, offset, length)
+
+
+@pytest.mark.parametrize("receiver", [replicate, receive])
+@pytest.mark.parametrize(
+    ("event", "length"),
+    [
+        (data, 4 * KIB),
+        (data, 64 * KIB),
+        (data, CHUNK),
+        (zero, 4 * KIB),
+        (zero, CHUNK),
+        (unmap, 4 * KIB),
+        (unmap, 64 * KIB),
+    ],
+)
+def test_a_pool_is_watched_by_what_is_taken_from_it(
+    receiver: Callable[..., Take],
+    event: Callable[[int, int], Event],
+    length: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Blocks of 4 KiB, a chunk apart: 64 MiB of them would be 16 GiB of the pool."""
     total = 10 * WATCH_EVERY // CHUNK
     device = Device(1 << 50)
-    kernel: Any = Kernel(device, total)
-    lvm: Any = object()
-    receiver = Receiver(lvm, kernel, lambda *_: None, "beta", TransferJournal(), lambda _: None)
-    filler: Any = ChunkFiller(device, replace(pool_report().pool, chunk_size=CHUNK), fresh=False)  # type: ignore[arg-type]
-    monkeypatch.setattr(receiver, "_fillers", [filler])
-    monkeypatch.setattr(receiver, "_targets", ["vda"])
-    monkeypatch.setattr(receiver, "_pools", (POOL,))
-    events: list[Event] = [
-        Data(0, number * CHUNK, memoryview(bytes(length)), length) for number in range(2 * total)
-    ]
+    kernel = Kernel(device, total)
+    take = receiver(device, kernel, False, monkeypatch)
     with pytest.raises(SpaceError, match="vg0/pool at beta is full"):
-        receiver.run(iter(events), lambda _: None)
+        take(event(number * CHUNK, length) for number in range(2 * total))
     assert len(device.chunks) <= total
     assert kernel.looks == 10
+
+
+@pytest.mark.parametrize("receiver", [replicate, receive])
+def test_what_is_unmapped_takes_no_more_than_its_ends(
+    receiver: Callable[..., Take], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = 10 * WATCH_EVERY // CHUNK
+    device = Device(1 << 50)
+    kernel = Kernel(device, total)
+    take = receiver(device, kernel, False, monkeypatch)
+    with pytest.raises(SpaceError):
+        take(unmap(number * 101 * CHUNK + KIB, 100 * CHUNK) for number in range(total))
+    assert len(device.chunks) <= total
+    assert kernel.looks == 10
+
+
+@pytest.mark.parametrize("receiver", [replicate, receive])
+@pytest.mark.parametrize("event", [zero, unmap])
+def test_zeroes_on_a_new_volume_take_nothing(
+    receiver: Callable[..., Take], event: Callable[[int, int], Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(1 << 50)
+    kernel = Kernel(device, 1000)
+    receiver(device, kernel, True, monkeypatch)(event(number << 30, 1 << 30) for number in range(1000))
+    assert kernel.looks == 0

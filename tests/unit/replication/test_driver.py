@@ -335,6 +335,7 @@ def test_room_that_an_interrupted_transfer_takes_is_given_back_first(enough: boo
     with pytest.raises(ThinsyncError, match="no room"):
         ends.run()
     assert "snapshot" not in ends.fuse.calls
+    assert any(f"{ends.target.host}: removed" in line for line in ends.watcher.steps)
     assert not ends.target.unfinished
 
 

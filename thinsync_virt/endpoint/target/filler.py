@@ -41,6 +41,14 @@ class ChunkFiller:
         """Bytes of the chunks that a range touches."""
         return align_up(offset + length, self._size) - align_down(offset, self._size)
 
+    def zeroing(self, offset: int, length: int) -> int:
+        """Bytes of the pool that :meth:`zero` may take: of what was mapped, chunks that are shared with the base."""
+        return 0 if self._fresh else self.chunks(offset, length)
+
+    def unmapping(self, offset: int, length: int) -> int:
+        """Bytes of the pool that :meth:`unmap` may take: whole chunks go, the first and the last perhaps in part."""
+        return 0 if self._fresh else min(self.chunks(offset, length), 2 * self._size)
+
     def write(self, offset: int, data: memoryview) -> None:
         """``data`` at byte ``offset``; offsets ascend."""
         if self._chunk:

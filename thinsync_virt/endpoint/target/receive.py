@@ -121,11 +121,11 @@ class Receiver:
             case Zero(disk, offset, length):
                 self._fillers[disk].zero(offset, length)
                 self._advance(disk, offset + length)
-                self._count(length)
+                self._count(length, self._fillers[disk].zeroing(offset, length))
             case Unmap(disk, offset, length):
                 self._fillers[disk].unmap(offset, length)
                 self._advance(disk, offset + length)
-                self._count(0)
+                self._count(0, self._fillers[disk].unmapping(offset, length))
             case Checkpoint():
                 self._checkpoint()
             case End():
@@ -201,10 +201,10 @@ class Receiver:
                 raise StreamError(f"nothing goes on in {staging.pool(target)}: its zeroing was switched")
         self._checkpoints = Checkpoints(self._journal, incoming, self._staging.volumes, fillers)
 
-    def _count(self, length: int, allocated: int | None = None) -> None:
+    def _count(self, length: int, allocated: int) -> None:
         """``allocated``: bytes of the pool that it may have taken, which are whole chunks of this end's."""
         self.written += length
-        self._unwatched += length if allocated is None else allocated
+        self._unwatched += allocated
         if self._unwatched >= WATCH_EVERY:
             self._unwatched = 0
             self._watch()

@@ -49,9 +49,10 @@ class Applier:
                 self.amounts.data += length
                 self._count(filler.chunks(event.offset, length))
             case Zero():
-                self._fillers[event.disk].zero(event.offset, event.length)
+                filler = self._fillers[event.disk]
+                filler.zero(event.offset, event.length)
                 self.amounts.zero += event.length
-                self._count(event.length)
+                self._count(filler.zeroing(event.offset, event.length))
             case Unmap():
                 self._unmap(event)
             case _:
@@ -64,6 +65,7 @@ class Applier:
         if length > 0:
             filler.unmap(event.offset, length)
             self.amounts.unmapped += length
+            self._count(filler.unmapping(event.offset, length))
 
     def _count(self, allocated: int) -> None:
         self._unwatched += allocated

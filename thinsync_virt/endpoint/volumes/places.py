@@ -71,6 +71,13 @@ def find_places(
             "--size, --base-id and --unchecked-base are for streams of thin-send-recv",
             hint="leave them out: this stream says itself what it is",
         )
+    groups = sorted({name.vg for name in targets.values()})
+    if len(groups) > 1:
+        # recover could not finish it while one of them is away
+        raise UsageError(
+            f"one receive into several volume groups ({', '.join(groups)}): all volumes of it change together",
+            hint="one receive for each group: send the volumes one by one, VG/LV; or map all disks into one group",
+        )
     if any(disk.start for disk in header.disks):
         raise StreamError(
             "the stream goes on where a replication was interrupted: it is not whole", retry=False
@@ -133,8 +140,10 @@ def _place(header: StreamHeader, disk: StreamDisk, target: VolumeName, wishes: W
 
 
 def holds(volume: ThinVolume | None, header: StreamHeader, disk: StreamDisk) -> bool:
-    """Whether the volume is what the stream would make of it already."""
-    tag = received_tag(volume) if volume is not None else None
+    """Whether the volume is what the stream would make of it already: one that was made writable may hold anything."""
+    if volume is None or not volume.read_only:
+        return False
+    tag = received_tag(volume)
     name = disk.target if header.domain_uuid else ""
     return tag is not None and (tag.held, tag.disk) == (header.point, name)
 

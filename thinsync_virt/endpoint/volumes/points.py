@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
@@ -32,7 +34,11 @@ class PointFinder:
         self._catalogues = tuple(read_catalogue(volumes, role) for role in (Role.SOURCE, Role.TARGET))
 
     def find(self, name: PointName) -> RecoveryPoint:
-        """The point of that name; the newest where the name says none. Raises NotFoundError, UsageError."""
+        """The point of that name; the newest where the name says none.
+
+        Raises NotFoundError, and UsageError where several replicas have a newest one: their sequences say nothing of
+        each other.
+        """
         uuid = self._uuid_of(name.domain)
         points = self._points_of(uuid)
         listed = ", ".join(f"{name.domain}@{short_id(point.id)}" for point in points)
@@ -43,7 +49,7 @@ class PointFinder:
             )
         found = [point for point in points if point.id.startswith(name.point)]
         if not name.point:
-            return points[-1]
+            return _newest(name.domain, points)
         if len(found) != 1:
             reason = "means several points" if found else "is no point here"
             raise NotFoundError(f"{name.domain}@{name.point} {reason}", hint=f"there are: {listed}")
@@ -100,3 +106,22 @@ class PointFinder:
     def _points_of(self, uuid: str) -> list[RecoveryPoint]:
         found = [point for one in self._catalogues for point in one.points if point.key.domain == uuid]
         return sorted(found, key=lambda point: point.order)
+
+
+def _newest(domain: str, points: Sequence[RecoveryPoint]) -> RecoveryPoint:
+    """The last of one replica; ``points`` are in their order."""
+    by_replica = {point.key: point for point in points}
+    if len({point.id for point in by_replica.values()}) > 1:
+        listed = "; ".join(
+            f"{domain}@{short_id(point.id)}, {_utc(point.time)}, target {key.target}"
+            for key, point in sorted(by_replica.items(), key=lambda item: item[0].target)
+        )
+        raise UsageError(
+            f"{domain} has points of {len(by_replica)} replicas here, each with a newest one",
+            hint=f"name one: {listed}",
+        )
+    return points[-1]
+
+
+def _utc(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -19,9 +19,9 @@ from thinsync_virt.endpoint.volumes.places import (
     holds,
     name_targets,
 )
-from thinsync_virt.endpoint.volumes.staging import Place, VolumeStaging, check_place
+from thinsync_virt.endpoint.volumes.staging import Place, VolumeStaging, check_closed, check_place
 from thinsync_virt.endpoint.volumes.takeover import take_over
-from thinsync_virt.errors import NotFoundError, StreamError, ThinsyncError
+from thinsync_virt.errors import NotFoundError, StreamError, ThinsyncError, UsageError
 from thinsync_virt.model.definition import Definition, unpack
 from thinsync_virt.model.findings import refusals
 from thinsync_virt.model.names import VolumeName
@@ -132,6 +132,7 @@ class VolumeReceiver:
     ) -> Reception:
         for place in places:
             check_place(self._lvm, place)
+            check_closed(place)
         self._check_room(places)
         staging = VolumeStaging(self._lvm, places)
         try:
@@ -156,11 +157,15 @@ class VolumeReceiver:
         reports = {report.pool.name: report for report in self._reports()}
         counts: dict[VolumeName, int] = {}
         for place in places:
+            report = reports.get(place.pool)
+            if report is None:
+                raise NotFoundError(
+                    f"pool {place.pool} is not active", hint=f"activate it: lvchange -ay {place.pool}"
+                )
+            _check_extents(place, report.group.extent_size)
             counts[place.pool] = counts.get(place.pool, 0) + 1
         for pool, count in sorted(counts.items()):
-            report = reports.get(pool)
-            if report is None:
-                raise NotFoundError(f"pool {pool} is not active", hint=f"activate it: lvchange -ay {pool}")
+            report = reports[pool]
             for finding in refusals(judge_pool(report, where=self._host, snapshots=count, volumes=count)):
                 raise ThinsyncError(
                     f"{finding.subject}: {finding.message}", code=finding.code, hint=finding.hint
@@ -170,6 +175,15 @@ class VolumeReceiver:
     def _watch(self, places: tuple[Place, ...]) -> None:
         for pool in sorted({place.pool for place in places}):
             check_room_left(pool, self._kernel.pool_status(pool), self._host)
+
+
+def _check_extents(place: Place, extent_size: int) -> None:
+    """LVM would round the size up, and the volume were none that an increment or a comparison knows again."""
+    if place.size % extent_size:
+        raise UsageError(
+            f"{place.target}: {place.size} bytes are no multiple of the extents of {place.pool.vg} ({extent_size})",
+            hint="receive it into a volume group with smaller extents, or grow the volume that is sent to a multiple",
+        )
 
 
 class _Packed:

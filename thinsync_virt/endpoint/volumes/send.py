@@ -54,7 +54,8 @@ class VolumeSender:
     ) -> Iterator[OutgoingStream]:
         """One volume; ``base`` is another in its pool. ``notify`` gets what a person should know, in lines.
 
-        What can be written to is sent as a snapshot, made here. Raises NotFoundError, UsageError, ConflictError (the
+        What can be written to is sent as a snapshot, made here, under the snapshot's id: nobody knows what its own
+        will hold later. Raises NotFoundError, UsageError, ConflictError (the
         base may have changed since it was sent), NotReplicableError, BusyError, SpaceError, PoolError.
         """
         source = self._known(name)
@@ -66,11 +67,9 @@ class VolumeSender:
                 head = stack.enter_context(temporary_snapshot(self._lvm, source, notify))
                 notify(_describe_snapshot(source))
             moment = int(time.time()) if head is not source else head.created
-            # Whatever is written to an active volume, the next moment is another: only this snapshot has that content.
-            identity = head if source.active and not source.read_only else source
             pair = Pair(name.lv, head, older)
             stream = OutgoingStream(
-                VolumeHead(volume_id(identity.uuid), moment, Consistency.CRASH),
+                VolumeHead(volume_id(head.uuid), moment, Consistency.CRASH),
                 "",
                 VolumeHead(volume_id(older.uuid), older.created, Consistency.CRASH) if older else None,
                 b"",
@@ -79,7 +78,7 @@ class VolumeSender:
                 tuning=self._tuning_for(writer),
             )
             stream.write_with(writer)
-            stack.enter_context(self._opened(stream, (pair,)))
+            stack.enter_context(self._opened(stream, (pair,), notify))
             yield stream
 
     @contextmanager
@@ -88,7 +87,8 @@ class VolumeSender:
     ) -> Iterator[OutgoingStream]:
         """All disks of a point and its definition; ``base`` is another point of the domain.
 
-        Raises ConflictError (no disk has anything in common with the base), BusyError, PoolError.
+        Raises ConflictError (no disk has anything in common with the base, or a disk was replaced meanwhile),
+        BusyError, PoolError.
         """
         pairs = tuple(
             Pair(disk.target, disk.volume, _base_of(disk.target, disk.volume, base))
@@ -112,7 +112,7 @@ class VolumeSender:
             tuning=self._tuning_for(writer),
         )
         stream.write_with(writer)
-        with self._opened(stream, pairs):
+        with self._opened(stream, pairs, notify):
             yield stream
 
     def _tuning_for(self, writer: Writer) -> Tuning:
@@ -140,8 +140,8 @@ class VolumeSender:
         if not base.read_only:
             raise ConflictError(
                 f"{base.name} can be written to: nobody knows whether it still is what was sent of it",
-                hint=f"if nobody has written to it: lvchange -pr {base.name}; for the next time:"
-                " lvcreate -s -pr makes read-only snapshots",
+                hint=f"if it was read-only when it was sent, and nobody has written to it: lvchange -pr {base.name};"
+                " for the next time: lvcreate -s -pr makes read-only snapshots",
             )
         return base
 
@@ -173,21 +173,48 @@ class VolumeSender:
         )
 
     @contextmanager
-    def _opened(self, stream: OutgoingStream, pairs: Sequence[Pair]) -> Iterator[None]:
+    def _opened(self, stream: OutgoingStream, pairs: Sequence[Pair], notify: Notify) -> Iterator[None]:
         volumes = [volume for pair in pairs for volume in (pair.head, pair.base) if volume is not None]
         names = tuple(volume.name for volume in volumes)
         # What somebody else has activated stays so.
-        idle = tuple(volume.name for volume in volumes if not volume.active)
+        idle = tuple(volume for volume in volumes if not volume.active)
         try:
-            self._lvm.activate(idle)
+            self._lvm.activate(tuple(volume.name for volume in idle))
             with open_stream(self._lvm, stream, names), self._tuning.priority.applied():
+                self._check_unchanged(volumes)
                 yield
         except BaseException:
             with suppress(ThinsyncError):
-                self._lvm.deactivate(idle)
+                self._deactivate(idle)
             raise
-        with suppress(BusyError):
-            self._lvm.deactivate(idle)
+        try:
+            self._deactivate(idle)
+        except BusyError:
+            pass  # whoever has it open needs it active
+        except ThinsyncError as error:
+            # All has been sent: that is not undone for this.
+            notify(f"what was activated to be sent stays active: {error.message}; {error.hint}")
+
+    def _check_unchanged(self, volumes: Sequence[ThinVolume]) -> None:
+        """Mappings are read by thin id, data by name: a receive that takes over gives the name to another volume."""
+        uuids = self._uuids(volumes)
+        for volume in volumes:
+            if uuids.get(volume.name) != volume.uuid:
+                raise ConflictError(
+                    f"{volume.name} was replaced meanwhile: it is another volume now", hint="send it again"
+                )
+
+    def _deactivate(self, volumes: Sequence[ThinVolume]) -> None:
+        """Those very volumes, under whatever name."""
+        known = {volume.uuid for volume in volumes}
+        if known:
+            uuids = self._uuids(volumes)
+            self._lvm.deactivate(tuple(name for name, uuid in uuids.items() if uuid in known))
+
+    def _uuids(self, volumes: Sequence[ThinVolume]) -> dict[VolumeName, str]:
+        """Of all thin volumes in the groups of these."""
+        groups = sorted({volume.name.vg for volume in volumes})
+        return {one.name: one.uuid for vg in groups for one in self._lvm.volumes(vg)}
 
 
 def _base_of(target: str, head: ThinVolume, base: RecoveryPoint | None) -> ThinVolume | None:
@@ -197,9 +224,7 @@ def _base_of(target: str, head: ThinVolume, base: RecoveryPoint | None) -> ThinV
 
 
 def _describe_snapshot(source: ThinVolume) -> str:
-    if source.active:
-        return (
-            f"{source.name} can be written to: what is sent is a snapshot of this moment, as after a power cut,"
-            " and no later --base can name it; for increments send read-only snapshots: lvcreate -s -pr"
-        )
-    return f"{source.name} can be written to: before it serves as --base, make it read-only: lvchange -pr {source.name}"
+    return (
+        f"{source.name} can be written to: what is sent is a snapshot of this moment, as after a power cut,"
+        " and no later --base can name it; for increments send read-only snapshots: lvcreate -s -pr"
+    )

@@ -110,7 +110,7 @@ class VolumeStaging:
         return whole
 
     def _check_targets(self) -> None:
-        """Nobody has taken, removed, renamed or opened what is to be replaced."""
+        """Nobody has taken, removed or renamed what is to be replaced. Who has it open since keeps it."""
         for place in self._places:
             check_place(self._lvm, place)
 
@@ -135,8 +135,8 @@ class VolumeStaging:
 
 
 def check_place(lvm: Lvm, place: Place) -> None:
-    """Raises ConflictError when the target is another volume than when it was looked at, or is open."""
-    present: ThinVolume | None = None
+    """Raises ConflictError when the target is another volume than when it was looked at."""
+    there = False
     with suppress(NotFoundError):
         kind = lvm.kind_of(place.target)
         if place.base is None or kind.uuid != place.base.uuid:
@@ -144,12 +144,19 @@ def check_place(lvm: Lvm, place: Place) -> None:
                 f"{place.target} is another volume than at the beginning: it was made or renamed meanwhile",
                 hint="give one of them another name, and receive it again",
             )
-        present = lvm.volume(place.target)
-    if place.base is not None and present is None:
+        there = True
+    if place.base is not None and not there:
         raise ConflictError(
             f"{place.target} was removed or renamed meanwhile", hint="find out by whom, and receive it again"
         )
-    if present is not None and present.open:
+
+
+def check_closed(place: Place) -> None:
+    """Raises ConflictError when the target was open when it was looked at.
+
+    Only asked before anything is received: what somebody opens later keeps its content, and gets another name.
+    """
+    if place.base is not None and place.base.open:
         raise ConflictError(
             f"{place.target} is in use: its content would change under whoever has it open",
             hint=f"unmount or close it, then receive it again; see: lsof {place.target.path}; lsblk",

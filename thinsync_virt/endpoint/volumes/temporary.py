@@ -33,18 +33,18 @@ def temporary_snapshot(lvm: Lvm, source: ThinVolume, notify: Callable[[str], Non
             yield made
         except BaseException as failure:
             try:
-                _remove(lvm, tag)
+                _remove(lvm, source.name.vg, tag)
             except ThinsyncError as error:
                 failure.add_note(f"and the temporary snapshot could not be removed yet: {error.message}")
             raise
         try:
-            _remove(lvm, tag)
+            _remove(lvm, source.name.vg, tag)
         except ThinsyncError as error:
             notify(
                 f"the temporary snapshot could not be removed: {error.message}; thinsync-vm recover removes it"
             )
 
 
-def _remove(lvm: Lvm, tag: Temporary) -> None:
-    """All with this tag: an earlier sender's, who was killed, too. Its slot is ours now."""
-    lvm.remove(tuple(volume.name for found, volume in read_temporaries(lvm.volumes()) if found == tag))
+def _remove(lvm: Lvm, vg: str, tag: Temporary) -> None:
+    """All with this tag in the group: an earlier sender's, who was killed, too. Its slot is ours now."""
+    lvm.remove(tuple(volume.name for found, volume in read_temporaries(lvm.volumes(vg)) if found == tag))

@@ -5,8 +5,8 @@ One that only breaks off leaves what has come on stable storage, and how far tha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +14,17 @@ from thinsync_virt.endpoint.target.stores.directory import (
     DEFINITION,
     DomainFolder,
     StoreDirectory,
-    failing,
-    remove_tree,
-    seal_file,
     write_definition,
 )
 from thinsync_virt.endpoint.target.stores.keeper import Incoming, Keeper, Writer
+from thinsync_virt.endpoint.target.stores.plain import (
+    REMOVABLE,
+    failing,
+    mark_removable,
+    remove_tree,
+    room,
+    seal_file,
+)
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress, write_progress
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
 from thinsync_virt.errors import ConflictError, SpaceError, StreamError, ThinsyncError, UnreachableError
@@ -246,13 +251,16 @@ class Arrival:
         write_definition(incoming.directory / DEFINITION, definition, twin=twin)
         steps.reached("definition written")
         with failing("rename", incoming.directory):
-            sync_directory(incoming.directory)
+            mark_removable(incoming.directory)
             incoming.directory.rename(folder.point_path(point))
             sync_directory(folder.path)
         steps.reached("incoming renamed")
         folder.commit(replace(folder.record.with_point(point), name=header.domain_name))
         steps.reached("sealed")
-        (folder.point_path(point) / PROGRESS).unlink(missing_ok=True)
+        with suppress(OSError):  # it is named now, whatever lies in it
+            for name in (PROGRESS, REMOVABLE):
+                (folder.point_path(point) / name).unlink(missing_ok=True)
+            sync_directory(folder.point_path(point))
         folder.point_out_latest()
         return point.id
 
@@ -273,12 +281,3 @@ class Arrival:
             remove_tree(self._incoming.directory)
         except ThinsyncError as error:
             failure.add_note(f"and what had come could not be removed yet: {error.message}")
-
-
-def room(path: Path) -> tuple[int, int]:
-    """Bytes free and in all of the file system that holds ``path``, or will hold it."""
-    with failing("look at", path):
-        while not path.exists():
-            path = path.parent
-        status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize

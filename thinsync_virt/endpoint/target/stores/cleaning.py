@@ -5,18 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.directory import (
-    POINTS,
-    DomainFolder,
+from thinsync_virt.endpoint.target.stores.directory import INCOMING, POINTS, DomainFolder
+from thinsync_virt.endpoint.target.stores.keeper import Keeper
+from thinsync_virt.endpoint.target.stores.plain import (
+    REMOVABLE,
     failing,
     is_directory,
+    is_file,
+    mark_removable,
     remove_tree,
 )
-from thinsync_virt.endpoint.target.stores.keeper import Keeper
-from thinsync_virt.endpoint.target.stores.progress import read_progress
-from thinsync_virt.endpoint.target.stores.records import PointRecord
+from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress
+from thinsync_virt.endpoint.target.stores.records import DomainRecord, PointRecord
+from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
 from thinsync_virt.system import steps
+from thinsync_virt.system.files import sync_directory
 
 
 def retire_points(folder: DomainFolder, keeper: Keeper, expired: frozenset[str], keep: str) -> None:
@@ -35,22 +40,29 @@ def retire_points(folder: DomainFolder, keeper: Keeper, expired: frozenset[str],
 def settle(folder: DomainFolder, keeper: Keeper) -> None:
     """Finish what retention began: merge retired points into those that stand on them, and drop the others."""
     while True:
-        useless = _useless(folder)
+        useless = _useless(folder.record)
         if useless:
+            _mark(folder, [point for point in folder.record.points if point.id in useless])
             folder.commit(folder.record.without(useless))
             steps.reached("points dropped")
             continue
         run = _mergeable(folder)
         if run is None:
             return
+        _mark(folder, run[:-1])
         keeper.merge(folder, run[:-1], run[-1])
 
 
-def _useless(folder: DomainFolder) -> frozenset[str]:
+def _mark(folder: DomainFolder, retired: list[PointRecord]) -> None:
+    """Say in their directories that these are no points any more: a crash may leave them without a record."""
+    for point in retired:
+        if is_directory(folder.point_path(point)):
+            mark_removable(folder.point_path(point))
+
+
+def _useless(record: DomainRecord) -> frozenset[str]:
     """Retired points on which nothing stands."""
-    return frozenset(
-        point.id for point in folder.record.points if point.retired and not folder.record.children(point.id)
-    )
+    return frozenset(point.id for point in record.points if point.retired and not record.children(point.id))
 
 
 def _mergeable(folder: DomainFolder) -> list[PointRecord] | None:
@@ -74,29 +86,66 @@ def _mergeable(folder: DomainFolder) -> list[PointRecord] | None:
     return None
 
 
-def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
-    """Remove incoming points, directories that the record does not name, and points of which files are missing.
-
-    The incoming point ``keep`` stays, if it can go on.
-    """
-    done = [f"removed {path.name}" for path in remove_remains(folder, keep)]
-    broken = frozenset(
-        point.id for point in folder.record.points if not point.retired and not folder.whole(point)
+def unsettled(folder: DomainFolder, where: str) -> tuple[Finding, ...]:
+    """A warning when retention took points out whose files are still to be merged or removed."""
+    if not _useless(folder.record) and _mergeable(folder) is None:
+        return ()
+    count = sum(point.retired for point in folder.record.points)
+    return (
+        Finding(
+            Severity.WARNING,
+            where,
+            f"{count} older point{'s' if count > 1 else ''} could not be merged yet, and still take room",
+            "the next run tries again, and says why it cannot: is one open, is there room, is a file damaged?"
+            " thinsync-vm verify",
+        ),
     )
-    if broken:
-        done += [f"point {short_id(one)} is gone: files of it are missing" for one in sorted(broken)]
-        retire_points(folder, keeper, broken, keep)
-    else:
+
+
+def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
+    """Finish what was cut short, and take points of which files are missing out of the record; what was done.
+
+    The incoming point ``keep`` stays, if it can go on. Whole files are never removed because others are missing.
+    """
+    removed = remove_remains(folder, keep)
+    done = _drop_broken(folder)
+    try:
         settle(folder, keeper)
-        remove_remains(folder, keep)
+    except ThinsyncError as error:  # room and time are lost by that, no point is
+        done.append(f"older points could not be merged: {error.message}")
+    removed += remove_remains(folder, keep)
+    done += [f"removed {path.name}" for path in removed]
+    done += _set_aside(folder)
     folder.point_out_latest()
     return tuple(done)
 
 
+def _drop_broken(folder: DomainFolder) -> list[str]:
+    """Out of the record with points of which files are missing, and with the retired ones that only they needed."""
+    record = folder.record
+    broken = frozenset(point.id for point in record.points if not point.retired and not folder.whole(point))
+    if not broken:
+        return []
+    before, left = _useless(record), record.without(broken)
+    while more := _useless(left) - before:
+        left = left.without(more)
+    folder.commit(left)
+    steps.reached("broken points dropped")
+    return [f"point {short_id(one)} is gone: files of it are missing" for one in sorted(broken)]
+
+
 def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
-    """Remove what the record does not name, but the incoming point ``keep`` if it can go on; what it was."""
+    """Remove what the record does not name and what is known to be no point; what it was.
+
+    Those are incoming points, but for ``keep`` if it can go on; points that a crash kept from their commit; and points
+    that retention took out.
+    """
     kept = folder.incoming_path(keep) if keep else None
-    found = [path for path in folder.remains() if path != kept or read_progress(path) is None]
+    found = [
+        path
+        for path in folder.remains()
+        if (path != kept or read_progress(path) is None) and _is_removable(path)
+    ]
     for path in found:
         remove_tree(path)
         steps.reached("files removed")
@@ -106,7 +155,36 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
         for point in folder.record.points:
             named = {disk.file for disk in point.disks}
             directory = folder.point_path(point)
-            for path in directory.iterdir() if is_directory(directory) else ():
+            if not all(is_file(directory / name) for name in named):
+                continue
+            for path in directory.iterdir():
                 if path.name not in named and path.is_file():
                     path.unlink()
     return found
+
+
+def _is_removable(path: Path) -> bool:
+    return path.name.startswith(INCOMING) or is_file(path / REMOVABLE) or is_file(path / PROGRESS)
+
+
+def _set_aside(folder: DomainFolder) -> list[str]:
+    """Give directories of points that the record does not name another name, and say so.
+
+    They may be somebody's last copy: of a broken point, or of all points that an older record does not know yet.
+    """
+    done: list[str] = []
+    for path in folder.remains():
+        if path.name.startswith(INCOMING):
+            continue
+        aside = path.with_name(f"set-aside-{path.name}")
+        number = 1
+        while aside.is_symlink() or aside.exists():
+            number += 1
+            aside = path.with_name(f"set-aside-{path.name}.{number}")
+        with failing("rename", path):
+            path.rename(aside)
+            sync_directory(folder.path)
+        done.append(
+            f"{path} is not in {POINTS}: it is {aside.name} now; remove it when nothing of it is needed"
+        )
+    return done

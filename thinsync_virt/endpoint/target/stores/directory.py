@@ -5,11 +5,13 @@
     DIR/                                0700 where we made it
       store.json                        which store it is; made with the first point
       web01-3f2a91c0/                   a domain: its name made legal, the first digits of its UUID
-        points.json                     the commit: what it does not name is not there
+        points.json                     the commit: what it does not name is no point
         000007-<point id>/              a point
           definition/domain.xml ...     the parts of its definition; a / in a name is written +
           vda.qcow2                     its disks, or stream.tsv
         incoming-<point id>/            a point on its way, or what a crash left of one
+        set-aside-000007-<point id>/    what looks like a point, and is not in the record; never touched again
+        lock                            empty; whoever changes something here has it locked (flock)
         latest -> 000007-<point id>     for people; nothing here reads it
 
 Names from outside are made legal before they become file names. Below DIR no symbolic link is followed.
@@ -20,12 +22,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinsync_virt.endpoint.target.stores.plain import (
+    failing,
+    failure,
+    is_directory,
+    is_file,
+    read_plain,
+    require_directory,
+)
 from thinsync_virt.endpoint.target.stores.records import (
     DiskRecord,
     DomainRecord,
@@ -41,13 +50,15 @@ from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.names import new_lvm_uuid, short_id
 from thinsync_virt.model.targets import StoreTarget
 from thinsync_virt.system import steps
-from thinsync_virt.system.files import make_directory, sync_directory, sync_file, write_durably, write_new
+from thinsync_virt.system.files import make_directory, sync_directory, write_durably, write_new
+from thinsync_virt.system.locks import hold_among_hosts
 
 STORE = "store.json"
 POINTS = "points.json"
 DEFINITION = "definition"
 LATEST = "latest"
-_MAX_JSON = 64 << 20
+INCOMING = "incoming-"
+LOCK = "lock"
 _DOMAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}-(?:[0-9a-f]{8}|[0-9a-f]{32})")
 _OURS = re.compile(r"(?:[0-9]{6,16}|incoming)-[0-9a-f]{32}")
 
@@ -66,7 +77,23 @@ class StoreDirectory:
         self.path = Path(target.path)
         self.is_there = False
         self.identity = Identity(new_lvm_uuid(), target.kind)
+        self._locks: dict[Path, contextlib.ExitStack] = {}
         self._look()
+
+    def lock(self, path: Path) -> None:
+        """Keep other hosts that see the store from changing a domain, until :meth:`unlock`. Raises BusyError.
+
+        Read the record after that. Nothing happens to one that is locked already.
+        """
+        if path not in self._locks:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(hold_among_hosts(path / LOCK, f"replication to {path}"))
+                self._locks[path] = stack.pop_all()
+
+    def unlock(self) -> None:
+        """Give back every lock."""
+        while self._locks:
+            self._locks.popitem()[1].close()
 
     def _look(self) -> None:
         with failing("look at", self.path):
@@ -113,7 +140,8 @@ class StoreDirectory:
         with failing("make", self.path):
             make_directory(self.path)
         try:
-            write_new(self.path / STORE, encode_identity(self.identity))
+            with failing("write", self.path / STORE, but=FileExistsError):
+                write_new(self.path / STORE, encode_identity(self.identity))
         except FileExistsError as error:
             raise BusyError(f"{self.path} was made by another job just now", hint="run it again") from error
         self.is_there = True
@@ -121,43 +149,61 @@ class StoreDirectory:
 
     def domains(self) -> tuple[DomainFolder, ...]:
         """Every domain here. Raises PoolError for one whose record is damaged."""
-        return tuple(self._folders(""))
+        found, damaged = self.readable()
+        for error in damaged.values():
+            raise error
+        return found
+
+    def readable(self) -> tuple[tuple[DomainFolder, ...], dict[str, ThinsyncError]]:
+        """Every domain here whose record can be read, and what is wrong with the others, by their directory's name."""
+        found: list[DomainFolder] = []
+        damaged: dict[str, ThinsyncError] = {}
+        for name in self._names():
+            try:
+                found += self._folder(name)
+            except ThinsyncError as error:
+                damaged[name] = error
+        return tuple(found), damaged
 
     def domain(self, uuid: str) -> DomainFolder | None:
-        """The domain of that UUID, if anything of it is here."""
-        return next((found for found in self._folders(uuid) if found.record.uuid == uuid), None)
+        """The domain of that UUID, if anything of it is here. Raises PoolError when its record is damaged."""
+        ours = [name for name in self._names() if name.endswith((f"-{short_id(uuid)}", f"-{uuid}"))]
+        found = [folder for name in ours for folder in self._folder(name)]
+        return next((folder for folder in found if folder.record.uuid == uuid), None)
 
-    def _folders(self, uuid: str) -> Iterator[DomainFolder]:
+    def _names(self) -> list[str]:
         if not self.is_there:
-            return
+            return []
         with failing("read", self.path):
-            names = sorted(name for name in os.listdir(self.path) if _DOMAIN.fullmatch(name))
-        for name in names:
-            if uuid and not name.endswith((f"-{short_id(uuid)}", f"-{uuid}")):
-                continue
-            data = read_plain(self.path / name / POINTS) if is_directory(self.path / name) else None
-            if data is not None:
-                record = parse_domain(data, str(self.path / name / POINTS))
-                if record.store != self.identity.id:
-                    raise PoolError(
-                        f"{self.path / name} belongs to another store",
-                        hint="move it back to where it was, or away from here",
-                    )
-                yield DomainFolder(self.path / name, record)
+            return sorted(name for name in os.listdir(self.path) if _DOMAIN.fullmatch(name))
+
+    def _folder(self, name: str) -> Iterator[DomainFolder]:
+        path = self.path / name
+        data = read_plain(path / POINTS) if is_directory(path) else None
+        if data is None:
+            return
+        record = parse_domain(data, str(path / POINTS))
+        if record.store != self.identity.id:
+            raise PoolError(
+                f"{path} belongs to another store", hint="move it back to where it was, or away from here"
+            )
+        yield DomainFolder(path, record)
 
     def make_domain(self, name: str, uuid: str) -> DomainFolder:
-        """The domain's folder, made if it is not there."""
+        """The domain's folder, made if it is not there, and locked. Raises BusyError."""
         self.ensure()
         found = self.domain(uuid)
-        if found is not None:
-            return found
-        path = self.path / f"{legal_name(name)}-{short_id(uuid)}"
-        if read_plain(path / POINTS) is not None:
+        path = found.path if found is not None else self.path / f"{legal_name(name)}-{short_id(uuid)}"
+        if found is None and read_plain(path / POINTS) is not None:
             # Two domains whose UUIDs begin alike.
             path = self.path / f"{legal_name(name)}-{uuid}"
         with failing("make", path):
             make_directory(path)
-        _require_directory(path)
+        require_directory(path)
+        self.lock(path)
+        found = self.domain(uuid)
+        if found is not None:
+            return found
         folder = DomainFolder(path, DomainRecord(self.identity.id, name, uuid))
         folder.commit(folder.record)
         return folder
@@ -181,7 +227,7 @@ class DomainFolder:
 
     def incoming_path(self, identifier: str) -> Path:
         """Where the point of that id is received."""
-        return self.path / f"incoming-{identifier}"
+        return self.path / f"{INCOMING}{identifier}"
 
     def file(self, point: PointRecord, disk: DiskRecord) -> Path:
         """The file of a disk."""
@@ -276,72 +322,3 @@ def _linked(old: Path, new: Path, data: bytes) -> bool:
 def part_file(name: str) -> str:
     """``media/a.iso`` -> ``media+a.iso``: a part's name has no plus, so it stays one for each."""
     return name.replace("/", "+")
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory of ours so that it stays removed; what it holds first. Raises ThinsyncError."""
-    with failing("remove", path):
-        if path.is_symlink():
-            path.unlink()
-        elif path.exists():
-            shutil.rmtree(path)
-        sync_directory(path.parent)
-
-
-def seal_file(path: Path) -> os.stat_result:
-    """Read-only and on stable storage; its state then."""
-    with failing("seal", path):
-        os.chmod(path, 0o400)
-        sync_file(path)
-        return path.lstat()
-
-
-def is_directory(path: Path) -> bool:
-    """Whether it is one, and no link to one."""
-    with contextlib.suppress(OSError):
-        return stat.S_ISDIR(path.lstat().st_mode)
-    return False
-
-
-def is_file(path: Path) -> bool:
-    """Whether it is a regular file in a real directory, and no link to one."""
-    with contextlib.suppress(OSError):
-        return stat.S_ISREG(path.lstat().st_mode) and is_directory(path.parent)
-    return False
-
-
-def read_plain(path: Path) -> bytes | None:
-    """What a small regular file holds, None if there is none. Raises ThinsyncError."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise failure("read", path, error) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
-            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -l {path}")
-        with failing("read", path):
-            return file.read()
-
-
-@contextlib.contextmanager
-def failing(verb: str, path: Path) -> Iterator[None]:
-    """An OSError inside becomes an error that names the path, and says what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise failure(verb, path, error) from error
-
-
-def failure(verb: str, path: Path, error: OSError) -> ThinsyncError:
-    """What to tell of an OSError: no room, no permission, or a file system that fails."""
-    from thinsync_virt.system.images import file_error
-
-    return file_error(verb, str(path), error)
-
-
-def _require_directory(path: Path) -> None:
-    if not is_directory(path):
-        raise PoolError(f"{path} is no directory of ours", hint=f"what is it? ls -l {path}; move it away")

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.directory import DomainFolder, is_directory, read_plain
+from thinsync_virt.endpoint.target.stores.directory import DomainFolder
+from thinsync_virt.endpoint.target.stores.plain import is_directory, read_plain
 from thinsync_virt.endpoint.target.stores.wrapping import Fields, unwrap, wrap
 from thinsync_virt.errors import StreamError, ThinsyncError
 from thinsync_virt.model.names import check_id

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.directory import DomainFolder, failing, seal_file
+from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
+from thinsync_virt.endpoint.target.stores.plain import failing, seal_file
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
-from thinsync_virt.errors import BusyError, CommandError
+from thinsync_virt.errors import BusyError, CommandError, PoolError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.targets import TargetKind
@@ -27,6 +28,7 @@ from thinsync_virt.system.qcow2 import (
     ServedImage,
     commit_image,
     create_image,
+    image_backing,
     image_size,
     missing_tools,
     shrink_image,
@@ -54,8 +56,10 @@ class Qcow2Keeper:
         return Qcow2Writer(incoming)
 
     def read(self, folder: DomainFolder, chain: Chain) -> ServedImage:
-        """The image; QEMU follows it to those that it stands on."""
+        """The image; QEMU follows it to those that it stands on. Raises PoolError when they are not the record's."""
         point, disk = chain[0]
+        for upper, lower in zip(chain, [*chain[1:], None], strict=True):
+            _check_backing(folder.file(*upper), folder.file(*lower) if lower is not None else None)
         return ServedImage(folder.file(point, disk))
 
     def merge(self, folder: DomainFolder, retired: Sequence[PointRecord], child: PointRecord) -> None:
@@ -73,6 +77,7 @@ class Qcow2Keeper:
             if disk.base != below.id or held is None:
                 disks.append(disk)
                 continue
+            _check_backing(folder.file(above, disk), folder.file(below, held))
             _commit(folder.file(below, held), folder.file(above, disk), disk.size)
             status = seal_file(folder.file(above, disk))
             disks.append(
@@ -83,11 +88,11 @@ class Qcow2Keeper:
         steps.reached("merge committed")
 
     def start(self, folder: DomainFolder, point: PointRecord) -> str:
-        """From an overlay: the point stays as it is."""
+        """From a copy: QEMU under libvirt may not look into the store, and the bases of an overlay go one day."""
         path = shlex.quote(str(folder.file(point, point.disks[0])))
         return (
-            f"start it from an overlay, never in place: qemu-img create -f qcow2 -b {path} -F qcow2 NEW;"
-            " its domain.xml is beside it"
+            f"start it from a copy, never in place: qemu-img convert -f qcow2 -O qcow2 {path} NEW;"
+            " its domain.xml is beside it, in definition"
         )
 
 
@@ -105,8 +110,7 @@ class Qcow2Writer:
                 base = incoming.bases.get(disk.target)
                 if not going_on:
                     # As it is seen from the point's directory, beside the other's: a store may be moved as a whole.
-                    backing = f"../{base.parent.name}/{base.name}" if base is not None else ""
-                    create_image(path, disk.size, backing)
+                    create_image(path, disk.size, _backing(base))
                 self._images.append(ServedImage(path, write=True))
         except BaseException:
             self.close()
@@ -141,6 +145,24 @@ class Qcow2Writer:
         """End the servers."""
         for image in self._images:
             image.close()
+
+
+def _backing(base: Path | None) -> str:
+    """How an image names the one of another point on which it stands."""
+    return f"../{base.parent.name}/{base.name}" if base is not None else ""
+
+
+def _check_backing(path: Path, base: Path | None) -> None:
+    """What QEMU would read beneath an image, or commit it into, is what the record says. Raises PoolError."""
+    if base is not None and path.samefile(base):
+        return  # a merge was cut short after it had renamed
+    found, expected = image_backing(path), _backing(base)
+    if found != expected:
+        raise PoolError(
+            f"{path} stands on {found[:200]!r}, and by the record on {expected!r}",
+            hint="somebody rebased it: choose another point, see: thinsync-vm points; or remove that file, and the"
+            " next run goes on without it",
+        )
 
 
 def _commit(below: Path, above: Path, size: int) -> None:

@@ -57,10 +57,11 @@ class RawKeeper:
         raise AssertionError("no image stands on another")
 
     def start(self, folder: DomainFolder, point: PointRecord) -> str:
-        """From a copy: the point stays as it is."""
+        """From a copy, which may be written to: the point stays as it is."""
         path = shlex.quote(str(folder.file(point, point.disks[0])))
         return (
-            f"start it from a copy, never in place: cp --reflink=auto {path} NEW; its domain.xml is beside it"
+            f"start it from a copy, never in place: cp --reflink=auto {path} NEW && chmod u+w NEW;"
+            " its domain.xml is beside it, in definition"
         )
 
 

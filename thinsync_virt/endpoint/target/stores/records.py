@@ -229,5 +229,5 @@ def _damaged(where: str, error: Exception) -> PoolError:
     return PoolError(
         f"{where} is damaged: {error}",
         hint=hint
-        or "bring it back from a backup; or move its directory away, and the next replication sends all again",
+        or "move the directory away, and the next run sends all again; or bring the whole domain directory back",
     )

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 from thinsync_virt import __version__
-from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
+from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory, legal_name
 from thinsync_virt.endpoint.target.stores.keeper import Keeper, Readable
 from thinsync_virt.endpoint.target.stores.records import PointRecord
-from thinsync_virt.endpoint.target.stores.store import offered
+from thinsync_virt.endpoint.target.stores.store import offered, refuse_written
 from thinsync_virt.errors import NotFoundError
 from thinsync_virt.model.extents import Extent, coalesce
 from thinsync_virt.model.names import short_id
@@ -24,20 +24,48 @@ _ZEROES = bytes(MIB)
 
 
 def find_point(store: StoreDirectory, domain: str, wanted: str) -> tuple[DomainFolder, PointRecord]:
-    """The point of a domain (its name or UUID) by its id or the start of it; "" is the newest. Raises NotFoundError."""
-    folders = [one for one in store.domains() if domain.lower() in (one.record.name.lower(), one.record.uuid)]
+    """The point of a domain (its name or UUID) by its id or the start of it; "" is the newest.
+
+    Raises NotFoundError, ConflictError when a file of it was written to, PoolError when the domain's record is damaged.
+    """
+    readable, damaged = store.readable()
+    folders = [one for one in readable if domain.lower() in (one.record.name.lower(), one.record.uuid)]
     if not folders:
-        names = ", ".join(sorted(folder.record.name for folder in store.domains())) or "none"
-        raise NotFoundError(f"no domain {domain} is in {store.path}", hint=f"domains there: {names}")
+        for name, error in damaged.items():
+            if _may_be(name, domain):
+                raise error
+        names = ", ".join(
+            [*sorted(folder.record.name for folder in readable), *(f"{one} (damaged)" for one in damaged)]
+        )
+        raise NotFoundError(
+            f"no domain {domain} is in {store.path}", hint=f"domains there: {names or 'none'}"
+        )
     points = [(folder, point) for folder in folders for point in offered(folder)]
     found = [pair for pair in points if pair[1].id.startswith(wanted.lower())]
     if not wanted and len(folders) == 1:
         found = found[-1:]
     if len(found) == 1:
-        return found[0]
-    listed = ", ".join(f"#{point.sequence} {short_id(point.id)}" for _, point in points) or "none"
+        folder, point = found[0]
+        links = (link for disk in point.disks for link in folder.chain(point, disk.target))
+        refuse_written(
+            folder,
+            links,
+            f"choose another point: {_listed(points)}; if it was only copied without its times, copy it again with"
+            " them: cp -a, rsync -a",
+        )
+        return folder, point
     reason = "means several points" if found else "is not there"
-    raise NotFoundError(f"point {wanted!r} of {domain} {reason}", hint=f"points there: {listed}")
+    raise NotFoundError(f"point {wanted!r} of {domain} {reason}", hint=f"points there: {_listed(points)}")
+
+
+def _listed(points: list[tuple[DomainFolder, PointRecord]]) -> str:
+    return ", ".join(f"#{point.sequence} {short_id(point.id)}" for _, point in points) or "none"
+
+
+def _may_be(directory: str, domain: str) -> bool:
+    """Whether a domain's directory is that of the domain with this name or UUID, as far as its name says."""
+    name, _, digits = directory.lower().rpartition("-")
+    return name == legal_name(domain).lower() or domain.lower().startswith(digits)
 
 
 class PointStream:

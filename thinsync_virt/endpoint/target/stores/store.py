@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.arrival import Arrival, room
-from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle
+from thinsync_virt.endpoint.target.stores.arrival import Arrival
+from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle, unsettled
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
+from thinsync_virt.endpoint.target.stores.plain import failing, room
 from thinsync_virt.endpoint.target.stores.progress import find_progress
-from thinsync_virt.endpoint.target.stores.records import PointRecord
-from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, StreamError, ThinsyncError
+from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
+from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding, Severity
@@ -50,14 +51,23 @@ class StoreEnd:
         path = lock_path("store", place, check_id(domain), directory=self._lock_files)
         self._locks.enter_context(hold(path, 0, what=f"{_JOB} to {self.store.path}", host=self._host))
         self._locked.add(domain)
-        folder = self.store.domain(domain)
+        folder = self._to_change(domain)
         if folder is not None:
-            with suppress(ThinsyncError):  # where it matters, retention says why
+            with suppress(ThinsyncError):  # tidy tries it again, and says why it fails
                 settle(folder, self.keeper)
+
+    def _to_change(self, domain: str) -> DomainFolder | None:
+        """The domain's folder, as it is once no other host can change it. Raises BusyError."""
+        folder = self.store.domain(domain)
+        if folder is None:
+            return None
+        self.store.lock(folder.path)
+        return self.store.domain(domain)
 
     def end(self) -> None:
         """Give the locks back."""
         self._locked.clear()
+        self.store.unlock()
         self._locks.close()
 
     def _check_locked(self, domain: str) -> None:
@@ -75,7 +85,7 @@ class StoreEnd:
         if folder is None:
             return ()
         _refuse_written(folder)
-        key, progress = self._key(folder), find_progress(folder)
+        key, progress = self._key_of(domain), find_progress(folder)
         left = (
             progress.unfinished(key, folder.incoming_path(progress.interrupted.point)) if progress else None
         )
@@ -91,8 +101,8 @@ class StoreEnd:
         )
         return (state,)
 
-    def _key(self, folder: DomainFolder) -> ReplicaKey:
-        return ReplicaKey(folder.record.uuid, self.store.identity.id)
+    def _key_of(self, domain: str) -> ReplicaKey:
+        return ReplicaKey(domain, self.store.identity.id)
 
     @staticmethod
     def _choices(folder: DomainFolder) -> Choices | None:
@@ -117,14 +127,22 @@ class StoreEnd:
             raise StreamError("more is announced for a disk than it holds", retry=False)
         free, total = room(self.store.path)
         finding = judge_room(free, total, sum(data.values()), self.where)
-        return (finding, *self.keeper.findings(_existing(self.store.path), self.where))
+        folder = self.store.domain(key.domain)
+        left = unsettled(folder, self.where) if folder is not None else ()
+        return (finding, *self.keeper.findings(_existing(self.store.path), self.where), *left)
 
     def host_findings(self) -> tuple[Finding, ...]:
         """What there is to say of the store whatever the domain."""
         free, _ = room(self.store.path)
-        count = len(self.store.domains())
-        text = f"{count} domain{'' if count == 1 else 's'}, {format_size(free)} free"
-        return (Finding(Severity.OK, self.where, text if self.store.is_there else f"to be made, {text}"),)
+        found, damaged = self.store.readable()
+        text = f"{len(found)} domain{'' if len(found) == 1 else 's'}, {format_size(free)} free"
+        return (
+            Finding(Severity.OK, self.where, text if self.store.is_there else f"to be made, {text}"),
+            *(
+                Finding(Severity.WARNING, self.where, error.message, error.hint, error.code)
+                for error in damaged.values()
+            ),
+        )
 
     def receive(
         self,
@@ -138,17 +156,19 @@ class StoreEnd:
         ``acknowledge`` gets how far each disk is on stable storage. Raises StreamError, SpaceError, ConflictError;
         what had come is gone then. It stays only after UnreachableError, for a transfer that goes on.
         """
+        domain = ""
 
         def ours() -> Iterator[Event]:
+            nonlocal domain
             for event in events:
                 if isinstance(event, Begin):
                     # Before its definition is kept in memory.
-                    self._check_locked(event.header.domain_uuid)
+                    domain = event.header.domain_uuid
+                    self._check_locked(domain)
                 yield event
 
         point = Arrival(self.store, self.keeper, expected, self.where, acknowledge).run(ours(), progress)
-        found = [held for folder in self.store.domains() for held in points_of(folder) if held.id == point]
-        return found[0]
+        return next(held for held in points_of(self._folder(self._key_of(domain))) if held.id == point)
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
         """Nothing is registered; how the point is started by hand. Raises NotFoundError."""
@@ -166,8 +186,9 @@ class StoreEnd:
         return folder
 
     def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:
-        """A store registers nothing: there is nothing to be wrong."""
-        return ()
+        """A store registers nothing; what there is to say of its retention."""
+        folder = self.store.domain(key.domain)
+        return unsettled(folder, self.where) if folder is not None else ()
 
     def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
         """Remove what crashes left, and points of which files are missing; say what was done.
@@ -177,20 +198,22 @@ class StoreEnd:
         self._check_locked(key.domain)
         # Before the source makes a point for this store: by that id it is known again.
         self.store.ensure()
-        folder = self.store.domain(key.domain)
+        folder = self._to_change(key.domain)
         return clean(folder, self.keeper, keep) if folder is not None else ()
 
     def retire(self, key: ReplicaKey, common: str) -> None:
         """The store's own retention; ``common`` is the newest point that the source has too."""
         self._check_locked(key.domain)
-        folder = self.store.domain(key.domain)
+        folder = self._to_change(key.domain)
         if folder is None:
             return
         expired = expired_at_target(points_of(folder), registered=(), common=common)
         if len(expired) > self.keeper.slack:
-            with suppress(BusyError):  # somebody reads what would be merged: the next run comes again
-                progress = find_progress(folder)
-                keep = progress.interrupted.point if progress is not None else ""
+            progress = find_progress(folder)
+            keep = progress.interrupted.point if progress is not None else ""
+            with suppress(
+                ThinsyncError
+            ):  # every point is still there: the next run says why, and tries again
                 retire_points(folder, self.keeper, frozenset(point.id for point in expired), keep)
 
 
@@ -221,18 +244,33 @@ def points_of(folder: DomainFolder) -> tuple[RecoveryPoint, ...]:
 
 def _refuse_written(folder: DomainFolder) -> None:
     """Invariant 8: what was written to since its point is never built upon."""
-    for point in offered(folder):
-        for disk in point.disks:
-            if disk.base is not None and (held := folder.record.point(disk.base)) and held.retired:
-                continue  # a merge was cut short: its file may be the merged one already
-            path = folder.file(point, disk)
+    links = ((point, disk) for point in offered(folder) for disk in point.disks)
+    refuse_written(
+        folder,
+        links,
+        "what was written there is nowhere else: copy it away if it is needed, then remove that file;"
+        " the next replication goes on without that point",
+    )
+
+
+def refuse_written(folder: DomainFolder, links: Iterable[tuple[PointRecord, DiskRecord]], hint: str) -> None:
+    """Raises ConflictError for the first of these disks whose file is not as it was when its point was sealed."""
+    for point, disk in links:
+        if point.retired or (disk.base is not None and _is_retired(folder, disk.base)):
+            continue  # a merge was cut short: its file may be the merged one already
+        path = folder.file(point, disk)
+        with failing("look at", path):
             status = path.lstat()
-            if (status.st_size, status.st_mtime_ns) != (disk.file_size, disk.file_time):
-                raise ConflictError(
-                    f"{path} was written to since its point #{point.sequence} {short_id(point.id)} was made",
-                    hint="what was written there is nowhere else: copy it away if it is needed, then remove that file;"
-                    " the next replication goes on without that point",
-                )
+        if (status.st_size, status.st_mtime_ns) != (disk.file_size, disk.file_time):
+            raise ConflictError(
+                f"{path} was written to since its point #{point.sequence} {short_id(point.id)} was made",
+                hint=hint,
+            )
+
+
+def _is_retired(folder: DomainFolder, identifier: str) -> bool:
+    point = folder.record.point(identifier)
+    return point is not None and point.retired
 
 
 def _existing(path: Path) -> Path:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.directory import failing
+from thinsync_virt.endpoint.target.stores.plain import failing
 from thinsync_virt.errors import StreamError
 from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
 from thinsync_virt.stream.compression import pack

@@ -1,0 +1,111 @@
+"""Files and directories of a store as they are: no link followed, and every failure an error that names the path."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from thinsync_virt.errors import PoolError, ThinsyncError
+from thinsync_virt.system.files import sync_directory, sync_file
+
+REMOVABLE = "removable"
+"""An empty file in a directory that is no point yet, or none any more: unless the record names it, it may go."""
+_MAX_JSON = 64 << 20
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory of ours so that it stays removed; what it holds first. Raises ThinsyncError."""
+    with failing("remove", path):
+        if path.is_symlink():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)
+        sync_directory(path.parent)
+
+
+def mark_removable(path: Path) -> None:
+    """Put the file :data:`REMOVABLE` into a directory, so that it is there after a power cut. Raises ThinsyncError."""
+    with failing("write", path / REMOVABLE):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        os.close(os.open(path / REMOVABLE, flags, 0o600))
+        sync_directory(path)
+
+
+def seal_file(path: Path) -> os.stat_result:
+    """Read-only and on stable storage; its state then."""
+    with failing("seal", path):
+        os.chmod(path, 0o400)
+        sync_file(path)
+        return path.lstat()
+
+
+def is_directory(path: Path) -> bool:
+    """Whether it is one, and no link to one. Raises ThinsyncError when that cannot be seen just now."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a regular file in a real directory, and no link to one. Raises ThinsyncError as above."""
+    return stat.S_ISREG(_mode(path)) and is_directory(path.parent)
+
+
+def _mode(path: Path) -> int:
+    """0 for what is not there. What cannot be looked at is not taken for that."""
+    with failing("look at", path):
+        try:
+            return path.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
+
+def read_plain(path: Path) -> bytes | None:
+    """What a small regular file holds, None if there is none. Raises ThinsyncError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise failure("read", path, error) from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
+            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -l {path}")
+        with failing("read", path):
+            return file.read()
+
+
+@contextlib.contextmanager
+def failing(verb: str, path: Path, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """An OSError inside becomes an error that names the path, and says what to do; one of ``but`` stays."""
+    try:
+        yield
+    except but:
+        raise
+    except OSError as error:
+        raise failure(verb, path, error) from error
+
+
+def failure(verb: str, path: Path, error: OSError) -> ThinsyncError:
+    """What to tell of an OSError: no room, no permission, or a file system that fails."""
+    from thinsync_virt.system.images import file_error
+
+    return file_error(verb, str(path), error)
+
+
+def require_directory(path: Path) -> None:
+    """Raises PoolError when it is none, or a link."""
+    if not is_directory(path):
+        raise PoolError(f"{path} is no directory of ours", hint=f"what is it? ls -l {path}; move it away")
+
+
+def room(path: Path) -> tuple[int, int]:
+    """Bytes free and in all of the file system that holds ``path``, or will hold it."""
+    with failing("look at", path):
+        while not path.exists():
+            path = path.parent
+        status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
