@@ -30,7 +30,7 @@ class Checkpoints:
         self._incoming = incoming
         self._volumes = dict(volumes)
         self._fillers = fillers
-        self._zeroing = {target: filler.zeroing for target, filler in fillers.items()}
+        self._zeroing = {target: filler.pool_zeroes for target, filler in fillers.items()}
         self._possible = all(filler.can_go_on for filler in fillers.values())
         self.recorded = any(incoming.starts.values())
         """Whether the journal speaks of this transfer."""

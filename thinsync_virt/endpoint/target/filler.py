@@ -27,7 +27,7 @@ class ChunkFiller:
         self._chunk = 0 if pool.zeroes else pool.chunk_size
         self._fresh = fresh and not resumed
         self._resumed = resumed
-        self.zeroing = pool.zeroes
+        self.pool_zeroes = pool.zeroes
         """Whether the pool zeroes new chunks."""
         self._filled = 0
         self.can_go_on = pool.zeroes or fresh

@@ -197,7 +197,7 @@ class Receiver:
         fillers = dict(zip(self._targets, self._fillers, strict=True))
         for target, filler in fillers.items() if resumed else ():
             # It may be switched at any moment; but what a filler does rests on what it was told.
-            if not filler.can_go_on or filler.zeroing != staging.zeroing[target]:
+            if not filler.can_go_on or filler.pool_zeroes != staging.zeroing[target]:
                 raise StreamError(f"nothing goes on in {staging.pool(target)}: its zeroing was switched")
         self._checkpoints = Checkpoints(self._journal, incoming, self._staging.volumes, fillers)
 
