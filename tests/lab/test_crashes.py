@@ -138,7 +138,7 @@ def in_transfer(hosts: Hosts, name: str, moment: int) -> None:
     wait_for(far_enough, limit=120, what="the transfer")
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_sender_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) -> None:
     hosts, name = crash
@@ -148,7 +148,7 @@ def test_sender_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) -> N
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_receiver_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) -> None:
     hosts, name = crash
@@ -161,7 +161,7 @@ def test_receiver_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) ->
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("node", ["alpha", "beta"])
 def test_power_cut_in_a_transfer(crash: tuple[Hosts, str], node: str, moment: int) -> None:
@@ -176,7 +176,7 @@ def test_power_cut_in_a_transfer(crash: tuple[Hosts, str], node: str, moment: in
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("step", TARGET_STEPS)
 def test_power_cut_of_the_target_between_two_steps(crash: tuple[Hosts, str], step: str) -> None:
     hosts, name = crash
@@ -191,7 +191,7 @@ def test_power_cut_of_the_target_between_two_steps(crash: tuple[Hosts, str], ste
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("step", TARGET_STEPS)
 def test_a_start_after_a_power_cut_of_the_target(crash: tuple[Hosts, str], step: str) -> None:
     """The copy is really started from what the cut left, and afterwards given up as the README tells."""
@@ -213,7 +213,7 @@ def test_a_start_after_a_power_cut_of_the_target(crash: tuple[Hosts, str], step:
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("step", ["unsealed", "point removed", "old volumes removed"])
 def test_power_cut_of_the_target_while_it_deletes(crash: tuple[Hosts, str], step: str) -> None:
     hosts, name = crash
@@ -235,7 +235,7 @@ def test_power_cut_of_the_target_while_it_deletes(crash: tuple[Hosts, str], step
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("step", ["files written", "defined, not synced"])
 def test_power_cut_of_the_target_while_it_defines(hosts: Hosts, step: str) -> None:
     """A definition and its UEFI variables belong together, whichever of two libvirt reads after the cut."""
@@ -272,7 +272,7 @@ def test_power_cut_of_the_target_while_it_defines(hosts: Hosts, step: str) -> No
     hosts.verify(name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("killed", ["sender", "LVM"])
 def test_killed_in_the_freeze_of_a_replication(crash: tuple[Hosts, str], killed: str) -> None:
     """The guest runs again in time, what was begun becomes no point, and the next run succeeds."""
@@ -303,7 +303,7 @@ def test_killed_in_the_freeze_of_a_replication(crash: tuple[Hosts, str], killed:
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("step", SOURCE_STEPS)
 @pytest.mark.parametrize("how", ["killed", "power cut"])
 def test_source_ends_between_two_steps(crash: tuple[Hosts, str], how: str, step: str) -> None:
@@ -321,7 +321,7 @@ def test_source_ends_between_two_steps(crash: tuple[Hosts, str], how: str, step:
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=1)
+@pytest.mark.matrix(sample=5, group="crashes")
 @pytest.mark.parametrize("step", ["volumes made", "about to define", "defined"])
 def test_start_while_a_switch_is_going_on(hosts: Hosts, step: str) -> None:
     name = hosts.guest(disks=2, size="64M")

@@ -8,7 +8,7 @@ import pytest
 from product import Hosts
 from thinlab import Lab
 
-pytestmark = pytest.mark.matrix(sample=4, group="errors")
+pytestmark = pytest.mark.matrix(sample=2, group="errors")
 
 
 @pytest.fixture(scope="module")

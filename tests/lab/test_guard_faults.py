@@ -22,7 +22,7 @@ from thinlab.lab import Lab
 
 from thinsync_virt.errors import Code
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.matrix(sample=7, group="guard")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.matrix(sample=4, group="guard")]
 
 LIMIT = 8.0
 # Nodes share a CPU with everything else here: looking takes that much longer.

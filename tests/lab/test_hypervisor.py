@@ -12,7 +12,7 @@ from product import PEER
 from seeds import seed
 from thinlab import Lab
 
-pytestmark = pytest.mark.matrix(sample=4, group="hypervisor")
+pytestmark = pytest.mark.matrix(sample=2, group="hypervisor")
 
 SCRIPT = Path(__file__).parent / "hypervisor_on_node.py"
 PLACE = "/run/hypervisor_on_node.py"

@@ -8,7 +8,7 @@ from seeds import seed
 from thinlab.cache import FILES
 
 
-@pytest.mark.matrix(sample=2, group="mappings")
+@pytest.mark.matrix(sample=1, group="mappings")
 @pytest.mark.parametrize("chunk", ["64K", "192K", "1M", "4M"])
 @pytest.mark.parametrize("node", ["alpha", "beta"])
 def test_both_readers_agree_on_a_living_pool(hosts: Hosts, node: str, chunk: str) -> None:

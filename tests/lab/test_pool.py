@@ -13,7 +13,7 @@ from product import Hosts, wait_for
 
 from thinsync_virt.errors import Code
 
-pytestmark = pytest.mark.matrix(sample=3, group="pool")
+pytestmark = pytest.mark.matrix(sample=2, group="pool")
 
 NODES = pytest.mark.parametrize("node", ["alpha", "beta"])
 POOL = "vg0/looked"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from product import Hosts, wait_for
 
-pytestmark = pytest.mark.matrix(sample=2, group="resume")
+pytestmark = pytest.mark.matrix(sample=1, group="resume")
 
 SIZE = 96
 """MiB that travel: random data, so that nothing of it is compressed away."""

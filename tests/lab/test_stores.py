@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from product import Hosts, wait_for
 
-pytestmark = pytest.mark.matrix(sample=2, group="stores")
+pytestmark = pytest.mark.matrix(sample=1, group="stores")
 
 STORE = "/root/stores"
 

@@ -14,7 +14,7 @@ from product import Hosts, wait_for
 
 from thinsync_virt.errors import Code
 
-pytestmark = pytest.mark.matrix(sample=2, group="streams")
+pytestmark = pytest.mark.matrix(sample=1, group="streams")
 
 POOL = "vg0/pool"
 STOP, STOPPED = "/run/thinsync/stop-at", "/run/thinsync/stopped-at"

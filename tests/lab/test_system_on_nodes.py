@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from product import Hosts
 
-pytestmark = pytest.mark.matrix(sample=4, group="system_on_nodes")
+pytestmark = pytest.mark.matrix(sample=2, group="system_on_nodes")
 
 SCRIPT = Path(__file__).parent / "system_on_node.py"
 

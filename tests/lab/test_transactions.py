@@ -13,7 +13,7 @@ import pytest
 from product import Hosts
 from thinlab import Lab
 
-pytestmark = pytest.mark.matrix(sample=3, group="transactions")
+pytestmark = pytest.mark.matrix(sample=2, group="transactions")
 
 VG = "vg1"
 TPOOL = f"{VG}-half-tpool"
