@@ -32,6 +32,8 @@ PACKAGES = (
     "qemu-system-x86",
     "qemu-utils",
     "ovmf",
+    "swtpm",
+    "swtpm-tools",
     "e2fsprogs",
     "xfsprogs",
     "procps",
