@@ -7,6 +7,8 @@ stands in ``numpy/core`` before numpy 2, in ``numpy/_core`` since::
                   numpy._core                      an empty one; its own would import all others
                   numpy._core._multiarray_umath    numpy's own
 
+    numpy._globals, numpy._utils                     stand-ins, since numpy 2: enum and functools take longer than the core
+
 Where it is not found there, or answers a known question wrongly, numpy is imported as it always is.
 """
 
@@ -90,6 +92,8 @@ def _loaded(package: ModuleType) -> Any:
             )
             if spec is None or spec.loader is None:
                 continue
+            if name == "_core":
+                _stand_in()
             core = ModuleType(f"numpy.{name}")
             # It imports some of its neighbours in Python, by their names.
             package.__path__, core.__path__ = [place], [f"{place}/{name}"]
@@ -103,6 +107,23 @@ def _loaded(package: ModuleType) -> Any:
             except ImportError:
                 return None
     return None
+
+
+def _stand_in() -> None:
+    """What the core's own neighbours want of numpy's helpers, and one thread for an algebra that nobody asks for here.
+
+    PyPI's numpy brings OpenBLAS, which starts a thread for each processor when it is loaded; it reads C's environment.
+    """
+    from posix import environ, putenv
+
+    if b"OPENBLAS_NUM_THREADS" not in environ:
+        putenv(b"OPENBLAS_NUM_THREADS", b"1")
+    helpers = ModuleType("numpy._utils")
+    vars(helpers)["set_module"] = lambda _name: lambda found: found
+    values = ModuleType("numpy._globals")
+    for name in ("_NoValue", "_CopyMode", "_signature_descriptor"):
+        vars(values)[name] = type(name, (), {"ALWAYS": True, "NEVER": False, "IF_NEEDED": 2})
+    sys.modules.update({"numpy._utils": helpers, "numpy._globals": values})
 
 
 def _works(np: Any) -> bool:
@@ -123,7 +144,7 @@ def _works(np: Any) -> bool:
 
 def _leave_in(stand_in: ModuleType) -> None:
     """All of numpy after all, under the stand-in's name as well."""
-    for name in ("numpy", *(f"numpy.{name}" for name in _PLACES)):
+    for name in ("numpy", "numpy._utils", "numpy._globals", *(f"numpy.{name}" for name in _PLACES)):
         sys.modules.pop(name, None)
     import numpy
 
