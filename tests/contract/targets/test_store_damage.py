@@ -419,3 +419,22 @@ def test_what_a_crash_leaves_goes_and_is_not_set_aside(site: StoreSite, replica:
             break
     else:
         raise AssertionError("it never came to its end")
+
+
+def test_a_folder_that_a_crash_kept_from_its_record_is_used_though_the_domain_was_renamed(
+    site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(folder: DomainFolder, record: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patched, site.session() as (target, _):
+        target.tidy(site.key, "")
+        patched.setattr(DomainFolder, "commit", cut)
+        sent = replica.sent(1, {"vda": ONE})
+        with pytest.raises(PowerCutError):
+            target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
+    (begun,) = (path for path in site.path.iterdir() if path.is_dir())
+    older = begun.rename(begun.with_name(begun.name.replace(NAME, "older")))
+    replica.send(1, {"vda": ONE})
+    assert [path for path in site.path.iterdir() if path.is_dir()] == [older]
+    replica.check()

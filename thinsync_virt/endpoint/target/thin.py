@@ -190,7 +190,9 @@ class ThinTarget:
 
     def _clearing(self, key: ReplicaKey) -> frozenset[VolumeName]:
         """Pools in which :meth:`tidy` will remove what interrupted transfers left. What goes on makes no room."""
-        gone = (one for one in self.inventory.catalogue().of(key).unfinished if one.id != self._kept.get(key))
+        gone = (
+            one for one in self.inventory.catalogue().of(key).never_sealed if one.id != self._kept.get(key)
+        )
         return frozenset(disk.volume.pool for one in gone for disk in one.disks)
 
     def receive(
@@ -286,7 +288,7 @@ class ThinTarget:
         ours = self.inventory.catalogue().of(key)
         going_on = self._journal.find(key, (one for one in ours.unfinished if one.id == keep))
         gone = clear_unfinished(
-            self._lvm, (one for one in ours.unfinished if going_on is None or one.id != keep)
+            self._lvm, (one for one in ours.never_sealed if going_on is None or one.id != keep)
         )
         self._kept[key] = keep if going_on is not None else ""
         if going_on is None:

@@ -193,7 +193,8 @@ class StoreDirectory:
         """The domain's folder, made if it is not there, and locked. Raises BusyError."""
         self.ensure()
         found = self.domain(uuid)
-        path = found.path if found is not None else self.path / f"{legal_name(name)}-{short_id(uuid)}"
+        path = found.path if found is not None else self._begun(uuid)
+        path = path or self.path / f"{legal_name(name)}-{short_id(uuid)}"
         if found is None and read_plain(path / POINTS) is not None:
             # Two domains whose UUIDs begin alike.
             path = self.path / f"{legal_name(name)}-{uuid}"
@@ -207,6 +208,13 @@ class StoreDirectory:
         folder = DomainFolder(path, DomainRecord(self.identity.id, name, uuid))
         folder.commit(folder.record)
         return folder
+
+    def _begun(self, uuid: str) -> Path | None:
+        """A folder that a crash kept from its first record; the domain may have had another name then."""
+        ours = (
+            self.path / name for name in self._names() if name.endswith((f"-{short_id(uuid)}", f"-{uuid}"))
+        )
+        return next((path for path in ours if is_directory(path) and not is_file(path / POINTS)), None)
 
 
 @dataclass
