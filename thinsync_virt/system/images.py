@@ -203,7 +203,9 @@ def file_error(verb: str, path: str, error: OSError, position: int | None = None
             code=Code.NOT_REPLICABLE,
             hint=f"may the login write there? ls -ld {path}; findmnt -T {path}",
         )
-    return ThinsyncError(message, code=Code.POOL, hint=f"look at its file system: findmnt -T {path}; dmesg")
+    # It may pass: a cable, a path, another host's storage.
+    hint = f"look at its file system: findmnt -T {path}; dmesg"
+    return ThinsyncError(message, code=Code.POOL, hint=hint, retry=True)
 
 
 @contextlib.contextmanager

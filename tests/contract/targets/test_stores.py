@@ -19,8 +19,8 @@ from tests.contract.targets.streams import CHUNK, Contents, definition_of
 from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
+from thinsync_virt.endpoint.target import reception
 from thinsync_virt.endpoint.target.local import LocalTarget
-from thinsync_virt.endpoint.target.stores import arrival
 from thinsync_virt.endpoint.target.stores.directory import StoreDirectory, legal_name
 from thinsync_virt.endpoint.target.stores.opening import open_store
 from thinsync_virt.endpoint.target.stores.raw import RawKeeper
@@ -346,7 +346,7 @@ def cut_after(events: list[Event], count: int, failure: BaseException) -> Iterat
 def test_a_transfer_goes_on_where_it_broke_off(
     failure: BaseException, site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrival, "RECORD_LEAST", 0)
+    monkeypatch.setattr(reception, "RECORD_LEAST", 0)
     replica.send(1, {"vda": ONE, "vdb": noise(50)})
     holes = ((CHUNK, bytes(2 * CHUNK)), (9 * CHUNK + 4096, bytes(8192)), (12 * CHUNK, noise(51, 4096)))
     contents = {"vda": TWO, "vdb": changed(noise(50), *holes), "vdc": ONE}
@@ -387,7 +387,7 @@ def test_a_transfer_goes_on_where_it_broke_off(
 
 def begun(site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> tuple[Contents, int]:
     """A transfer of point 2 that broke off: what it was to bring of vda, and how far it came."""
-    monkeypatch.setattr(arrival, "RECORD_LEAST", 0)
+    monkeypatch.setattr(reception, "RECORD_LEAST", 0)
     replica.send(1, {"vda": noise(60)})
     contents = {"vda": changed(noise(60), (0, noise(61, 4096)), (8 * CHUNK, noise(62, 4096)))}
     with site.session() as (target, _):

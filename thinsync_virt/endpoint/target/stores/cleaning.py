@@ -141,6 +141,8 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
     that retention took out.
     """
     kept = folder.incoming_path(keep) if keep else None
+    if kept is not None:
+        _bring_back(folder, kept)
     found = [
         path
         for path in folder.remains()
@@ -161,6 +163,19 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
                 if path.name not in named and path.is_file():
                     path.unlink()
     return found
+
+
+def _bring_back(folder: DomainFolder, kept: Path) -> None:
+    """Under its first name again, if it had got its last one, and the record does not know that."""
+    identifier = kept.name.removeprefix(INCOMING)
+    for path in folder.remains():
+        if path.name.endswith(f"-{identifier}") and path != kept and read_progress(path) is not None:
+            if not is_directory(kept):
+                with failing("rename", path):
+                    path.rename(kept)
+                    sync_directory(folder.path)
+                steps.reached("incoming brought back")
+            return
 
 
 def _is_removable(path: Path) -> bool:
