@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -279,6 +280,27 @@ def test_what_waiting_does_not_help_ends_the_run_at_once(
     with pytest.raises(UnreachableError, match="refuses"):
         ends.run()
     assert waits == []
+
+
+def test_a_target_that_loses_all_again_and_again_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It acknowledges what it loses: patience alone would never end, and each attempt makes a point."""
+    ends = after(1)
+
+    def receive(stream: Any, progress: Any, acknowledged: Any) -> Any:
+        acknowledged({"vda": MIB})
+        ends.target.journal, ends.target.unfinished = None, ()
+        ends.target.connected = False
+        raise UnreachableError("beta: the connection was lost")
+
+    monkeypatch.setattr(ends.target, "receive", receive)
+    with pytest.raises(StreamError, match="5 points were made in this run") as stopped:
+        ends.run()
+    assert stopped.value.hint and not stopped.value.retry
+    assert ends.fuse.calls.count("snapshot") == 5
+    monkeypatch.undo()
+    ends.target.connected = True
+    assert ends.run().outcome is Outcome.REPLICATED
+    ends.check_done()
 
 
 def test_a_dry_run_waits_for_nobody(waits: list[float]) -> None:
