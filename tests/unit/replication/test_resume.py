@@ -177,6 +177,40 @@ def test_what_passes_keeps_what_has_arrived(trouble: ThinsyncError) -> None:
     ends.check_done()
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        BusyError("LVM is busy"),
+        CommandError(("lvchange",), None, "no end after 120 s", retry=True),
+        SpaceError("no room in the directory"),
+        PoolError("cannot write", retry=True),
+    ],
+    ids=lambda trouble: type(trouble).__name__,
+)
+@pytest.mark.parametrize("runs", [0, 1])
+def test_a_target_that_fails_in_passing_keeps_its_part_and_the_head_stays(
+    runs: int, trouble: ThinsyncError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = after(runs)
+    step = ends.target._step
+
+    def failing(name: str) -> None:
+        step(name)
+        if name == "recorded":
+            raise trouble
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ends.target, "_step", failing)
+        with pytest.raises(type(trouble)):
+            ends.run()
+    assert ends.target.journal is not None
+    (head,) = (point for point in ends.source.sealed() if not point.confirmed_by)
+    report = ends.run()
+    assert report.point is not None and report.point.id == head.id
+    assert (report.skipped, report.stream_bytes) == (MIB, MIB)
+    ends.check_done()
+
+
 # Within one run.
 
 TARGET_STEPS = 60
