@@ -131,3 +131,23 @@ def test_power_cut_of_the_target_at_a_checkpoint(pair: tuple[Hosts, str, int], s
     hosts.restore()
     assert report(hosts)["outcome"] == "replicated"
     check_done(hosts, name)
+
+
+def test_lvm_is_busy_at_the_target_until_it_is_given_up(pair: tuple[Hosts, str, int]) -> None:
+    """All has arrived, and an LVM command there waits longer than it may: nothing of it is sent again."""
+    hosts, name, whole = pair
+    hosts.sh("beta", f"rm -f {STOPPED}; mkdir -p -m 700 /run/thinsync; echo data synced > {STOP}")
+    running = hosts.start_replicating(name, "--json")
+    wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=200, what="the step")
+    hosts.sh("beta", f"setsid flock /run/lock/lvm/V_vg0 sleep 135 >/dev/null 2>&1 </dev/null & rm -f {STOP}")
+    said, _ = running.communicate(timeout=400)
+    error = json.loads(said)["error"]
+    assert error["code"] in ("tool", "busy"), error
+    (row,) = [row for row in hosts.points(name) if row["in_part"]]
+    assert row["here"] and not row["there"]
+    found = hosts.replicate(name)
+    first = found["finished"] or found
+    assert first["point"]["id"] == row["id"]
+    assert first["skipped"] >= whole * 95 // 100
+    assert first["stream_bytes"] <= whole // 10
+    check_done(hosts, name)

@@ -74,12 +74,80 @@ def test_a_target_that_dies_in_the_middle_goes_on(stores: Hosts) -> None:
     running = hosts.node("alpha").popen(["thinsync-vm", "replicate", name, "--to", to, "--bwlimit", "4M"])
     hosts.sh("beta", "until [ -e /run/thinsync/stopped-at ]; do sleep 0.2; done", timeout=120)
     hosts.sh("alpha", "pkill -9 -f '[t]hinsync-vm replicate'")
-    running.wait(timeout=60)
+    running.communicate(timeout=60)
     hosts.sh("beta", "rm -f /run/thinsync/stop*-at; pkill -9 -f '[t]hinsync-vm server'")
     wait_for(lambda: not hosts.sh("beta", "pgrep -f '[t]hinsync-vm server'", check=False), what="its end")
     report = replicate(hosts, name, to)
     assert report["skipped"] > 0 or (report["finished"] or {}).get("skipped", 0) > 0
     assert json.loads(hosts.thinsync("verify", name, "--to", to, "--json").stdout)["equal"] is True
+
+
+SMALL, STOPPED = "/run/small", "/run/thinsync/stopped-at"
+
+
+@pytest.fixture
+def small(stores: Hosts) -> Iterator[Hosts]:
+    """A small file system of its own is mounted at beta."""
+    stores.sh(
+        "beta",
+        "lvcreate -qy -Wy -L 192M -n small vg0 && mkfs.ext4 -q -F /dev/vg0/small"
+        f" && mkdir -p {SMALL} && mount /dev/vg0/small {SMALL}",
+    )
+    yield stores
+    stores.sh("beta", f"umount {SMALL}; rm -rf {SMALL}; lvremove -qqfy vg0/small", check=False)
+
+
+def test_a_file_system_that_fills_up_in_the_middle_keeps_what_came(small: Hosts) -> None:
+    hosts, name, to = small, small.guest(disks=1, pace=2), f"beta:archive:{SMALL}"
+    replicate(hosts, name, to)
+    hosts.lab.guests.fill("alpha", name, "/mnt/vda/data", 32)
+    hosts.sh(
+        "beta", f"mkdir -p /run/thinsync; rm -f {STOPPED}; echo progress recorded > /run/thinsync/stop-at"
+    )
+    running = hosts.node("alpha").popen(["thinsync-vm", "replicate", name, "--to", to, "--json"])
+    hosts.sh("beta", f"until [ -e {STOPPED} ]; do sleep 0.2; done", timeout=120)
+    hosts.sh(
+        "beta",
+        f"dd if=/dev/zero of={SMALL}/filler bs=64K 2>/dev/null; rm -f /run/thinsync/stop*-at",
+        check=False,
+    )
+    said, _ = running.communicate(timeout=200)
+    error = json.loads(said)["error"]
+    assert error["code"] == "space" and "df -h" in error["hint"], error
+    (row,) = [
+        row
+        for row in json.loads(hosts.thinsync("points", name, "--to", to, "--json").stdout)
+        if row["in_part"]
+    ]
+    assert row["here"] and not row["there"]
+    hosts.sh("beta", f"rm {SMALL}/filler")
+    report = replicate(hosts, name, to)
+    first = report["finished"] or report
+    assert first["point"]["id"] == row["id"] and first["skipped"] > 0
+    assert json.loads(hosts.thinsync("verify", name, "--to", to, "--json").stdout)["equal"] is True
+
+
+def test_a_store_that_is_not_mounted_is_not_begun_anew(small: Hosts) -> None:
+    hosts, name, to = small, small.guest(disks=1, pace=2), f"beta:archive:{SMALL}/copies"
+    first = replicate(hosts, name, to)
+    hosts.sh("beta", f"umount {SMALL}")
+    windows = hosts.windows(name)
+    done = hosts.thinsync("replicate", name, "--to", to, "--json", check=False)
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "conflict" and "mounted" in error["hint"], error
+    assert hosts.windows(name) == windows, "before the freeze"
+    assert hosts.sh("beta", f"ls -A {SMALL}") == "", "nothing is made beneath the mount point"
+    hosts.sh("beta", f"mount /dev/vg0/small {SMALL}")
+    hosts.wait_writing(name)
+    second = replicate(hosts, name, to)
+    assert [disk["mode"] for disk in second["plan"]] == ["incremental"]
+    hosts.sh("beta", f"rm -r {SMALL}/copies")
+    words = ("replicate", name, "--to", to, "--json")
+    assert hosts.thinsync(*words, check=False).returncode != 0
+    third = json.loads(hosts.thinsync(*words, "--new-store").stdout)
+    assert [disk["mode"] for disk in third["plan"]] == ["full"] and first["point"]["id"] != third["point"][
+        "id"
+    ]
 
 
 def test_a_file_system_without_clones_is_refused_before_the_freeze(stores: Hosts) -> None:

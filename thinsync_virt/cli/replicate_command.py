@@ -38,6 +38,11 @@ from thinsync_virt.model.reports import Quiesce
     help="Seconds from the freeze to the confirmed thaw, at most.",
 )
 @transfer_options
+@click.option(
+    "--new-store",
+    is_flag=True,
+    help="Begin a new store in a directory where this domain's points are gone, as from a disk that was replaced.",
+)
 @click.option("--dry-run", is_flag=True, help="Check and plan, and change nothing.")
 @json_option
 def command(
@@ -54,6 +59,7 @@ def command(
     grain: str,
     nice: int | None,
     ionice: str | None,
+    new_store: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -77,7 +83,7 @@ def command(
     from thinsync_virt.replication.request import Request
 
     wishes = parse_wishes(pool, maps, exclude, include)
-    request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run)
+    request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run, new_store)
     tuning, rate = parse_transfer(compress, bwlimit, grain, nice, ionice)
     with Session.open(to, tuning=tuning, rate=rate) as session, make_observer(quiet=as_json) as observer:
         if not dry_run:

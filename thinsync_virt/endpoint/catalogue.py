@@ -76,6 +76,14 @@ class Catalogue:
             {key: self.labels[key]} if key in self.labels else {},
         )
 
+    @property
+    def never_sealed(self) -> tuple[UnfinishedSet, ...]:
+        """At a target, sets that are no point and never were one, LV 1 there or not.
+
+        All volumes of a set are read-only before its seal: one that is still writable was never sealed.
+        """
+        return (*self.unfinished, *(one for one in self.broken if _is_begun(one)))
+
     def replicas(self) -> tuple[ReplicaKey, ...]:
         """Every replica of which anything is here."""
         keys = {point.key for point in self.points} | {entry.key for entry in self.registered}
@@ -87,6 +95,13 @@ class Catalogue:
         """The volume that holds this definition, if it is here; of several, the newest: it replaced a damaged one."""
         found = [d for d in self.definitions if d.key == key and d.definition == definition]
         return max(found, key=lambda entry: entry.age, default=None)
+
+
+def _is_begun(one: UnfinishedSet) -> bool:
+    return not any(
+        disk.volume.read_only or any(isinstance(tag, Seal) for tag in tags_of(disk.volume))
+        for disk in one.disks
+    )
 
 
 def tags_of(volume: ThinVolume) -> tuple[Tag, ...]:

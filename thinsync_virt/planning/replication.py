@@ -125,7 +125,8 @@ def plan_replication(
 def plan_resumption(source: SourceState, target: TargetState, choices: Choices) -> Replicate | None:
     """Going on with the transfer that was interrupted, or None where it leads nowhere.
 
-    Its head must still be here, its base be the newest common point, and the disks go where they went.
+    Its head must still be here and confirmed by nobody, its base be the newest common point, and the disks go where
+    they went.
     """
     found = target.interrupted
     if found is None:
@@ -137,6 +138,9 @@ def plan_resumption(source: SourceState, target: TargetState, choices: Choices) 
     if head is None or there is None or found.base != (base.id if base is not None else ""):
         return None
     if base is not None and head.order <= base.order:
+        return None
+    if head.confirmed_by:
+        # The target had all of it once, and lost it. Beside a confirmed head its base counts as expired.
         return None
     places = {disk.target: disk.place for disk in there.disks}
     travelling = {disk.target: disk.volume.pool for disk in head.disks}

@@ -39,6 +39,8 @@ from thinsync_virt.replication.situation import (
 from thinsync_virt.replication.transfer import Transfer, nothing_new
 
 SNAPSHOT_ATTEMPTS = 5
+NEW_POINTS = 5
+"""At the most in one run: a target that is lost again and again, with all that had come, must not fill the source."""
 
 
 @dataclass
@@ -56,6 +58,8 @@ class _Run:
     given_up: str = ""
     """The head of an interrupted transfer that cannot go on."""
     started: float = field(default_factory=time.monotonic)
+    made: int = 0
+    """New points so far."""
 
 
 def replicate(source: Source, target: Target, request: Request, observer: Observer) -> ReplicationReport:
@@ -227,7 +231,14 @@ def _head(run: _Run, situation: Situation, plan: Replicate) -> Transfer:
     """The head that is to be sent: a new one, or the one whose transfer goes on."""
     unfinished = plan.unfinished_head
     if unfinished is None:
+        if run.made >= NEW_POINTS:
+            raise StreamError(
+                f"{run.made} points were made in this run, and none arrived whole at {run.target.host}",
+                hint=f"find out why transfers end there: journalctl at {run.target.host}; then run it again",
+                retry=False,
+            )
         head = _take_snapshot(run, situation, plan)
+        run.made += 1
         run.transfer = Transfer(head, plan.disks, of_this_run=True)
         if head.report is not None:
             run.observer.snapshot(head.point, head.report)

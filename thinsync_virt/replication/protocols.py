@@ -67,6 +67,10 @@ class Source(Protocol):
 
     def state(self, domain: Domain, key: ReplicaKey) -> SourceState: ...
 
+    def known_targets(self, domain: Domain, address: str) -> frozenset[str]:
+        """The identities of the targets that have confirmed a point of the domain as ``address``."""
+        ...
+
     def check(self, domain: Domain, disks: tuple[Disk, ...], quiesce: Quiesce) -> tuple[Finding, ...]:
         """Whether one more snapshot set can be made here, and as it is asked for. Nothing is changed."""
         ...

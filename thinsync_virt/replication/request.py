@@ -20,6 +20,8 @@ class Request:
     quiesce: Quiesce = Quiesce.AUTO
     limit: float = 8.0
     dry_run: bool = False
+    new_store: bool = False
+    """Whether a store may begin where another one is known."""
 
 
 class Observer(Protocol):

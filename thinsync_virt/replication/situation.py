@@ -71,6 +71,8 @@ def look(
     if target_state.interrupted is not None and target_state.interrupted.point == given_up:
         target_state = replace(target_state, interrupted=None)
     source_state = source.state(domain, key)
+    if offer.store and not request.new_store and not source_state.points:
+        _check_store(source, target, domain, key)
     conflict = find_conflict(source_state, target_state, host=target.host)
     if conflict is not None:
         raise ConflictError(conflict.message, hint=conflict.hint)
@@ -92,6 +94,16 @@ def look(
     return Situation(
         domain, disks, choices, definition, source_state, target_state, sizes, full, left, findings
     )
+
+
+def _check_store(source: Source, target: Target, domain: Domain, key: ReplicaKey) -> None:
+    """A file system that is not mounted shows an empty directory, where nobody wants a second store to begin."""
+    known = source.known_targets(domain, target.address)
+    if known and key.target not in known:
+        raise ConflictError(
+            f"{target.host} is not the store that has points of {domain.name}: that one is not there",
+            hint="is the file system mounted? findmnt -T DIR. --new-store begins a new one there, with a full copy",
+        )
 
 
 def _left(source: Source, going_on: Replicate) -> dict[str, int]:

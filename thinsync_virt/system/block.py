@@ -250,7 +250,8 @@ class BlockDevice:
             return SpaceError(
                 message, hint="its thin pool is full: extend the pool, or delete recovery points"
             )
-        return ThinsyncError(message, code=Code.POOL, hint=_DEVICE_HINT)
+        # It may pass: a cable, a path, another host's storage.
+        return ThinsyncError(message, code=Code.POOL, hint=_DEVICE_HINT, retry=True)
 
 
 def flush_host_cache(path: str) -> None:

@@ -191,6 +191,23 @@ def can_clone(directory: Path) -> bool:
     return True
 
 
+def can_link(directory: Path) -> bool:
+    """Whether a file in this directory can have two names: tried with one. Raises ThinsyncError."""
+    with (
+        _failing("write", directory),
+        tempfile.NamedTemporaryFile(dir=directory, prefix=".thinsync-") as file,
+    ):
+        second = f"{file.name}.link"
+        try:
+            os.link(file.name, second)
+        except OSError as error:
+            if error.errno in (*_UNSUPPORTED, errno.EPERM):
+                return False
+            raise
+        os.unlink(second)
+    return True
+
+
 def file_error(verb: str, path: str, error: OSError, position: int | None = None) -> ThinsyncError:
     """What to tell of an OSError: no room, no permission, or a file system that fails."""
     place = f" at byte {position}" if position is not None else ""
@@ -203,7 +220,9 @@ def file_error(verb: str, path: str, error: OSError, position: int | None = None
             code=Code.NOT_REPLICABLE,
             hint=f"may the login write there? ls -ld {path}; findmnt -T {path}",
         )
-    return ThinsyncError(message, code=Code.POOL, hint=f"look at its file system: findmnt -T {path}; dmesg")
+    # It may pass: a cable, a path, another host's storage.
+    hint = f"look at its file system: findmnt -T {path}; dmesg"
+    return ThinsyncError(message, code=Code.POOL, hint=hint, retry=True)
 
 
 @contextlib.contextmanager

@@ -29,12 +29,15 @@ from thinsync_virt.endpoint.target.stores.qcow2 import Qcow2Keeper
 from thinsync_virt.endpoint.target.stores.raw import RawKeeper
 from thinsync_virt.endpoint.target.stores.store import StoreEnd
 from thinsync_virt.endpoint.target.thin import ThinTarget
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.tags import Role
 from thinsync_virt.model.targets import StoreTarget, TargetKind
+from thinsync_virt.model.volumes import PoolStatus
 from thinsync_virt.remote.target_server import ServedProver, ServedTarget
 from thinsync_virt.system import steps
+from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.images import SparseFile, can_clone, file_error
 from thinsync_virt.system.locks import hold, lock_path
 
@@ -87,6 +90,13 @@ class Site(Protocol):
         ...
 
 
+class Kernel(DmSetup):
+    """Every pool has room."""
+
+    def pool_status(self, pool: VolumeName) -> PoolStatus:
+        return pool_report().status
+
+
 class ThinSite:
     """Thin volumes in memory, files in the place of their devices."""
 
@@ -95,6 +105,7 @@ class ThinSite:
         directory.mkdir()
         self.lvm = FileLvm.installed(directory, [pool_report().pool], monkeypatch)
         monkeypatch.setattr(thin_module, "report_pools", lambda _: (pool_report(),))
+        monkeypatch.setattr(thin_module, "DmSetup", Kernel)
         locks = tmp_path / "locks"
 
         def replica_lock(role: Role, domain: str, *, what: str = "", host: str = "") -> Any:

@@ -419,3 +419,50 @@ def test_what_a_crash_leaves_goes_and_is_not_set_aside(site: StoreSite, replica:
             break
     else:
         raise AssertionError("it never came to its end")
+
+
+def test_a_folder_that_a_crash_kept_from_its_record_is_used_though_the_domain_was_renamed(
+    site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(folder: DomainFolder, record: object) -> None:
+        raise PowerCutError
+
+    with monkeypatch.context() as patched, site.session() as (target, _):
+        target.tidy(site.key, "")
+        patched.setattr(DomainFolder, "commit", cut)
+        sent = replica.sent(1, {"vda": ONE})
+        with pytest.raises(PowerCutError):
+            target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
+    (begun,) = (path for path in site.path.iterdir() if path.is_dir())
+    older = begun.rename(begun.with_name(begun.name.replace(NAME, "older")))
+    replica.send(1, {"vda": ONE})
+    assert [path for path in site.path.iterdir() if path.is_dir()] == [older]
+    replica.check()
+
+
+def test_what_was_set_aside_is_named_and_goes_after_thirty_days(site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    folder = folder_of(site)
+    stray = folder.path / f"000007-{identifier(7)}"
+    stray.mkdir()
+    (stray / "vda.raw").write_bytes(ONE)
+    os.utime(stray, (0, 0))
+    with site.session() as (target, _):
+        target.tidy(site.key, "")
+        found = [one for one in target.registered_findings(site.key) if "set aside" in one.message]
+    aside = folder.path / f"set-aside-{stray.name}"
+    assert aside.is_dir(), "its days count from when it was set aside"
+    assert [one.severity for one in found] == [Severity.WARNING] and aside.name in found[0].message
+    other = folder.path / "set-aside-by-me"
+    other.mkdir()
+    for path, days in ((aside, 29), (other, 99)):
+        then = path.stat().st_mtime - days * 86400
+        os.utime(path, (then, then))
+    with site.session() as (target, _):
+        assert target.tidy(site.key, "") == ()
+    then = aside.stat().st_mtime - 2 * 86400
+    os.utime(aside, (then, then))
+    with site.session() as (target, _):
+        assert any(aside.name in line for line in target.tidy(site.key, ""))
+    assert not aside.exists() and other.is_dir()
+    replica.check()

@@ -16,15 +16,17 @@ import pytest
 
 from tests.contract.targets.sites import STORES, Replica, StoreSite, make_site
 from tests.contract.targets.streams import CHUNK, Contents, definition_of
-from tests.contract.targets.test_targets import ONE, TWO, changed, noise
+from tests.contract.targets.test_targets import ONE, SIZE, TWO, changed, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
+from thinsync_virt.endpoint.target import reception
 from thinsync_virt.endpoint.target.local import LocalTarget
-from thinsync_virt.endpoint.target.stores import arrival
 from thinsync_virt.endpoint.target.stores.directory import StoreDirectory, legal_name
 from thinsync_virt.endpoint.target.stores.opening import open_store
+from thinsync_virt.endpoint.target.stores.qcow2 import Qcow2Keeper
 from thinsync_virt.endpoint.target.stores.raw import RawKeeper
 from thinsync_virt.endpoint.target.stores.restore import PointStream, find_point
+from thinsync_virt.endpoint.target.stores.stream_files import ArchivedStream
 from thinsync_virt.errors import (
     Code,
     ConflictError,
@@ -346,7 +348,7 @@ def cut_after(events: list[Event], count: int, failure: BaseException) -> Iterat
 def test_a_transfer_goes_on_where_it_broke_off(
     failure: BaseException, site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrival, "RECORD_LEAST", 0)
+    monkeypatch.setattr(reception, "RECORD_LEAST", 0)
     replica.send(1, {"vda": ONE, "vdb": noise(50)})
     holes = ((CHUNK, bytes(2 * CHUNK)), (9 * CHUNK + 4096, bytes(8192)), (12 * CHUNK, noise(51, 4096)))
     contents = {"vda": TWO, "vdb": changed(noise(50), *holes), "vdc": ONE}
@@ -387,7 +389,7 @@ def test_a_transfer_goes_on_where_it_broke_off(
 
 def begun(site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch) -> tuple[Contents, int]:
     """A transfer of point 2 that broke off: what it was to bring of vda, and how far it came."""
-    monkeypatch.setattr(arrival, "RECORD_LEAST", 0)
+    monkeypatch.setattr(reception, "RECORD_LEAST", 0)
     replica.send(1, {"vda": noise(60)})
     contents = {"vda": changed(noise(60), (0, noise(61, 4096)), (8 * CHUNK, noise(62, 4096)))}
     with site.session() as (target, _):
@@ -476,3 +478,34 @@ def test_a_file_system_without_clones_is_refused_before_anything_is_made(tmp_pat
     (found,) = refusals(RawKeeper(probe=lambda _: False).findings(tmp_path, "beta: file:/srv"))
     assert "reflink" in found.message and "XFS" in found.hint and found.code is Code.NOT_REPLICABLE
     assert not refusals(RawKeeper(probe=lambda _: True).findings(tmp_path, "beta: file:/srv"))
+
+
+def test_a_file_system_without_hard_links_takes_no_overlays(tmp_path: Path) -> None:
+    """Old points are merged by them: it is refused before the first point, and not at the first merge."""
+    (found,) = Qcow2Keeper(lambda _: False).findings(tmp_path, "beta: qcow2:/mnt/usb")
+    (refusal,) = refusals((found,))
+    assert "no hard links" in refusal.message and "archive:" in refusal.hint
+    assert refusals(Qcow2Keeper().findings(tmp_path, "beta: qcow2:/srv")) == ()
+    assert list(tmp_path.iterdir()) == [], "trying leaves nothing"
+
+
+def test_merged_neighbours_become_larger_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of small increments beside each other: what is merged of them is no row of small frames."""
+    site = make_site("archive", tmp_path, monkeypatch)
+    replica = Replica(site)
+    content = bytes(SIZE)
+    count = 14
+    for number in range(1, count + 1):
+        content = changed(content, (number * 4096, noise(number, 4096)))
+        replica.send(number, {"vda": content})
+    with site.session() as (target, _):
+        target.retire(site.key, identifier(count))
+    first, *_ = replica.points()
+    assert first > 1
+    replica.check()
+    opened = ArchivedStream(site.file(first, "vda"))
+    try:
+        frames = list(opened.index.columns[0])
+    finally:
+        opened.close()
+    assert len(frames) == 1, "one extent of neighbours"

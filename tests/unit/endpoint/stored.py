@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from tests.unit.values import KEY, NAME, POOL, volume
 from thinsync_virt.errors import BusyError, NotFoundError, PoolError
@@ -78,30 +77,6 @@ class StoredLvm(Lvm):
             if name in self.stored and self.stored[name].open:
                 raise BusyError(f"in use, still active: {name}")
             self.activated.remove(name)
-
-
-class Files(StoredLvm):
-    """Volumes whose content is in files; each change of LVM's is a commit."""
-
-    def create_thin(
-        self,
-        name: VolumeName,
-        pool: VolumeName,
-        size: int,
-        tags: Iterable[str],
-        *,
-        active: bool = False,
-        skip: bool = True,
-    ) -> ThinVolume:
-        self._commit()
-        self.stored[name] = volume(name.lv, tags=tags, size=size, pool=pool)
-        Path(name.path).write_bytes(bytes(size))
-        return self.stored[name]
-
-    def set_read_only(self, names: Sequence[VolumeName]) -> None:
-        for name in names:
-            self._commit()
-            self.stored[name] = replace(self.stored[name], read_only=True)
 
 
 @dataclass(frozen=True, order=True)

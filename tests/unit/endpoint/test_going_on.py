@@ -18,7 +18,7 @@ from tests.unit.values import CHOICES, DOMAIN, KEY, NAME, POOL, domain, identifi
 from thinsync_virt.endpoint.definition_volume import write_definition
 from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.thin import ThinSource
-from thinsync_virt.endpoint.target import receive
+from thinsync_virt.endpoint.target import reception
 from thinsync_virt.errors import PoolError, UnreachableError
 from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import RecoveryPoint
@@ -71,7 +71,7 @@ def _fields(value: Any) -> dict[str, Any]:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     monkeypatch.setattr(outgoing, "CHECKPOINT_LEAST", CHUNK)
     monkeypatch.setattr(outgoing, "PIECE", CHUNK)
-    monkeypatch.setattr(receive, "RECORD_LEAST", 1)
+    monkeypatch.setattr(reception, "RECORD_LEAST", 1)
     return Site(tmp_path, monkeypatch)
 
 

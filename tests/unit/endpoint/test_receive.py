@@ -15,9 +15,10 @@ from tests.unit.values import CHOICES, KEY, NAME, POOL, identifier, pool_report,
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
-from thinsync_virt.endpoint.target import receive
+from thinsync_virt.endpoint.target import reception
 from thinsync_virt.endpoint.target.journal import TransferJournal
-from thinsync_virt.endpoint.target.receive import Receiver
+from thinsync_virt.endpoint.target.receive import ThinLanding
+from thinsync_virt.endpoint.target.reception import Reception
 from thinsync_virt.endpoint.target.staging import Incoming
 from thinsync_virt.errors import ConflictError, PoolError, SpaceError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES as CHOICES_PART
@@ -71,8 +72,8 @@ class Target:
 
     def receive(self, events: Iterator[Event] | list[Event]) -> str:
         self.progress: list[int] = []
-        receiver = Receiver(self.lvm, self.kernel, self.admit, "beta", self.journal, self.acknowledged.append)
-        return receiver.run(iter(events), self.progress.append)
+        landing = ThinLanding(self.lvm, self.kernel, self.admit, "beta", self.journal)
+        return Reception(landing, self.acknowledged.append).run(iter(events), self.progress.append)
 
     @property
     def points(self) -> tuple[RecoveryPoint, ...]:
@@ -228,7 +229,7 @@ def test_nothing_is_made_before_it_is_admitted(target: Target, tmp_path: Path) -
 def test_a_pool_that_fills_up_ends_the_transfer_before_its_guests_stand_still(
     status: PoolStatus, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "WATCH_EVERY", CHUNK)
+    monkeypatch.setattr(reception, "WATCH_EVERY", CHUNK)
     whole = events(OLD, NEW, tmp=tmp_path)
 
     def filling() -> Iterator[Event]:
@@ -247,8 +248,8 @@ def test_a_pool_that_fills_up_ends_the_transfer_before_its_guests_stand_still(
 def test_pools_are_looked_at_now_and_then_and_not_all_the_time(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert receive.WATCH_EVERY == 64 * MIB
-    monkeypatch.setattr(receive, "WATCH_EVERY", SIZE)
+    assert reception.WATCH_EVERY == 64 * MIB
+    monkeypatch.setattr(reception, "WATCH_EVERY", SIZE)
     target.receive(events(OLD, NEW, tmp=tmp_path))
     assert target.kernel.asked == 2
 

@@ -27,7 +27,7 @@ from thinsync_virt.endpoint.removal import clear_unfinished, remove_point
 from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
-from thinsync_virt.endpoint.target import checkpoints, receive, staging
+from thinsync_virt.endpoint.target import checkpoints, reception, staging
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.errors import (
     BusyError,
@@ -146,7 +146,7 @@ def lost_after(content: bytes, count: int) -> Callable[[memoryview], int]:
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Target:
     monkeypatch.setattr(outgoing, "CHECKPOINT_LEAST", INTERVAL)
     monkeypatch.setattr(outgoing, "PIECE", 16 * KIB)
-    monkeypatch.setattr(receive, "RECORD_LEAST", 1)
+    monkeypatch.setattr(reception, "RECORD_LEAST", 1)
     return Target(FileLvm.installed(tmp_path, [pool_report().pool], monkeypatch))
 
 
@@ -200,7 +200,7 @@ def test_a_cut_in_the_middle_sends_only_the_other_half_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All sixteen times smaller than in use: killed at half of 128 MiB, and at least 95 % of that is kept."""
-    for module, name in ((outgoing, "CHECKPOINT_LEAST"), (outgoing, "PIECE"), (receive, "RECORD_LEAST")):
+    for module, name in ((outgoing, "CHECKPOINT_LEAST"), (outgoing, "PIECE"), (reception, "RECORD_LEAST")):
         monkeypatch.setattr(module, name, getattr(module, name) // 16)
     target = Target(FileLvm.installed(tmp_path, [pool_report().pool], monkeypatch))
     size = 4 * MIB
@@ -562,7 +562,7 @@ def test_a_journal_that_cannot_be_written_stops_nothing(target: Target, sender: 
 def test_little_is_not_worth_a_journal(
     target: Target, sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "RECORD_LEAST", MIB)
+    monkeypatch.setattr(reception, "RECORD_LEAST", MIB)
     target.acknowledged.clear()
     with pytest.raises(PowerCutError):
         target.receive(killed_at(sender.events_of(), len(sender.events_of()) - 1, target))

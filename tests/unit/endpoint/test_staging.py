@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.endpoint.stored import Files, PowerCutError
-from tests.unit.values import KEY, NAME, POOL, identifier
+from tests.unit.endpoint.devices import FileLvm
+from tests.unit.endpoint.stored import PowerCutError
+from tests.unit.values import KEY, NAME, POOL, identifier, pool_report
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.recovery import Recovery, recover_sets
 from thinsync_virt.endpoint.target.staging import Incoming, Staging
@@ -37,12 +38,11 @@ INCOMING = Incoming(
 
 
 @pytest.fixture
-def lvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
-    monkeypatch.setattr(VolumeName, "path", property(lambda name: str(tmp_path / f"{name.vg}-{name.lv}")))
-    return Files()
+def lvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FileLvm:
+    return FileLvm.installed(tmp_path, [pool_report().pool], monkeypatch)
 
 
-def receive(lvm: Files, choices: Choices) -> None:
+def receive(lvm: FileLvm, choices: Choices) -> None:
     staging = Staging(lvm, INCOMING, choices)
     try:
         staging.create()
@@ -52,7 +52,7 @@ def receive(lvm: Files, choices: Choices) -> None:
 
 
 @pytest.mark.parametrize("commits", range(9))
-def test_wherever_it_is_cut_there_is_a_whole_point_or_none(lvm: Files, commits: int) -> None:
+def test_wherever_it_is_cut_there_is_a_whole_point_or_none(lvm: FileLvm, commits: int) -> None:
     """Two volumes, made and made read-only, the definition, the seal: six commits."""
     lvm.commits = commits
     try:
@@ -70,7 +70,7 @@ def test_wherever_it_is_cut_there_is_a_whole_point_or_none(lvm: Files, commits: 
 
 
 @pytest.mark.parametrize("late", ["vg0", "vg1"])
-def test_the_definition_lies_beside_the_seal(lvm: Files, late: str) -> None:
+def test_the_definition_lies_beside_the_seal(lvm: FileLvm, late: str) -> None:
     """A volume group that is late at a boot takes both with it: neither is garbage to what is left."""
     receive(lvm, Choices(POOL, {"vda": FAST}))
     (point,) = read_catalogue(lvm.volumes(), Role.TARGET).points

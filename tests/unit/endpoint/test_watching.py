@@ -11,7 +11,8 @@ import pytest
 from tests.unit.values import POOL, pool_report
 from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.journal import TransferJournal
-from thinsync_virt.endpoint.target.receive import WATCH_EVERY, Receiver
+from thinsync_virt.endpoint.target.receive import ThinPart
+from thinsync_virt.endpoint.target.reception import WATCH_EVERY, Reception
 from thinsync_virt.endpoint.target.watching import check_room_left
 from thinsync_virt.endpoint.volumes.applying import Applier
 from thinsync_virt.errors import SpaceError
@@ -61,10 +62,13 @@ Take = Callable[[Iterable[Event]], None]
 def replicate(device: Device, kernel: Any, fresh: bool, monkeypatch: pytest.MonkeyPatch) -> Take:
     """The receiver of a replication."""
     lvm: Any = object()
-    receiver = Receiver(lvm, kernel, lambda *_: None, "beta", TransferJournal(), lambda _: None)
-    monkeypatch.setattr(receiver, "_fillers", [filler(device, fresh)])
+    nothing: Any = None
+    part = ThinPart(lvm, kernel, "beta", TransferJournal(), nothing, nothing, nothing, resumed=False)
+    receiver = Reception(nothing, lambda _: None)
+    monkeypatch.setattr(part, "_fillers", [filler(device, fresh)])
+    monkeypatch.setattr(part, "_pools", (POOL,))
+    monkeypatch.setattr(receiver, "_part", part)
     monkeypatch.setattr(receiver, "_targets", ["vda"])
-    monkeypatch.setattr(receiver, "_pools", (POOL,))
 
     def take(events: Iterable[Event]) -> None:
         for event in events:

@@ -144,7 +144,7 @@ def test_a_plan_over_any_history(
         case Replicate(unfinished_head=head) if head is not None:
             found = target.interrupted
             assert found is not None and found is made.interrupted
-            assert head in source.points and head.id not in common
+            assert head in source.points and head.id not in common and not head.confirmed_by
             assert (made.set_id, made.sequence) == (head.id, head.sequence) and found.point == head.id
             assert found.base == (made.base.id if made.base is not None else "")
             if made.base is None:
@@ -238,6 +238,23 @@ def test_an_interrupted_transfer_goes_on() -> None:
     ], "all disks of the head travel, whatever the domain has now"
     assert abandoned(source, target, made.unfinished_head) == ()
     assert abandoned(source, target) == (source.points[1],)
+
+
+@pytest.mark.parametrize("has_base", [True, False], ids=["increment", "full"])
+def test_a_part_of_a_head_that_was_confirmed_once_does_not_go_on(has_base: bool) -> None:
+    """The target was rolled back. Beside a confirmed head the base would go before it was sent on it."""
+    source, target = interrupted_at(512, 0)
+    base, head = source.points
+    head = replace(head, confirmed_by="backup1")
+    source = replace(source, points=(base, head) if has_base else (head,))
+    if not has_base:
+        assert target.interrupted is not None
+        target = replace(target, points=(), interrupted=replace(target.interrupted, base=""))
+    made = plan(source, target)
+    assert isinstance(made, Replicate)
+    assert made.unfinished_head is None and made.set_id != head.id
+    assert made.base == (base if has_base else None)
+    assert abandoned(source, target, made.unfinished_head) == ((head,) if has_base else ())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 from tests.unit.endpoint.devices import FileLvm
 from tests.unit.endpoint.test_target import make_target
 from tests.unit.values import pool_report
-from thinsync_virt.endpoint.target import receive
+from thinsync_virt.endpoint.target import reception
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.remote.greeting import our_greeting
 from thinsync_virt.remote.server import serve
@@ -27,7 +27,7 @@ from thinsync_virt.remote.target_server import ServedProver, target_handlers
 
 def main(directory: Path) -> int:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(receive, "RECORD_LEAST", 1)
+        patched.setattr(reception, "RECORD_LEAST", 1)
         lvm = FileLvm.installed(directory, [pool_report().pool], patched)
         target = make_target(lvm, patched, journal=TransferJournal(directory / "transfers"))
         try:

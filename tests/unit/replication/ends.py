@@ -128,6 +128,8 @@ class FakeSource:
     def __init__(self, fuse: Fuse, disks: tuple[str, ...] = ("vda", "vdb")) -> None:
         self.host = "alpha"
         self.fuse = fuse
+        self.known: frozenset[str] = frozenset()
+        """Targets that confirmed a point as the present one's address."""
         self.live: Content = dict.fromkeys(disks, 1)
         self.sizes = dict.fromkeys(disks, 64 * MIB)
         self.points: dict[str, tuple[RecoveryPoint, Content]] = {}
@@ -157,6 +159,9 @@ class FakeSource:
     def state(self, domain: Domain, key: ReplicaKey) -> SourceState:
         self.fuse.step("source state")
         return SourceState(domain, tuple(self.sealed()), self.unfinished)
+
+    def known_targets(self, domain: Domain, address: str) -> frozenset[str]:
+        return self.known
 
     def check(self, domain: Domain, disks: tuple[Disk, ...], quiesce: Quiesce) -> tuple[Finding, ...]:
         self.fuse.step("source check")

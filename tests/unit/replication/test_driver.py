@@ -45,6 +45,7 @@ from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Mark
 from thinsync_virt.model.reports import Outcome, Quiesce, ReplicationReport
+from thinsync_virt.model.states import Offer
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.planning.retention import KEPT_AT_TARGET
 from thinsync_virt.replication import driver
@@ -523,3 +524,19 @@ def test_a_target_that_answers_for_another_point_confirms_nothing(monkeypatch: p
     with pytest.raises(StreamError, match="another point"):
         ends.run()
     assert [point.confirmed_by for point in ends.source.sealed()] == ["op@beta:2222", ""]
+
+
+def test_a_store_that_is_not_there_is_not_begun_anew_by_itself(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file system is not mounted: beneath the mount point is an empty directory."""
+    monkeypatch.setattr(ends.target, "offer", lambda: Offer((), KEY.target))
+    assert ends.run(dry_run=True).outcome is Outcome.DRY_RUN, "the first time needs no word"
+    ends.source.known = frozenset({"another"})
+    with pytest.raises(ConflictError, match="is not the store that has points of web01") as refusal:
+        ends.run()
+    assert "mounted" in refusal.value.hint and "--new-store" in refusal.value.hint
+    assert (ends.source.points, ends.target.points) == ({}, {})
+    assert ends.run(dry_run=True, new_store=True).outcome is Outcome.DRY_RUN
+    ends.source.known = frozenset({"another", KEY.target})
+    assert ends.run(dry_run=True).outcome is Outcome.DRY_RUN, "a second store was begun, and is known"

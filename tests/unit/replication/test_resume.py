@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -176,6 +177,40 @@ def test_what_passes_keeps_what_has_arrived(trouble: ThinsyncError) -> None:
     ends.check_done()
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        BusyError("LVM is busy"),
+        CommandError(("lvchange",), None, "no end after 120 s", retry=True),
+        SpaceError("no room in the directory"),
+        PoolError("cannot write", retry=True),
+    ],
+    ids=lambda trouble: type(trouble).__name__,
+)
+@pytest.mark.parametrize("runs", [0, 1])
+def test_a_target_that_fails_in_passing_keeps_its_part_and_the_head_stays(
+    runs: int, trouble: ThinsyncError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = after(runs)
+    step = ends.target._step
+
+    def failing(name: str) -> None:
+        step(name)
+        if name == "recorded":
+            raise trouble
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ends.target, "_step", failing)
+        with pytest.raises(type(trouble)):
+            ends.run()
+    assert ends.target.journal is not None
+    (head,) = (point for point in ends.source.sealed() if not point.confirmed_by)
+    report = ends.run()
+    assert report.point is not None and report.point.id == head.id
+    assert (report.skipped, report.stream_bytes) == (MIB, MIB)
+    ends.check_done()
+
+
 # Within one run.
 
 TARGET_STEPS = 60
@@ -279,6 +314,27 @@ def test_what_waiting_does_not_help_ends_the_run_at_once(
     with pytest.raises(UnreachableError, match="refuses"):
         ends.run()
     assert waits == []
+
+
+def test_a_target_that_loses_all_again_and_again_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It acknowledges what it loses: patience alone would never end, and each attempt makes a point."""
+    ends = after(1)
+
+    def receive(stream: Any, progress: Any, acknowledged: Any) -> Any:
+        acknowledged({"vda": MIB})
+        ends.target.journal, ends.target.unfinished = None, ()
+        ends.target.connected = False
+        raise UnreachableError("beta: the connection was lost")
+
+    monkeypatch.setattr(ends.target, "receive", receive)
+    with pytest.raises(StreamError, match="5 points were made in this run") as stopped:
+        ends.run()
+    assert stopped.value.hint and not stopped.value.retry
+    assert ends.fuse.calls.count("snapshot") == 5
+    monkeypatch.undo()
+    ends.target.connected = True
+    assert ends.run().outcome is Outcome.REPLICATED
+    ends.check_done()
 
 
 def test_a_dry_run_waits_for_nobody(waits: list[float]) -> None:

@@ -143,6 +143,12 @@ class ThinSource:
         ours = self._catalogue(key)
         return SourceState(domain, ours.points, ours.unfinished)
 
+    def known_targets(self, domain: Domain, address: str) -> frozenset[str]:
+        """The identities of the targets that have confirmed a point of the domain as ``address``."""
+        points = self.catalogue().points
+        ours = (point for point in points if point.key.domain == domain.uuid)
+        return frozenset(point.key.target for point in ours if point.confirmed_by == address)
+
     def catalogue(self) -> Catalogue:
         """Everything of ours in the role of a source."""
         return read_catalogue(self._lvm.volumes(), Role.SOURCE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.journal import Entry, TransferJournal
@@ -10,9 +10,6 @@ from thinsync_virt.endpoint.target.staging import Incoming
 from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.system.steps import reached
-
-Acknowledge = Callable[[dict[str, int]], None]
-"""Tells the sender what is durable: bytes from the start of each disk, by target."""
 
 
 class Checkpoints:

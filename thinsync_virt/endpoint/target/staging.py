@@ -94,9 +94,13 @@ class Staging:
                 )
             else:
                 fresh.append((name, pool, size, tag))
+        # LV 1 first, in whatever way: without it nobody can tell that a set was never sealed.
+        early = int(bool(fresh) and fresh[0][0] == next(iter(self._names.values())))
+        for name, pool, size, tag in fresh[:early]:
+            self._lvm.create_thin(name, pool, size, (tag,), active=False)
         if snapshots:
             self._lvm.create_snapshots(snapshots)
-        for name, pool, size, tag in fresh:
+        for name, pool, size, tag in fresh[early:]:
             self._lvm.create_thin(name, pool, size, (tag,), active=False)
         self._fit_sizes()
         self._open()

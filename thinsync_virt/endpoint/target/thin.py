@@ -15,10 +15,10 @@ from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.recovery import deactivate_idle
 from thinsync_virt.endpoint.removal import clear_unfinished, remove_unused_definitions, retire_points
 from thinsync_virt.endpoint.services_check import look_at_services
-from thinsync_virt.endpoint.target.checkpoints import Acknowledge
 from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.endpoint.target.journal import TransferJournal
-from thinsync_virt.endpoint.target.receive import Receiver
+from thinsync_virt.endpoint.target.receive import ThinLanding
+from thinsync_virt.endpoint.target.reception import Acknowledge, Reception
 from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
 from thinsync_virt.endpoint.target.switch import Switch, plan_definition
 from thinsync_virt.endpoint.transactions import finish_transaction
@@ -190,7 +190,9 @@ class ThinTarget:
 
     def _clearing(self, key: ReplicaKey) -> frozenset[VolumeName]:
         """Pools in which :meth:`tidy` will remove what interrupted transfers left. What goes on makes no room."""
-        gone = (one for one in self.inventory.catalogue().of(key).unfinished if one.id != self._kept.get(key))
+        gone = (
+            one for one in self.inventory.catalogue().of(key).never_sealed if one.id != self._kept.get(key)
+        )
         return frozenset(disk.volume.pool for one in gone for disk in one.disks)
 
     def receive(
@@ -202,8 +204,8 @@ class ThinTarget:
     ) -> RecoveryPoint:
         """Take one stream and seal its point. ``expected`` is what each disk will bring.
 
-        Raises StreamError, SpaceError, ConflictError; the staging volumes are gone then. UnreachableError when the
-        sender is gone: then they stay, for the transfer to go on.
+        Raises ThinsyncError. After StreamError, ConflictError and the like the staging volumes are gone, and where the
+        pool is full; after what passes they stay, for the transfer to go on.
         """
 
         def admit(incoming: Incoming, choices: Choices) -> None:
@@ -238,8 +240,8 @@ class ThinTarget:
                     self._check_locked(event.header.domain_uuid)
                 yield event
 
-        receiver = Receiver(self._lvm, DmSetup(), admit, self.host, self._journal, acknowledge)
-        point = receiver.run(ours(), progress)
+        landing = ThinLanding(self._lvm, DmSetup(), admit, self.host, self._journal)
+        point = Reception(landing, acknowledge).run(ours(), progress)
         return next(found for found in self.inventory.catalogue().points if found.id == point)
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
@@ -286,7 +288,7 @@ class ThinTarget:
         ours = self.inventory.catalogue().of(key)
         going_on = self._journal.find(key, (one for one in ours.unfinished if one.id == keep))
         gone = clear_unfinished(
-            self._lvm, (one for one in ours.unfinished if going_on is None or one.id != keep)
+            self._lvm, (one for one in ours.never_sealed if going_on is None or one.id != keep)
         )
         self._kept[key] = keep if going_on is not None else ""
         if going_on is None:

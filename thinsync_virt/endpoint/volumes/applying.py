@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from thinsync_virt.endpoint.target.filler import ChunkFiller
-from thinsync_virt.endpoint.target.receive import WATCH_EVERY
+from thinsync_virt.endpoint.target.reception import WATCH_EVERY
 from thinsync_virt.errors import StreamError
 from thinsync_virt.stream.events import Data, Event, Unmap, Zero
 

@@ -104,8 +104,11 @@ class PointFinder:
         return found.pop()
 
     def _points_of(self, uuid: str) -> list[RecoveryPoint]:
-        found = [point for one in self._catalogues for point in one.points if point.key.domain == uuid]
-        return sorted(found, key=lambda point: point.order)
+        """Each id once: where this host is source and target of one replica, the source's copy, which is the same."""
+        found: dict[str, RecoveryPoint] = {}
+        for point in (point for one in self._catalogues for point in one.points if point.key.domain == uuid):
+            found.setdefault(point.id, point)
+        return sorted(found.values(), key=lambda point: point.order)
 
 
 def _newest(domain: str, points: Sequence[RecoveryPoint]) -> RecoveryPoint:

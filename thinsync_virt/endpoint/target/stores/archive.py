@@ -26,7 +26,7 @@ from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.planning.store_room import judge_room
 from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
-from thinsync_virt.stream.frames import FrameType
+from thinsync_virt.stream.frames import MAX_PAYLOAD, FrameType
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.system import steps
 from thinsync_virt.system.files import sync_directory
@@ -168,11 +168,27 @@ def _spoken(disk: ArchivedDisk) -> Iterator[Extent]:
 
 
 def _copy(disk: ArchivedDisk, number: int, mode: Mode, writer: StreamFileWriter) -> None:
-    for start, length, kind in disk.spoken():
+    for start, length, kind in _joined(disk.spoken()):
         match kind:
             case FrameType.DATA:
-                writer.data(number, start, memoryview(disk.read(start, length)))
+                for at in range(start, start + length, MAX_PAYLOAD):
+                    take = min(MAX_PAYLOAD, start + length - at)
+                    writer.data(number, at, memoryview(disk.read(at, take)))
             case FrameType.ZERO:
                 writer.zero(number, start, length)
             case _ if mode is Mode.INCREMENTAL:
                 writer.unmap(number, start, length)
+
+
+def _joined(spoken: Iterator[tuple[int, int, FrameType]]) -> Iterator[tuple[int, int, FrameType]]:
+    """Neighbours of one kind as one: many small increments would else leave many small frames for ever."""
+    held: tuple[int, int, FrameType] | None = None
+    for start, length, kind in spoken:
+        if held is not None and kind is held[2] and start == held[0] + held[1]:
+            held = (held[0], held[1] + length, kind)
+            continue
+        if held is not None:
+            yield held
+        held = (start, length, kind)
+    if held is not None:
+        yield held

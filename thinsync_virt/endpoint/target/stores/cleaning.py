@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +25,9 @@ from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
 from thinsync_virt.system import steps
 from thinsync_virt.system.files import sync_directory
+
+ASIDE_DAYS = 30
+_ASIDE = re.compile(r"set-aside-[0-9]{6,16}-[0-9a-f]{32}(?:\.[0-9]+)?")
 
 
 def retire_points(folder: DomainFolder, keeper: Keeper, expired: frozenset[str], keep: str) -> None:
@@ -87,11 +93,23 @@ def _mergeable(folder: DomainFolder) -> list[PointRecord] | None:
 
 
 def unsettled(folder: DomainFolder, where: str) -> tuple[Finding, ...]:
-    """A warning when retention took points out whose files are still to be merged or removed."""
+    """Warnings of what was set aside, and of points whose files are still to be merged or removed."""
+    kept = aside(folder)
+    found: tuple[Finding, ...] = ()
+    if kept:
+        found = (
+            Finding(
+                Severity.WARNING,
+                where,
+                f"set aside, and no points: {', '.join(path.name for path in kept)}",
+                f"each goes {ASIDE_DAYS} days after that; remove it, or put it back with its record, before",
+            ),
+        )
     if not _useless(folder.record) and _mergeable(folder) is None:
-        return ()
+        return found
     count = sum(point.retired for point in folder.record.points)
     return (
+        *found,
         Finding(
             Severity.WARNING,
             where,
@@ -116,6 +134,7 @@ def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
     removed += remove_remains(folder, keep)
     done += [f"removed {path.name}" for path in removed]
     done += _set_aside(folder)
+    done += _remove_aside(folder)
     folder.point_out_latest()
     return tuple(done)
 
@@ -141,6 +160,8 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
     that retention took out.
     """
     kept = folder.incoming_path(keep) if keep else None
+    if kept is not None:
+        _bring_back(folder, kept)
     found = [
         path
         for path in folder.remains()
@@ -163,6 +184,19 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
     return found
 
 
+def _bring_back(folder: DomainFolder, kept: Path) -> None:
+    """Under its first name again, if it had got its last one, and the record does not know that."""
+    identifier = kept.name.removeprefix(INCOMING)
+    for path in folder.remains():
+        if path.name.endswith(f"-{identifier}") and path != kept and read_progress(path) is not None:
+            if not is_directory(kept):
+                with failing("rename", path):
+                    path.rename(kept)
+                    sync_directory(folder.path)
+                steps.reached("incoming brought back")
+            return
+
+
 def _is_removable(path: Path) -> bool:
     return path.name.startswith(INCOMING) or is_file(path / REMOVABLE) or is_file(path / PROGRESS)
 
@@ -182,9 +216,28 @@ def _set_aside(folder: DomainFolder) -> list[str]:
             number += 1
             aside = path.with_name(f"set-aside-{path.name}.{number}")
         with failing("rename", path):
+            os.utime(path)  # from now on its days count
             path.rename(aside)
             sync_directory(folder.path)
-        done.append(
-            f"{path} is not in {POINTS}: it is {aside.name} now; remove it when nothing of it is needed"
-        )
+        done.append(f"{path} is not in {POINTS}: it is {aside.name} now; it goes after {ASIDE_DAYS} days")
+    return done
+
+
+def aside(folder: DomainFolder) -> list[Path]:
+    """Directories that were set aside."""
+    with failing("read", folder.path):
+        found = [path for path in sorted(folder.path.iterdir()) if _ASIDE.fullmatch(path.name)]
+    return [path for path in found if is_directory(path)]
+
+
+def _remove_aside(folder: DomainFolder) -> list[str]:
+    """Those that nobody wanted back in all that time, by when they were set aside or changed last."""
+    oldest, done = time.time() - ASIDE_DAYS * 86400, []
+    for path in aside(folder):
+        with failing("look at", path):
+            changed = path.lstat().st_mtime
+        if changed < oldest:
+            remove_tree(path)
+            steps.reached("files removed")
+            done.append(f"removed {path.name}, which was set aside more than {ASIDE_DAYS} days ago")
     return done

@@ -10,7 +10,7 @@
           definition/domain.xml ...     the parts of its definition; a / in a name is written +
           vda.qcow2                     its disks, or stream.tsv
         incoming-<point id>/            a point on its way, or what a crash left of one
-        set-aside-000007-<point id>/    what looks like a point, and is not in the record; never touched again
+        set-aside-000007-<point id>/    what looks like a point, and is not in the record; goes after 30 days
         lock                            empty; whoever changes something here has it locked (flock)
         latest -> 000007-<point id>     for people; nothing here reads it
 
@@ -193,7 +193,8 @@ class StoreDirectory:
         """The domain's folder, made if it is not there, and locked. Raises BusyError."""
         self.ensure()
         found = self.domain(uuid)
-        path = found.path if found is not None else self.path / f"{legal_name(name)}-{short_id(uuid)}"
+        path = found.path if found is not None else self._begun(uuid)
+        path = path or self.path / f"{legal_name(name)}-{short_id(uuid)}"
         if found is None and read_plain(path / POINTS) is not None:
             # Two domains whose UUIDs begin alike.
             path = self.path / f"{legal_name(name)}-{uuid}"
@@ -207,6 +208,13 @@ class StoreDirectory:
         folder = DomainFolder(path, DomainRecord(self.identity.id, name, uuid))
         folder.commit(folder.record)
         return folder
+
+    def _begun(self, uuid: str) -> Path | None:
+        """A folder that a crash kept from its first record; the domain may have had another name then."""
+        ours = (
+            self.path / name for name in self._names() if name.endswith((f"-{short_id(uuid)}", f"-{uuid}"))
+        )
+        return next((path for path in ours if is_directory(path) and not is_file(path / POINTS)), None)
 
 
 @dataclass

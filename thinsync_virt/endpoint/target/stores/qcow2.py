@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
 from thinsync_virt.endpoint.target.stores.plain import failing, seal_file
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
-from thinsync_virt.errors import BusyError, CommandError, PoolError
+from thinsync_virt.errors import BusyError, Code, CommandError, PoolError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.system import steps
 from thinsync_virt.system.files import sync_directory
+from thinsync_virt.system.images import can_link
 from thinsync_virt.system.process import package_of
 from thinsync_virt.system.qcow2 import (
     ServedImage,
@@ -42,9 +43,17 @@ class Qcow2Keeper:
     chained = True
     slack = 0
 
+    def __init__(self, links: Callable[[Path], bool] = can_link) -> None:
+        """``links`` says whether files in a directory can have two names."""
+        self._links = links
+
     def findings(self, directory: Path, where: str) -> tuple[Finding, ...]:
         """Whether QEMU's tools are here."""
         missing = missing_tools()
+        if not missing and not self._links(directory):
+            text = "its file system knows no hard links, without which old points cannot be merged"
+            hint = "choose a directory on ext4, XFS or btrfs; or archive:, which needs none"
+            return (Finding(Severity.REFUSAL, where, text, hint, Code.NOT_REPLICABLE),)
         if not missing:
             return (Finding(Severity.OK, where, "qemu-img and qemu-nbd are here"),)
         packages = " ".join(sorted({package_of(tool) for tool in missing}))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.arrival import Arrival
+from thinsync_virt.endpoint.target.reception import Reception
+from thinsync_virt.endpoint.target.stores.arrival import StoreLanding
 from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle, unsettled
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
@@ -153,8 +154,8 @@ class StoreEnd:
     ) -> RecoveryPoint:
         """Take one stream and seal its point. ``expected`` is what each disk will bring.
 
-        ``acknowledge`` gets how far each disk is on stable storage. Raises StreamError, SpaceError, ConflictError;
-        what had come is gone then. It stays only after UnreachableError, for a transfer that goes on.
+        ``acknowledge`` gets how far each disk is on stable storage. Raises ThinsyncError. After StreamError,
+        ConflictError and the like what had come is gone; after what passes it stays, for a transfer that goes on.
         """
         domain = ""
 
@@ -167,7 +168,8 @@ class StoreEnd:
                     self._check_locked(domain)
                 yield event
 
-        point = Arrival(self.store, self.keeper, expected, self.where, acknowledge).run(ours(), progress)
+        landing = StoreLanding(self.store, self.keeper, expected, self.where)
+        point = Reception(landing, acknowledge).run(ours(), progress)
         return next(held for held in points_of(self._folder(self._key_of(domain))) if held.id == point)
 
     def register(self, key: ReplicaKey, point: str) -> Registration:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.plain import failing
-from thinsync_virt.errors import StreamError
+from thinsync_virt.errors import PoolError, StreamError
 from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
 from thinsync_virt.stream.compression import pack
 from thinsync_virt.stream.frames import FrameType, Piece
@@ -38,6 +38,7 @@ class StreamFileWriter:
         self._header = header
         self._writer = written or StreamWriter()
         self._unsynced = 0
+        self._torn = False
         with failing("make", path):
             self._file = path.open("ab" if written else "xb", buffering=0)
         if written is not None:
@@ -76,6 +77,8 @@ class StreamFileWriter:
 
     def checkpoint(self) -> int:
         """All on stable storage. A file needs no checkpoints of its own."""
+        if self._torn:
+            raise PoolError(f"{self._path} ends within a frame", hint="run it again", retry=True)
         with failing("flush", self._path):
             os.fsync(self._file.fileno())
         return self._writer.bytes_sent
@@ -93,12 +96,14 @@ class StreamFileWriter:
         self._file.close()
 
     def _put(self, pieces: Sequence[Piece]) -> None:
+        torn, self._torn = self._torn, True
         with failing("write", self._path):
             for piece in pieces:
                 view = memoryview(piece).cast("B")
                 self._unsynced += len(view)
                 while view:
                     view = view[self._file.write(view) or 0 :]
+            self._torn = torn
             if self._unsynced >= _SYNC_EVERY:
                 self._unsynced = 0
                 os.fsync(self._file.fileno())
