@@ -191,6 +191,10 @@ class Arrival:
             raise StreamError("the stream carries a disk that is excluded", retry=False)
         if any(disk.base not in (None, header.base) for disk in header.disks):
             raise StreamError("a disk in the stream has another base than its point", retry=False)
+        if any(disk.mode is Mode.SEEDED for disk in header.disks):
+            raise StreamError(
+                "the stream is for a copy that is made from a seed, and here is none", retry=False
+            )
         if self._expected.keys() != {disk.target for disk in header.disks}:
             raise StreamError("the stream carries other disks than were announced", retry=False)
         for disk in header.disks:
