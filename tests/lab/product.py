@@ -184,7 +184,7 @@ class Hosts:
             if field.startswith("s=")
         }
         members = {
-            volume: next(field[2:] for field in text.split("&") if field.startswith("s="))
+            volume: next(field[2:34] for field in text.split("&") if field.startswith("s="))
             for volume, text in tags.items()
             if "k=s&" in text or "k=t&" in text
         }

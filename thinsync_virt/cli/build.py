@@ -88,7 +88,12 @@ class LocalHost:
 
     def prover(self, role: Role) -> Prover:
         """This host's points, in one role, for verification."""
-        return Prover(self.lvm, self.mappings, lambda: read_catalogue(self.lvm.volumes(), role))
+        return Prover(
+            self.lvm,
+            self.mappings,
+            lambda: read_catalogue(self.lvm.volumes(), role),
+            unreadable_differs=role is Role.TARGET,
+        )
 
     def findings(self) -> tuple[Finding, ...]:
         """What there is to say of this host."""

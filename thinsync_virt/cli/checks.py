@@ -26,6 +26,7 @@ from thinsync_virt.planning.choices import (
     travelling_disks,
 )
 from thinsync_virt.planning.replication import find_conflict, plan_disks, plan_resumption
+from thinsync_virt.planning.seeding import choose_seeds
 from thinsync_virt.units import format_size
 
 
@@ -146,6 +147,8 @@ def _placed(session: Session, domain: Domain, wishes: Wishes) -> tuple[Finding, 
         findings.append(Finding(Severity.REFUSAL, subject, conflict.message, conflict.hint, Code.CONFLICT))
     findings += _interrupted(f"{target.host}: {domain.name}", here, there, choices)
     in_full = {plan.target for plan in plan_disks(here, there, disks, choices) if plan.mode is Mode.FULL}
+    # Of what is damaged there only what differs comes anew.
+    in_full -= choose_seeds({}, disks, here, there, offer, choices, host=target.host).volumes.keys()
     data = source.mapped(tuple(disk for disk in disks if disk.target in in_full))
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
     findings += target.check(key, source.definition(domain, choices), choices, sizes, data)

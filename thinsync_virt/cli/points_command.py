@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from thinsync_virt.cli.completion import complete_domains
@@ -55,7 +57,8 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
 def _rows(
     here: tuple[RecoveryPoint, ...], there: tuple[RecoveryPoint, ...]
 ) -> list[tuple[RecoveryPoint, tuple[bool, bool]]]:
-    every = {point.id: point for point in (*there, *here)}
+    damaged = {point.id for point in (*there, *here) if point.damaged}
+    every = {point.id: replace(point, damaged=point.id in damaged) for point in (*there, *here)}
     ours, theirs = {point.id for point in here}, {point.id for point in there}
     ordered = sorted(every.values(), key=lambda point: point.order)
     return [(point, (point.id in ours, point.id in theirs)) for point in ordered]
@@ -70,6 +73,7 @@ def _as_json(point: RecoveryPoint, here: bool, there: bool, *, in_part: bool) ->
         "here": here,
         "there": there,
         "in_part": in_part,
+        "damaged": point.damaged,
         "confirmed_by": point.confirmed_by,
         "disks": [{"target": disk.target, "volume": disk.name, "size": disk.size} for disk in point.disks],
     }
@@ -93,15 +97,15 @@ def _print_table(
             short_id(point.id),
             format_time(point.time),
             point.consistency.value,
-            Text(where) if here else "-",
-            *([_there(there, point.id in interrupted)] if with_target else []),
+            Text(where if with_target or not point.damaged else f"{where}, damaged") if here else "-",
+            *([_there(there, point.id in interrupted, point.damaged)] if with_target else []),
             Text(disks),
         )
     print_table(table)
 
 
-def _there(whole: bool, in_part: bool) -> str:
+def _there(whole: bool, in_part: bool, damaged: bool) -> str:
     """An interrupted transfer has left a part: the next replication goes on with it."""
     if whole:
-        return "yes"
+        return "yes, damaged" if damaged else "yes"
     return "in part, interrupted" if in_part else "-"

@@ -53,6 +53,8 @@ class LineObserver:
             if disk.mode is Mode.INCREMENTAL and base is not None:
                 since = f"since point #{base.sequence} {short_id(base.id)}"
                 self.line(f"  {disk.target}: what changed {since}")
+            elif disk.mode is Mode.SEEDED:
+                self.line(f"  {disk.target}: what differs ({disk.reason})")
             else:
                 self.line(f"  {disk.target}: all that is mapped ({disk.reason})")
 
@@ -65,6 +67,10 @@ class LineObserver:
         self._total, self._started = total, time.monotonic()
         self._next_line = self._started + LINE_EVERY
         self.line(_begin(verb, total))
+
+    def comparing(self, total: int) -> None:
+        """Digests of ``total`` bytes are compared."""
+        self.transfer(total, verb="comparing")
 
     def progress(self, done: int) -> None:
         """So many bytes so far."""

@@ -23,6 +23,13 @@ from thinsync_virt.model.reports import Quiesce
 @to_option(required=True)
 @choice_options
 @click.option(
+    "--seed",
+    "seeds",
+    metavar="[DISK=]VG/LV",
+    multiple=True,
+    help="First copy only: a volume at the target that holds nearly the same; only what differs is sent. Repeatable.",
+)
+@click.option(
     "--quiesce",
     type=click.Choice([value.value for value in Quiesce]),
     default=Quiesce.AUTO.value,
@@ -52,6 +59,7 @@ def command(
     maps: tuple[str, ...],
     exclude: tuple[str, ...],
     include: tuple[str, ...],
+    seeds: tuple[str, ...],
     quiesce: str,
     freeze_timeout: float,
     compress: str,
@@ -75,15 +83,19 @@ def command(
       thinsync-vm replicate web01 --to root@backup1:2222 --pool vg1/fast --map net:br0=br7
       thinsync-vm replicate web01 --to archive:/mnt/usb
       thinsync-vm replicate web01 --to backup1:qcow2:/srv/copies
+      thinsync-vm replicate web01 --to backup1 --seed vda=vg0/restored
       thinsync-vm replicate web01 --to backup1 --bwlimit 10M --nice 10 --ionice idle
     """
     from thinsync_virt.cli.build import Session
     from thinsync_virt.cli.progress import make_observer
+    from thinsync_virt.planning.seeding import parse_seeds
     from thinsync_virt.replication.driver import replicate
     from thinsync_virt.replication.request import Request
 
     wishes = parse_wishes(pool, maps, exclude, include)
-    request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run, new_store)
+    request = Request(
+        domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run, new_store, parse_seeds(seeds)
+    )
     tuning, rate = parse_transfer(compress, bwlimit, grain, nice, ionice)
     with Session.open(to, tuning=tuning, rate=rate) as session, make_observer(quiet=as_json) as observer:
         if not dry_run:

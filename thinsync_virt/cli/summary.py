@@ -33,6 +33,15 @@ def print_summary(report: ReplicationReport, to: str) -> None:
     click.echo(f"Next: thinsync-vm {following} {shlex.quote(report.domain)} --to {shlex.quote(to)}")
 
 
+def print_outcome(report: ReplicationReport) -> None:
+    """What a run inside another command did: warnings, and what was sent."""
+    print_findings(report.findings, least=Severity.WARNING)
+    if report.outcome is Outcome.REPLICATED:
+        _print_replicated(report)
+    else:
+        _print_up_to_date(report)
+
+
 def _print_plan(report: ReplicationReport) -> None:
     if report.point is not None:
         _print_resumption(report, report.point)
@@ -90,6 +99,8 @@ def _print_replicated(report: ReplicationReport) -> None:
         click.echo(
             f"  the interrupted transfer of point {_name(point)} went on: {format_size(report.skipped)} were there"
         )
+    if report.compared:
+        click.echo(f"  {format_size(report.compared)} compared with what was there")
     for sent in report.disks:
         data = f"{format_size(sent.sent)} of data sent{_as_packed(sent)}" if sent.sent else "no data sent"
         click.echo(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from thinsync_virt.cli.completion import complete_domains
@@ -12,6 +14,9 @@ from thinsync_virt.model.names import short_id
 from thinsync_virt.replication.verify import Proof
 from thinsync_virt.units import format_duration, format_size
 
+if TYPE_CHECKING:
+    from thinsync_virt.cli.repair import Repaired
+
 SHOWN_RANGES = 20
 
 
@@ -21,8 +26,14 @@ SHOWN_RANGES = 20
 @click.option(
     "--point", metavar="ID", default="", help="Which point: its id or the start of it (default: the newest)."
 )
+@click.option(
+    "--repair",
+    "repairing",
+    is_flag=True,
+    help="Where it differs: mark it as damaged at the target, and make a new point there, of what the domain has now.",
+)
 @json_option
-def command(domain: str, to: str | None, point: str, as_json: bool) -> int:
+def command(domain: str, to: str | None, point: str, repairing: bool, as_json: bool) -> int:
     """Prove that both ends hold the same recovery point of DOMAIN, byte for byte.
 
     Each end reads its own copy; only digests travel. Also compares the definition, and what is registered at the
@@ -32,52 +43,78 @@ def command(domain: str, to: str | None, point: str, as_json: bool) -> int:
     Example:
       thinsync-vm verify web01
       thinsync-vm verify web01 --to backup1 --point 3f2a91c0
+      thinsync-vm verify web01 --to backup1 --repair
     """
     import time
 
     from thinsync_virt.cli.build import Session, recorded_target
     from thinsync_virt.cli.progress import make_observer
-    from thinsync_virt.replication.verify import choose_point, verify
+    from thinsync_virt.cli.repair import compare, repair
 
     host = to if to is not None else recorded_target(domain)
     started = time.monotonic()
-    with Session.open(host) as session:
-        uuid = session.uuid_of(domain)
-        ours = session.source_prover.points(uuid)
-        theirs = session.target_prover.points(uuid)
-        chosen = choose_point(ours, theirs, point, domain)
-        with make_observer(quiet=as_json) as observer:
-            observer.step(f"comparing point #{chosen.sequence} {short_id(chosen.id)} with {host}")
-            shown = False
-
-            def progress(done: int, total: int) -> None:
-                nonlocal shown
-                if not shown:
-                    observer.transfer(total, verb="comparing")
-                    shown = True
-                observer.progress(done)
-
-            proof = verify(session.source_prover, session.target_prover, chosen, progress)
-            proof = session.with_registered(proof)
-    seconds = time.monotonic() - started
+    repaired: Repaired | None = None
+    with make_observer(quiet=as_json) as observer:
+        with Session.open(host) as session:
+            found = compare(session, domain, point, observer)
+            proof = session.with_registered(found.proof) if found.proof is not None else None
+        seconds = time.monotonic() - started
+        if proof is not None and not as_json:
+            _print(proof, domain, host, seconds)
+        if found.unreadable is not None:
+            if not repairing:
+                raise found.unreadable
+            observer.step(f"it cannot be read at {host}: {found.unreadable.message}")
+        if repairing and found.damaged:
+            repaired = repair(domain, host, found, observer)
     if as_json:
-        print_json({"equal": proof.equal, "seconds": seconds, "proof": proof})
-        return 0 if proof.equal else Code.DIFFERS.exit_status
-    _print(proof, domain, host, seconds)
+        equal = proof is not None and proof.equal
+        shown: dict[str, object] = {"equal": equal, "seconds": seconds, "proof": proof}
+        if repaired is not None:
+            equal = not repaired.after.damaged
+            shown["repair"] = {
+                "equal": equal,
+                "marked": repaired.marked,
+                "report": repaired.report,
+                "proof": repaired.after.proof,
+            }
+        print_json(shown)
+        return 0 if equal else Code.DIFFERS.exit_status
+    name = f"#{found.point.sequence} {short_id(found.point.id)}"
+    if repaired is not None:
+        _print_repaired(repaired, domain, host, name)
+        return 0
+    assert proof is not None
     if proof.same and proof.registered:
         first = proof.registered[0]
         raise DiffersError(
-            f"{domain}: point #{chosen.sequence} {short_id(chosen.id)} is equal at both ends, but what is registered"
+            f"{domain}: point {name} is equal at both ends, but what is registered"
             f" at {host} is not that point: {first.message}",
             hint=first.hint,
         )
     if not proof.equal:
         raise DiffersError(
-            f"{domain}: point #{chosen.sequence} {short_id(chosen.id)} is not the same at both ends",
-            hint="do not start it there; find the cause (failing disk? somebody wrote to it?),"
-            " remove that point at the target and replicate again",
+            f"{domain}: point {name} is not the same at both ends",
+            hint="do not start it there; find the cause (failing disk? somebody wrote to it?), then have a new point"
+            f" made in its place: thinsync-vm verify {domain} --repair",
         )
     return 0
+
+
+def _print_repaired(repaired: Repaired, domain: str, host: str, name: str) -> None:
+    from thinsync_virt.cli.summary import print_outcome
+
+    print_outcome(repaired.report)
+    after = repaired.after.point
+    if repaired.after.damaged:
+        raise DiffersError(
+            f"{domain}: the new point #{after.sequence} {short_id(after.id)} is not the same at both ends either",
+            hint="a disk fails, here or there: dmesg, smartctl; do not rely on this copy before that is mended",
+        )
+    click.echo(
+        f"{domain}: point {name} is damaged at {host}, or was changed here: which of the two is right cannot be told."
+        f" Point #{after.sequence} {short_id(after.id)} is the same at both ends: it has what {domain} has here."
+    )
 
 
 def _print(proof: Proof, domain: str, host: str, seconds: float) -> None:

@@ -13,8 +13,18 @@ from dataclasses import dataclass, field
 from thinsync_virt.endpoint.naming import has_our_name
 from thinsync_virt.errors import PoolError
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
-from thinsync_virt.model.tags import Confirmation, DefinitionMember, Member, Role, Seal, Tag, parse_tag
+from thinsync_virt.model.tags import (
+    Confirmation,
+    Damage,
+    DefinitionMember,
+    Member,
+    Role,
+    Seal,
+    Tag,
+    parse_tag,
+)
 from thinsync_virt.model.volumes import ThinVolume
 
 
@@ -148,6 +158,15 @@ def foreign_tags(volumes: Iterable[ThinVolume], where: str) -> tuple[Finding, ..
     return tuple(found)
 
 
+def damaged_points(points: Iterable[RecoveryPoint], where: str) -> tuple[Finding, ...]:
+    """What there is to say of points that are damaged, with no good one after them: those are what is newest."""
+    newest = max(points, key=lambda point: point.order, default=None)
+    if newest is None or not newest.damaged:
+        return ()
+    text = f"the newest point #{newest.sequence} {short_id(newest.id)} is damaged"
+    return (Finding(Severity.WARNING, where, text, "the next replication makes a good one"),)
+
+
 def _deltag(volume: ThinVolume, tag: str) -> str:
     return shlex.join(("lvchange", "--deltag", tag, str(volume.name)))
 
@@ -209,6 +228,7 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
                     seal.definition,
                     disks,
                     confirmation.host if confirmation else "",
+                    any(isinstance(tag, Damage) and tag.set_id == set_id for tag in first_tags),
                 )
             )
     return Catalogue(

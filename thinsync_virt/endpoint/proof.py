@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from thinsync_virt.endpoint.catalogue import Catalogue
 from thinsync_virt.endpoint.definition_volume import activated, read_definition
 from thinsync_virt.endpoint.mappings import MappingsOpener
-from thinsync_virt.errors import NotFoundError, StreamError
+from thinsync_virt.errors import Code, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.extents import Extent, ExtentKind, clip
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
@@ -27,6 +27,8 @@ MAX_WINDOW = 4096
 """Blocks per call, at most: 128 KiB of digests."""
 
 FINE_BLOCKS = (4096, BLOCK)
+DAMAGED = bytes(DIGEST)
+"""Stands for a block that cannot be read: no digest is equal to it."""
 
 
 def bitmap(extents: Iterable[Extent], size: int) -> bytearray:
@@ -48,10 +50,19 @@ def set_blocks(bits: bytes, first: int, count: int) -> list[int]:
 class Prover:
     """Reads points of one end for comparison. Close it: it keeps volumes active."""
 
-    def __init__(self, lvm: Lvm, mappings: MappingsOpener, catalogue: Callable[[], Catalogue]) -> None:
+    def __init__(
+        self,
+        lvm: Lvm,
+        mappings: MappingsOpener,
+        catalogue: Callable[[], Catalogue],
+        *,
+        unreadable_differs: bool = False,
+    ) -> None:
+        """``unreadable_differs``: of what cannot be read, give the digest that no block has."""
         self._lvm = lvm
         self._mappings = mappings
         self._catalogue = catalogue
+        self._unreadable_differs = unreadable_differs
         self._open = ExitStack()
         self._devices: dict[tuple[str, str], BlockDevice] = {}
 
@@ -95,7 +106,12 @@ class Prover:
             start = block * size
             if not 0 <= start < volume.size:
                 raise StreamError(f"disk {disk} has no block {block}", retry=False)
-            found += hashlib.sha256(device.read(start, min(size, volume.size - start))).digest()
+            try:
+                found += hashlib.sha256(device.read(start, min(size, volume.size - start))).digest()
+            except ThinsyncError as error:
+                if error.code is not Code.POOL or not self._unreadable_differs:
+                    raise
+                found += DAMAGED
         return bytes(found)
 
     def _device(self, key: ReplicaKey, point: str, disk: str) -> BlockDevice:

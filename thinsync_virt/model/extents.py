@@ -31,6 +31,14 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True)
+class ByteRange:
+    """``length`` bytes from ``start``."""
+
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Announcement:
     """What a stream will bring of one disk: bytes of data and unmapped, in so many extents of both kinds.
 
@@ -92,6 +100,26 @@ def coalesce(extents: Iterable[Extent]) -> Iterator[Extent]:
         pending = extent
     if pending is not None:
         yield pending
+
+
+def within(extents: Iterable[Extent], ranges: Iterable[ByteRange]) -> Iterator[Extent]:
+    """What extents (ascending) say of ranges (ascending): data, or unmapped where no extent is or it says so."""
+    data = iter([extent for extent in extents if extent.kind is ExtentKind.DATA])
+    current = next(data, None)
+    for piece in ranges:
+        position, end = piece.start, piece.start + piece.length
+        while position < end:
+            while current is not None and current.end <= position:
+                current = next(data, None)
+            if current is None or current.start >= end:
+                yield Extent(position, end - position, ExtentKind.UNMAPPED)
+                break
+            if current.start > position:
+                yield Extent(position, current.start - position, ExtentKind.UNMAPPED)
+                position = current.start
+            last = min(current.end, end)
+            yield Extent(position, last - position, ExtentKind.DATA)
+            position = last
 
 
 def data_bytes(extents: Iterable[Extent]) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from thinsync_virt.model.extents import ByteRange
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.transfers import Interrupted
 
@@ -14,11 +17,13 @@ class Mode(enum.StrEnum):
 
     FULL = "full"
     INCREMENTAL = "incremental"
+    SEEDED = "seeded"
+    """What differs from a volume that is at the target already, and of which nobody knows what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskPlan:
-    """One disk: its libvirt target, and whether all of it or only the difference to the base travels.
+    """One disk: its libvirt target, and whether all of it or only the difference to the base or a seed travels.
 
     ``expected`` is how many bytes of it will be read, at most; None where nobody has looked.
     """
@@ -41,6 +46,8 @@ class Replicate:
     """Make set ``set_id`` and send it. ``base`` is the source's copy of the newest common point.
 
     With ``unfinished_head`` the set is there already, sealed: its transfer was ``interrupted``, and goes on.
+    ``seeds`` are volumes at the target, by disk, from which those disks' copies are made; once the head has been
+    compared with them, ``differing`` says where they differ.
     """
 
     key: ReplicaKey
@@ -50,6 +57,8 @@ class Replicate:
     disks: tuple[DiskPlan, ...]
     unfinished_head: RecoveryPoint | None = None
     interrupted: Interrupted | None = None
+    seeds: Mapping[str, VolumeName] = field(default_factory=dict)
+    differing: Mapping[str, tuple[ByteRange, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

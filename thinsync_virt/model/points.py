@@ -126,6 +126,7 @@ class RecoveryPoint:
     """A sealed set. ``time`` is seconds since 1970; ``definition`` the id of its definition volume's content.
 
     ``confirmed_by`` is, at the source, the host whose target holds the point too ("" when not confirmed).
+    ``damaged``: at the target, its data was found not to be the source's. It is never a base, and never registered.
     """
 
     key: ReplicaKey
@@ -136,6 +137,7 @@ class RecoveryPoint:
     definition: str
     disks: tuple[PointDisk, ...]
     confirmed_by: str = ""
+    damaged: bool = False
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -153,6 +155,6 @@ class RecoveryPoint:
 
 
 def newest_common(ours: tuple[RecoveryPoint, ...], theirs: tuple[RecoveryPoint, ...]) -> RecoveryPoint | None:
-    """Our copy of the newest point that both sides hold, or None."""
-    ids = {point.id for point in theirs}
+    """Our copy of the newest point that both sides hold, or None. What is damaged there is not held."""
+    ids = {point.id for point in theirs if not point.damaged}
     return max((point for point in ours if point.id in ids), key=lambda point: point.order, default=None)

@@ -83,6 +83,7 @@ class ReplicationReport:
     ``behind`` is how old the target's newest point is at this moment, in seconds: what changed here since is not there
     (nothing, when up to date). ``registered`` is the point that ``virsh start`` would start there, "" for none;
     ``start`` says how one is started where nothing is ever registered.
+    ``compared`` are bytes that were compared with seeds at the target, before what differs was sent.
     ``skipped`` are bytes of data that an interrupted transfer had brought before this run. ``finished`` is the
     interrupted transfer that this run brought to its end before it made a point of its own.
     """
@@ -101,4 +102,5 @@ class ReplicationReport:
     registered: str = ""
     start: str = ""
     skipped: int = 0
+    compared: int = 0
     finished: ReplicationReport | None = None

@@ -9,6 +9,7 @@ LVM allows ``A-Za-z0-9_+.-/=!:&#`` in tags, up to 1024 characters. Ours are ``ts
     ts1:k=d&d=DOMAIN&t=TARGET-VG&x=DEFINITION&y=s|t                                 definition volume
     ts1:k=seal&s=SET&c=CONSISTENCY&x=DEFINITION                                     on member 1, once whole
     ts1:k=ok&s=SET&h=HOST                                                           on member 1 at the source
+    ts1:k=bad&s=SET                                                                 on member 1 of a damaged point
 
 Those of volumes that ``send`` and ``receive`` work with are drawn in :mod:`thinsync_virt.model.transfer_tags`.
 
@@ -94,6 +95,13 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True)
+class Damage:
+    """This point's data at the target is not the source's: it is never a base, and never registered."""
+
+    set_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class DefinitionMember:
     """A definition volume; ``role`` is SOURCE or TARGET."""
 
@@ -102,7 +110,7 @@ class DefinitionMember:
     definition: str
 
 
-Tag = Member | Seal | Confirmation | DefinitionMember | Incoming | Whole | Received | Temporary
+Tag = Member | Seal | Confirmation | Damage | DefinitionMember | Incoming | Whole | Received | Temporary
 
 
 def format_tag(tag: Tag) -> str:
@@ -126,6 +134,8 @@ def format_tag(tag: Tag) -> str:
             fields = {"k": "seal", "s": tag.set_id, "c": tag.consistency.value, "x": tag.definition}
         case Confirmation():
             fields = {"k": "ok", "s": tag.set_id, "h": escape(tag.host)}
+        case Damage():
+            fields = {"k": "bad", "s": tag.set_id}
         case DefinitionMember():
             fields = {
                 "k": "d",
@@ -208,6 +218,8 @@ def _parse_fields(text: str) -> Tag:
                 return Seal(check_id(fields["s"]), Consistency(fields["c"]), check_id(fields["x"]))
             case "ok":
                 return Confirmation(check_id(fields["s"]), unescape(fields["h"]))
+            case "bad":
+                return Damage(check_id(fields["s"]))
             case "d":
                 owner = Role(fields["y"])
                 if owner is Role.REGISTERED:

@@ -171,12 +171,12 @@ def abandoned(
 
     Not ``unfinished_head``, whose transfer goes on.
 
-    Those newer than the newest common point, also when the target confirmed them once: it has lost them since, and
-    beside a newer confirmed point the base would count as expired. Without a common point: those that no target
-    has confirmed.
+    Those newer than the newest common point, also when the target confirmed them once: it has lost them since, or
+    they were damaged there, and beside a newer confirmed point the base would count as expired. Without a common
+    point: those that no target has confirmed.
     """
     base = newest_common(source.points, target.points)
-    held = {point.id for point in target.points}
+    held = {point.id for point in target.points if not point.damaged}
     if unfinished_head is not None:
         held.add(unfinished_head.id)
     missing = tuple(point for point in source.points if point.id not in held)

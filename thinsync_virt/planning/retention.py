@@ -26,7 +26,8 @@ def expired_at_target(
 ) -> tuple[RecoveryPoint, ...]:
     """All but the last ``keep``, those that registered volumes come from, and the newest that the source holds too.
 
-    ``registered`` and ``common`` are ids.
+    ``registered`` and ``common`` are ids. What is damaged goes first, but only in the place of another: it is the
+    other end that says so, and its word must not leave fewer points than its silence (invariant 12).
     """
-    newest_first = sorted(points, key=lambda point: point.order, reverse=True)
-    return tuple(point for point in newest_first[keep:] if point.id != common and point.id not in registered)
+    first_to_stay = sorted(points, key=lambda point: (not point.damaged, point.order), reverse=True)
+    return tuple(point for point in first_to_stay[keep:] if point.id != common and point.id not in registered)

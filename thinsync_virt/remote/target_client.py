@@ -156,6 +156,36 @@ class RemoteTarget:
             raise
         return from_wire(RecoveryPoint, answer["point"], "point")
 
+    def look_at_seeds(
+        self, key: ReplicaKey, choices: Choices, seeds: dict[str, str], sizes: dict[str, int]
+    ) -> dict[str, int]:
+        """Bytes that copies made of these volumes there (VG/LV, by disk) take at once."""
+        params = {"key": to_wire(key), "choices": to_wire(choices), "seeds": seeds, "sizes": sizes}
+        return from_wire(dict[str, int], self._client.call("look_at_seeds", params)["amounts"], "amounts")
+
+    def sow(
+        self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: dict[str, str]
+    ) -> None:
+        """Have it make the staging volumes of these disks from their seeds."""
+        params = {"key": to_wire(key), "point": to_wire(point), "name": name, "choices": to_wire(choices)}
+        self._client.call("sow", {**params, "seeds": seeds})
+
+    def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        """The bitmap of what it made from a seed."""
+        params = {"key": to_wire(key), "point": point, "disk": disk}
+        return _decode(self._client.call("seed_mapped", params)["bitmap"])
+
+    def seed_digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes:
+        """Digests of what it made from a seed."""
+        params = {"key": to_wire(key), "point": point, "disk": disk, "blocks": list(blocks), "size": size}
+        return _decode(self._client.call("seed_digests", params)["digests"])
+
+    def mark_damaged(self, key: ReplicaKey, point: str) -> None:
+        """From here on the point there is never a base, and never registered."""
+        self._client.call("mark_damaged", {"key": to_wire(key), "point": point})
+
     def register(self, key: ReplicaKey, point: str) -> Registration:
         """Make the registered domain there start from this point."""
         answer = self._client.call("register", {"key": to_wire(key), "point": point})

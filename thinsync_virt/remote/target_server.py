@@ -54,6 +54,22 @@ class ServedTarget(Protocol):
         acknowledge: Callable[[dict[str, int]], None],
     ) -> RecoveryPoint: ...
 
+    def look_at_seeds(
+        self, key: ReplicaKey, choices: Choices, seeds: Mapping[str, str], sizes: Mapping[str, int]
+    ) -> dict[str, int]: ...
+
+    def sow(
+        self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: Mapping[str, str]
+    ) -> None: ...
+
+    def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes: ...
+
+    def seed_digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes: ...
+
+    def mark_damaged(self, key: ReplicaKey, point: str) -> None: ...
+
     def register(self, key: ReplicaKey, point: str) -> Registration: ...
 
     def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]: ...
@@ -113,6 +129,7 @@ def target_handlers(target: ServedTarget, prover: ServedProver) -> dict[str, Han
         **_state_calls(target),
         **_transfer_calls(target),
         **_proof_calls(target, prover),
+        **_seed_calls(target),
     }
     return {name: _handler(call) for name, call in calls.items()}
 
@@ -226,6 +243,47 @@ def _transfer_calls(target: ServedTarget) -> dict[str, Call]:
         return {}
 
     return {"receive": receive, "register": register, "tidy": tidy, "retire": retire}
+
+
+def _seed_calls(target: ServedTarget) -> dict[str, Call]:
+    def look_at_seeds(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, choices = params.key(), params.take("choices", Choices)
+        seeds, sizes = params.take("seeds", dict[str, str]), params.take("sizes", dict[str, int])
+        params.done()
+        return {"amounts": target.look_at_seeds(key, choices, seeds, sizes)}
+
+    def sow(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, point = params.key(), params.take("point", RecoveryPoint)
+        name, choices = params.take("name", str), params.take("choices", Choices)
+        seeds = params.take("seeds", dict[str, str])
+        params.done()
+        target.sow(key, point, name, choices, seeds)
+        return {}
+
+    def seed_mapped(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, point, disk = params.key(), params.identifier("point"), params.take("disk", str)
+        params.done()
+        return {"bitmap": _encode(target.seed_mapped(key, point, disk))}
+
+    def seed_digests(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, point, disk = params.key(), params.identifier("point"), params.take("disk", str)
+        blocks, size = params.take("blocks", tuple[int, ...]), params.take("size", int)
+        params.done()
+        return {"digests": _encode(target.seed_digests(key, point, disk, blocks, size))}
+
+    def mark_damaged(params: _Params, io: CallIO) -> dict[str, Any]:
+        key, point = params.key(), params.identifier("point")
+        params.done()
+        target.mark_damaged(key, point)
+        return {}
+
+    return {
+        "look_at_seeds": look_at_seeds,
+        "sow": sow,
+        "seed_mapped": seed_mapped,
+        "seed_digests": seed_digests,
+        "mark_damaged": mark_damaged,
+    }
 
 
 def _proof_calls(target: ServedTarget, prover: ServedProver) -> dict[str, Call]:

@@ -27,6 +27,7 @@ from thinsync_virt.planning.replication import abandoned
 from thinsync_virt.replication.patience import Patience
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
 from thinsync_virt.replication.request import Observer, Request
+from thinsync_virt.replication.seeding import compare_seeds
 from thinsync_virt.replication.situation import (
     CannotGoOnError,
     Situation,
@@ -57,6 +58,8 @@ class _Run:
     """What is on its way; None before the first, and when it has come to its end."""
     given_up: str = ""
     """The head of an interrupted transfer that cannot go on."""
+    finished: bool = False
+    """Whether an interrupted transfer came to its end in this run."""
     started: float = field(default_factory=time.monotonic)
     made: int = 0
     """New points so far."""
@@ -89,7 +92,7 @@ def replicate(source: Source, target: Target, request: Request, observer: Observ
             return _join(finished, report)
         if ended is None or ended.of_this_run:
             return report
-        finished = report
+        finished, run.finished = report, True
         run.started = time.monotonic()
 
 
@@ -126,7 +129,14 @@ def _reconnect(run: _Run, lost: ThinsyncError) -> None:
 def _round(run: _Run) -> ReplicationReport:
     """From the states of both ends to one point that is sealed and registered, or to finding that there is nothing."""
     source, target, request = run.source, run.target, run.request
-    situation = look(source, target, request, run.observer, given_up=run.given_up)
+    situation = look(
+        source,
+        target,
+        request,
+        run.observer,
+        given_up=run.given_up,
+        under_way=run.transfer is not None or run.finished,
+    )
     match make_plan(source, target, situation, run.observer):
         case Conflict(message, hint):
             raise ConflictError(message, hint=hint)
@@ -175,7 +185,7 @@ def _make_way(run: _Run, situation: Situation, plan: Replicate) -> None:
     """Remove what nobody needs any more, at both ends."""
     source, target, going_on = run.source, run.target, plan.unfinished_head
     _show(run, target.tidy(plan.key, going_on.id if going_on is not None else ""))
-    target.retire(plan.key, plan.base.id if plan.base else "")
+    target.retire(plan.key, plan.base.id if plan.base else situation.seeds.point)
     if plan.base is not None and not plan.base.confirmed_by:
         source.confirm(plan.base, target.address)
     source.discard(abandoned(situation.source, situation.target, going_on))
@@ -199,6 +209,7 @@ def _send(run: _Run, situation: Situation, plan: Replicate) -> ReplicationReport
     transfer: Transfer | None = None
     try:
         transfer = _head(run, situation, plan)
+        plan = _sow(run, situation, plan, transfer)
         with run.source.send(plan, transfer.head) as stream:
             empty = plan.unfinished_head is None and nothing_new(plan, transfer.head, stream)
             if not empty:
@@ -209,6 +220,8 @@ def _send(run: _Run, situation: Situation, plan: Replicate) -> ReplicationReport
     except ThinsyncError as error:
         if plan.unfinished_head is None:
             with suppress(ThinsyncError):
+                if plan.seeds:
+                    run.target.tidy(plan.key, "")
                 _forget(run, situation, transfer)
             raise
         if not leads_nowhere(error):
@@ -247,6 +260,16 @@ def _head(run: _Run, situation: Situation, plan: Replicate) -> Transfer:
     if run.transfer is None or run.transfer.head.point.id != unfinished.id:
         run.transfer = Transfer(run.source.reopen(unfinished), plan.disks, of_this_run=False)
     return run.transfer
+
+
+def _sow(run: _Run, situation: Situation, plan: Replicate, transfer: Transfer) -> Replicate:
+    """The plan, with where the head differs from what the target has made of its seeds."""
+    if not plan.seeds:
+        return plan
+    head, name = transfer.head.point, situation.domain.name
+    plan, compared = compare_seeds(run.source, run.target, plan, head, name, situation.choices, run.observer)
+    transfer.compared += compared
+    return plan
 
 
 def _move(run: _Run, transfer: Transfer, stream: Outgoing) -> None:

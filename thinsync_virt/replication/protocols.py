@@ -58,6 +58,16 @@ class Outgoing(Protocol):
         ...
 
 
+class Comparable(Protocol):
+    """One end's copy of a head: what is mapped, and digests, as :mod:`thinsync_virt.replication.verify` has them."""
+
+    def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes: ...
+
+    def digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes: ...
+
+
 class Source(Protocol):
     """The end that has the running domain."""
 
@@ -104,6 +114,10 @@ class Source(Protocol):
 
     def reopen(self, point: RecoveryPoint) -> Head:
         """A head that is here already, because its transfer was interrupted."""
+        ...
+
+    def prover(self) -> AbstractContextManager[Comparable]:
+        """What a head here holds, for comparing it with what the target has made of its seeds."""
         ...
 
     def send(self, plan: Replicate, head: Head) -> AbstractContextManager[Outgoing]: ...
@@ -157,6 +171,35 @@ class Target(Protocol):
 
         ``sizes`` are those of its disks in bytes, ``data`` the bytes that full copies will bring, as far as known.
         """
+        ...
+
+    def look_at_seeds(
+        self, key: ReplicaKey, choices: Choices, seeds: dict[str, str], sizes: dict[str, int]
+    ) -> dict[str, int]:
+        """Bytes that the copies made of these volumes (VG/LV, by disk) take at once, by disk; nothing is changed.
+
+        Raises ThinsyncError for what cannot be a seed.
+        """
+        ...
+
+    def sow(
+        self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: dict[str, str]
+    ) -> None:
+        """Make the staging volumes of these disks of ``point`` from their seeds. ``name`` is the domain's."""
+        ...
+
+    def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        """The bitmap of what :meth:`sow` has made."""
+        ...
+
+    def seed_digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes:
+        """Digests of what :meth:`sow` has made. What cannot be read there is unmapped first."""
+        ...
+
+    def mark_damaged(self, key: ReplicaKey, point: str) -> None:
+        """From here on the point is never a base, and never registered. Idempotent."""
         ...
 
     def receive(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
@@ -15,6 +15,7 @@ from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.states import SourceState, TargetState
 from thinsync_virt.planning.choices import choose, remembered_state, target_uuid, travelling_disks
 from thinsync_virt.planning.replication import find_conflict, plan_disks, plan_replication, plan_resumption
+from thinsync_virt.planning.seeding import Seeds, choose_seeds, with_seeds
 from thinsync_virt.replication.protocols import Source, Target
 from thinsync_virt.replication.request import Observer, Request
 
@@ -50,14 +51,21 @@ class Situation:
     left: dict[str, int] | None
     """Bytes that are left of an interrupted transfer, by disk; None where there is none to go on with."""
     findings: tuple[Finding, ...]
+    seeds: Seeds = field(default_factory=Seeds)
 
 
 def look(
-    source: Source, target: Target, request: Request, observer: Observer, *, given_up: str = ""
+    source: Source,
+    target: Target,
+    request: Request,
+    observer: Observer,
+    *,
+    given_up: str = "",
+    under_way: bool = False,
 ) -> Situation:
     """Ask both ends. Raises ThinsyncError at any conflict or refusal, with nothing changed; CannotGoOnError.
 
-    The interrupted transfer of point ``given_up`` counts as remains.
+    The interrupted transfer of point ``given_up`` counts as remains. ``under_way``: this run has sent something.
     """
     domain = source.inspect(request.domain)
     observer.step(f"asking {target.host}")
@@ -77,6 +85,16 @@ def look(
     if conflict is not None:
         raise ConflictError(conflict.message, hint=conflict.hint)
     observer.step("checking both ends")
+    seeds = choose_seeds(
+        request.seeds,
+        disks,
+        source_state,
+        target_state,
+        offer,
+        choices,
+        host=target.host,
+        under_way=under_way,
+    )
     definition = source.definition(domain, choices)
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
     findings = source.check(domain, disks, request.quiesce)
@@ -89,10 +107,14 @@ def look(
     elif not refusals(findings):
         plans = plan_disks(source_state, target_state, disks, choices)
         full = source.mapped(of_mode(Mode.FULL, plans, disks))
+        if seeds.volumes:
+            named = {disk: str(volume) for disk, volume in seeds.volumes.items()}
+            amounts = target.look_at_seeds(key, choices, named, sizes)
+            full |= {name: min(amounts.get(name, 0), sizes[name]) for name in named}
     findings = (*findings, *target.check(key, definition, choices, sizes, full))
     refuse(findings, domain.name, target)
     return Situation(
-        domain, disks, choices, definition, source_state, target_state, sizes, full, left, findings
+        domain, disks, choices, definition, source_state, target_state, sizes, full, left, findings, seeds
     )
 
 
@@ -139,7 +161,7 @@ def refuse(findings: tuple[Finding, ...], domain: str, target: Target) -> None:
 def make_plan(source: Source, target: Target, situation: Situation, observer: Observer) -> Plan:
     """What is to be done, now that both ends are known."""
     base = newest_common(situation.source.points, situation.target.points)
-    return plan_replication(
+    plan = plan_replication(
         situation.source,
         situation.target,
         host=target.host,
@@ -148,6 +170,7 @@ def make_plan(source: Source, target: Target, situation: Situation, observer: Ob
         definition=situation.definition.id,
         unchanged=_is_unchanged(source, situation, base, observer),
     )
+    return with_seeds(plan, situation.seeds) if isinstance(plan, Replicate) else plan
 
 
 def _is_unchanged(
@@ -163,8 +186,10 @@ def _is_unchanged(
 
 def with_amounts(plan: Replicate, source: Source, situation: Situation, request: Request) -> Replicate:
     """How much each disk brings; of a delta only a dry run wants to know before it is made."""
-    amounts = dict(situation.full if plan.unfinished_head is None else situation.left or {})
+    amounts: dict[str, int] = dict(situation.full if plan.unfinished_head is None else situation.left or {})
     if request.dry_run and plan.base is not None and plan.unfinished_head is None:
         amounts |= source.differing(of_mode(Mode.INCREMENTAL, plan.disks, situation.disks), plan.base)
-    disks = tuple(replace(disk, expected=amounts.get(disk.target)) for disk in plan.disks)
+    # How much differs from a seed nobody knows before it is compared.
+    known = {target: amount for target, amount in amounts.items() if target not in plan.seeds}
+    disks = tuple(replace(disk, expected=known.get(disk.target)) for disk in plan.disks)
     return replace(plan, disks=disks)

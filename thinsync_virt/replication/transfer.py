@@ -19,6 +19,8 @@ class Transfer:
     skipped: int | None = None
     """Bytes of data that had arrived before the first attempt."""
     stream_bytes: int = 0
+    compared: int = 0
+    """Bytes that were compared with seeds."""
     disks: tuple[SentDisk, ...] = ()
 
     def begin(self, stream: Outgoing) -> None:
@@ -42,6 +44,7 @@ class Transfer:
             disks=self.disks,
             stream_bytes=self.stream_bytes,
             skipped=self.skipped or 0,
+            compared=self.compared,
         )
 
 
@@ -60,7 +63,9 @@ def nothing_new(plan: Replicate, head: Head, stream: Outgoing) -> bool:
     """A set found empty afterwards is no new point."""
     if plan.base is None or head.point.definition != plan.base.definition:
         return False
-    if any(disk.mode is Mode.FULL for disk in plan.disks) or len(plan.disks) != len(plan.base.disks):
+    if any(disk.mode is not Mode.INCREMENTAL for disk in plan.disks) or len(plan.disks) != len(
+        plan.base.disks
+    ):
         return False
     base_sizes = {disk.target: disk.size for disk in plan.base.disks}
     head_sizes = {disk.target: disk.size for disk in head.point.disks}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from thinsync_virt.errors import DiffersError, NotFoundError, StreamError
+from thinsync_virt.model.extents import ByteRange as ByteRange
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
@@ -32,14 +33,6 @@ class Prover(Protocol):
     def digests(
         self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
     ) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """``length`` bytes from ``start``."""
-
-    start: int
-    length: int
 
 
 @dataclass(frozen=True, slots=True)

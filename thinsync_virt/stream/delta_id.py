@@ -7,7 +7,7 @@ By it an interrupted transfer is known again. It is the first 32 hexadecimal dig
     per disk, in the header's order:
         target, a zero byte
         size, chunk size          u64, u64    bytes
-        mode                      u64         0 full, 1 incremental
+        mode                      u64         0 full, 1 incremental, 2 seeded
         number of extents         u64
         per extent: start, length, kind       u64, u64, u64    bytes; kind 0 unmapped, 1 data
 
@@ -27,6 +27,7 @@ from thinsync_virt.model.plans import Mode
 _DISK = struct.Struct("<QQQQ")
 _EXTENT = struct.Struct("<QQQ")
 _AT_ONCE = 4096
+_MODES = {Mode.FULL: 0, Mode.INCREMENTAL: 1, Mode.SEEDED: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,7 @@ def delta_id(base: str | None, point: str, disks: Iterable[DeltaDisk]) -> str:
     digest = hashlib.sha256((base or "0" * 32).encode() + point.encode())
     for disk in disks:
         digest.update(disk.target.encode() + b"\0")
-        incremental = disk.mode is Mode.INCREMENTAL
-        digest.update(_DISK.pack(disk.size, disk.chunk_size, incremental, len(disk.extents)))
+        digest.update(_DISK.pack(disk.size, disk.chunk_size, _MODES[disk.mode], len(disk.extents)))
         for first in range(0, len(disk.extents), _AT_ONCE):
             digest.update(
                 b"".join(

@@ -73,7 +73,7 @@ class StreamDisk:
             0 <= self.start <= self.size and self.start % SECTOR == 0, f"{self.target}: start {self.start}"
         )
         _require(
-            (self.base is None) == (self.mode is Mode.FULL),
+            (self.base is None) == (self.mode is not Mode.INCREMENTAL),
             f"{self.target}: {self.mode.value} with base {self.base}",
         )
         if self.base is not None:

@@ -28,7 +28,7 @@ POOL_FIELDS = (
     "transaction_id,zero,discards,lv_active"
 )
 HEALTH_FIELDS = "vg_name,lv_name,lv_health_status"
-KIND_FIELDS = "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout"
+KIND_FIELDS = "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout,lv_size,lv_active,lv_device_open,lv_tags"
 GROUP_FIELDS = (
     "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,vg_mda_size,vg_mda_free,vg_mda_used_count,lv_count,vg_seqno,"
     "vg_lock_type,vg_permissions"
@@ -62,13 +62,20 @@ class VolumeGroup:
 
 @dataclass(frozen=True, slots=True)
 class VolumeKind:
-    """What any LV is made of: LVM's segment type (``thin``, ``linear``, ``cache``, ``thin-pool``, ...) and roles."""
+    """What any LV is made of: LVM's segment type (``thin``, ``linear``, ``cache``, ``thin-pool``, ...) and roles.
+
+    ``size`` in bytes.
+    """
 
     name: VolumeName
     uuid: str
     segment_type: str
     roles: tuple[str, ...]
     hidden: bool
+    size: int = 0
+    active: bool = False
+    open: bool = False
+    tags: tuple[str, ...] = ()
 
     @property
     def is_thin(self) -> bool:
@@ -195,6 +202,10 @@ def _kind(row: Row) -> VolumeKind:
             segment_type=row["segtype"],
             roles=tuple(role for role in row["lv_role"].split(",") if role),
             hidden=name.startswith("["),
+            size=_number(row.get("lv_size", "0")),
+            active=_flag(row.get("lv_active", "")),
+            open=_flag(row.get("lv_device_open", "")),
+            tags=_tags(row.get("lv_tags", "")),
         )
     except (KeyError, ValueError, UsageError) as error:
         raise _nonsense(row, error) from error

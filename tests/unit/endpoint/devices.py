@@ -116,7 +116,7 @@ class FileLvm(StoredLvm):
         if name in self.others:
             return self.others[name]
         if name not in self.stored:
-            raise NotFoundError(f"volume {name} does not exist")
+            raise NotFoundError(f"volume {name} does not exist", hint="see: lvs -a")
         return VolumeKind(name, self.stored[name].uuid, "thin", (), False)
 
     def set_writable(self, names: Sequence[VolumeName]) -> None:

@@ -35,13 +35,14 @@ POINT = "b0" * 16
 MEMBER = f"ts1:k=s&d={DOMAIN}&t={GROUP}&s={SET}&n=3&i=1/2&v=vda&e=1763942400&w=web01"
 REGISTERED = f"{MEMBER.replace('k=s', 'k=r')}&p={POINT}"
 SEAL = f"ts1:k=seal&s={SET}&c=crash&x={DEFINITION}"
+BAD = f"ts1:k=bad&s={SET}"
 OK = f"ts1:k=ok&s={SET}&h=backup1"
 DEFINITION_TAG = f"ts1:k=d&d={DOMAIN}&t={GROUP}&x={DEFINITION}&y=t"
 INCOMING = f"ts1:k=i&s={SET}&i=1/2&h={POINT}&v=vda&w=web01&u=lv0000-0000-0000-0000-0000-0000-000000"
 WHOLE = f"ts1:k=whole&s={SET}&o=keep"
 RECEIVED = f"ts1:k=h&h={POINT}&v="
 TEMPORARY = "ts1:k=x&n=0&w=web01"
-ALL = (MEMBER, REGISTERED, SEAL, OK, DEFINITION_TAG, INCOMING, WHOLE, RECEIVED, TEMPORARY)
+ALL = (MEMBER, REGISTERED, SEAL, OK, BAD, DEFINITION_TAG, INCOMING, WHOLE, RECEIVED, TEMPORARY)
 
 # Any name that libvirt lets a domain have, as far as it fits a tag.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

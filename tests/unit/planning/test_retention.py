@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +56,16 @@ def test_six_stay_at_the_target() -> None:
     held = tuple(point(number) for number in range(1, 10))
     gone = expired_at_target(held, registered=[point(1).id], common=point(2).id)
     assert [p.sequence for p in gone] == [3]
+
+
+def test_what_is_damaged_goes_first_but_only_in_the_place_of_another() -> None:
+    """The other end says what is damaged: its word must not leave fewer points than its silence (invariant 12)."""
+    points = tuple(point(number) for number in range(1, KEPT_AT_TARGET + 3))
+    held = tuple(replace(one, damaged=one.sequence in (4, 7)) for one in points)
+    gone = expired_at_target(held, registered=(), common="")
+    assert {one.sequence for one in gone} == {4, 7}
+    every = tuple(replace(one, damaged=True) for one in points)
+    assert {one.sequence for one in expired_at_target(every, registered=(), common="")} == {1, 2}
+    few = held[:KEPT_AT_TARGET]
+    assert expired_at_target(few, registered=(), common="") == ()
+    assert [one.sequence for one in expired_at_target(held, registered=(), common=held[3].id)] == [7]

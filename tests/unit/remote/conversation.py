@@ -28,6 +28,9 @@ DEFINITION = Definition({"domain.xml": b"<domain/>", "choices.json": CHOICES.to_
 WARNING = Finding(Severity.WARNING, "beta: pool vg0/pool", "data 85.0 % used", "extend it")
 
 
+SEEDS = {"vda": "vg0/restored"}
+
+
 class MemoryTarget:
     """A ServedTarget and ServedProver that keeps what it was told."""
 
@@ -72,6 +75,28 @@ class MemoryTarget:
             if isinstance(event, Checkpoint):
                 acknowledge(dict(zip(("vda", "vdb"), event.positions, strict=True)))
         return point(2, disks=("vda", "vdb"))
+
+    def look_at_seeds(
+        self, key: ReplicaKey, choices: Choices, seeds: Mapping[str, str], sizes: Mapping[str, int]
+    ) -> dict[str, int]:
+        assert (key, choices, seeds, sizes) == (KEY, CHOICES, SEEDS, {"vda": 64 * MIB})
+        return {"vda": MIB}
+
+    def sow(
+        self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: Mapping[str, str]
+    ) -> None:
+        assert (key, point.id, name, choices, seeds) == (KEY, identifier(2), NAME, CHOICES, SEEDS)
+
+    def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        return b"\x0e"
+
+    def seed_digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes:
+        return b"".join(hashlib.sha256(bytes([block, 1])).digest() for block in blocks)
+
+    def mark_damaged(self, key: ReplicaKey, point: str) -> None:
+        assert point == identifier(1)
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
         return Registration(point, True, (WARNING,))
@@ -171,6 +196,10 @@ def converse(target: RemoteTarget) -> list[Any]:
         target.register(KEY, identifier(2)),
     ]
     target.retire(KEY, identifier(2))
+    target.mark_damaged(KEY, identifier(1))
+    head = point(2, disks=("vda", "vdb"))
+    amounts = target.look_at_seeds(KEY, CHOICES, SEEDS, {"vda": 64 * MIB})
+    target.sow(KEY, head, NAME, CHOICES, SEEDS)
     return [
         *answers,
         durable,
@@ -179,6 +208,9 @@ def converse(target: RemoteTarget) -> list[Any]:
         target.definition(KEY, identifier(2)),
         target.mapped(KEY, identifier(2), "vda"),
         target.digests(KEY, identifier(2), "vda", (0, 3), 64 * MIB),
+        amounts,
+        target.seed_mapped(KEY, identifier(2), "vda"),
+        target.seed_digests(KEY, identifier(2), "vda", (0, 3), MIB),
     ]
 
 
@@ -202,4 +234,7 @@ def expected_answers() -> list[Any]:
         DEFINITION.id,
         target.mapped(KEY, identifier(2), "vda"),
         target.digests(KEY, identifier(2), "vda", (0, 3), 64 * MIB),
+        {"vda": MIB},
+        target.seed_mapped(KEY, identifier(2), "vda"),
+        target.seed_digests(KEY, identifier(2), "vda", (0, 3), MIB),
     ]

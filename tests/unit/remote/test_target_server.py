@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import pytest
 
+from tests.unit.values import CHOICES, point
 from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.remote.codec import to_wire
 from thinsync_virt.remote.server import CallIO
 from thinsync_virt.remote.target_server import ServedProver, ServedTarget, target_handlers
 
@@ -34,6 +36,22 @@ CALLS: dict[str, dict[str, Any]] = {
     "mapped": {"key": KEY, "point": POINT, "disk": "vda"},
     "digests": {"key": KEY, "point": POINT, "disk": "vda", "blocks": [0], "size": 4096},
     "registered_findings": {"key": KEY},
+    "look_at_seeds": {
+        "key": KEY,
+        "choices": to_wire(CHOICES),
+        "seeds": {"vda": "vg0/a"},
+        "sizes": {"vda": 4096},
+    },
+    "sow": {
+        "key": KEY,
+        "point": to_wire(point(1)),
+        "name": "web01",
+        "choices": to_wire(CHOICES),
+        "seeds": {"vda": "vg0/a"},
+    },
+    "seed_mapped": {"key": KEY, "point": POINT, "disk": "vda"},
+    "seed_digests": {"key": KEY, "point": POINT, "disk": "vda", "blocks": [0], "size": 4096},
+    "mark_damaged": {"key": KEY, "point": POINT},
 }
 
 
@@ -89,5 +107,5 @@ def test_what_is_missing_or_of_another_kind_is_refused(name: str, missing: str, 
     except TouchedError:
         # These are of the right kind; whether they mean something is the target's to say.
         kinds = {"name": str, "disk": str, "common": str, "keep": str, "size": int}
-        kinds |= {"sizes": dict, "data": dict, "expected": dict}
+        kinds |= {"sizes": dict, "data": dict, "expected": dict, "seeds": dict}
         assert type(value) is kinds.get(missing) or value == []

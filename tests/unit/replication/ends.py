@@ -7,9 +7,11 @@ between which a crash leaves something; when it is at its end, nothing is tidied
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tests.unit.values import DOMAIN, KEY, NAME, POOL, disk, domain, identifier, pool_report, volume
 from thinsync_virt.errors import (
@@ -35,6 +37,15 @@ from thinsync_virt.replication.protocols import Notify, Outgoing
 from thinsync_virt.units import MIB
 
 Content = dict[str, int]
+
+
+BITMAP = b"\1" + bytes(7)
+"""Of a disk of 64 MiB the first has anything."""
+
+
+def digests_of(number: int, blocks: tuple[int, ...]) -> bytes:
+    """Of a disk whose content is a number."""
+    return hashlib.sha256(str(number).encode()).digest() * len(blocks)
 
 
 class CutError(BaseException):
@@ -68,6 +79,12 @@ class FakeOutgoing:
         self.base_content = base
         self.content = content
         self.modes = {one.target: one.mode for one in plan.disks}
+        self.equal = {
+            target
+            for target, mode in self.modes.items()
+            if mode is Mode.SEEDED and not plan.differing[target]
+        }
+        """Disks that are what was made of their seeds."""
         for one in plan.disks:
             start = self.starts.get(one.target, 0)
             assert one.mode is not Mode.FULL or one.expected == MIB - start
@@ -84,7 +101,7 @@ class FakeOutgoing:
 
     @property
     def _left(self) -> list[str]:
-        return [target for target in self.content if not self.starts.get(target)]
+        return [target for target in self.content if not self.starts.get(target) and target not in self.equal]
 
     @property
     def delta(self) -> str:
@@ -169,10 +186,6 @@ class FakeSource:
             return (*self.findings, Finding(Severity.REFUSAL, "agent", "is away", "install it", Code.GUEST))
         return self.findings
 
-    def mapped(self, disks: tuple[Disk, ...]) -> dict[str, int]:
-        self.fuse.step("mapped")
-        return {disk.target: MIB for disk in disks}
-
     def differing(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> dict[str, int]:
         self.fuse.step("differing")
         held = self.points[base.id][1]
@@ -214,6 +227,21 @@ class FakeSource:
         self.points[point.id] = (point, dict(self.live))
         self.fuse.step("sealed")
         return Head(point, definition, SnapshotReport(Consistency.CRASH, 0, 0, 0, 0))
+
+    @contextmanager
+    def prover(self) -> Iterator[FakeSource]:
+        self.fuse.step("prover")
+        yield self
+
+    def mapped(self, *asked: Any) -> Any:
+        """Of disks, the bytes; of a disk of a point, the bitmap."""
+        self.fuse.step("mapped")
+        if len(asked) == 1:
+            return {disk.target: MIB for disk in asked[0]}
+        return BITMAP
+
+    def digests(self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int) -> bytes:
+        return digests_of(self.points[point][1][disk], blocks)
 
     def left(self, plan: Replicate) -> dict[str, int]:
         self.fuse.step("left")
@@ -273,6 +301,8 @@ class FakeTarget:
         self.points: dict[str, tuple[RecoveryPoint, Content]] = {}
         self.unfinished: tuple[UnfinishedSet, ...] = ()
         self.registered: Registered | None = None
+        self.spoilt = 0
+        """By so much the contents of damaged points are not what was sent."""
         self.stranger: RegisteredDomain | None = None
         self.findings: tuple[Finding, ...] = ()
         self.registering: tuple[Finding, ...] = ()
@@ -297,6 +327,55 @@ class FakeTarget:
         """So many attempts to reach it again fail, and then so many to lock it."""
         self.reached_again = False
         self._truth = truth
+        self.seeds: dict[str, int] = {}
+        """Volumes that may be seeds, and their contents."""
+        self.sown: Content = {}
+
+    def look_at_seeds(
+        self, key: ReplicaKey, choices: Choices, seeds: dict[str, str], sizes: dict[str, int]
+    ) -> dict[str, int]:
+        self._step("look at seeds")
+        for name in seeds.values():
+            if name not in self.seeds and name not in self._damaged():
+                raise NotFoundError(f"{name} is not here", hint="lvs")
+        return dict.fromkeys(seeds, 0)
+
+    def _damaged(self) -> Content:
+        """What damaged points hold, by volume."""
+        return {
+            str(disk.volume.name): content[disk.target] + self.spoilt
+            for held, content in self.points.values()
+            if held.damaged
+            for disk in held.disks
+        }
+
+    def sow(
+        self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: dict[str, str]
+    ) -> None:
+        self._step("sow")
+        assert self.unfinished == (), "remains were left"
+        known = self.seeds | self._damaged()
+        self.sown = {disk: known[seed] for disk, seed in seeds.items()}
+        self.unfinished = (UnfinishedSet(point.key, point.id, point.sequence, len(point.disks), ()),)
+        self._step("sown")
+
+    def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        self._step("seed mapped")
+        assert self.unfinished[0].id == point
+        return BITMAP
+
+    def seed_digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes:
+        self._step("seed digests")
+        assert self.unfinished[0].id == point
+        return digests_of(self.sown[disk], blocks)
+
+    def mark_damaged(self, key: ReplicaKey, point: str) -> None:
+        self._step("mark damaged")
+        held, content = self.points[point]
+        self.points[point] = (replace(held, damaged=True), content)
+        self._step("marked")
 
     def _step(self, name: str) -> None:
         """One step of a call from far away: the power may go, or the connection."""
@@ -417,7 +496,13 @@ class FakeTarget:
             assert self.journal == Interrupted(point.id, base, stream.delta, stream.starts)
             content, positions = dict(self.parts), dict(stream.starts)
         else:
-            assert self.unfinished == (), "remains were left"
+            seeded = {target for target, mode in stream.modes.items() if mode is Mode.SEEDED}
+            if seeded:
+                assert [left.id for left in self.unfinished] == [point.id], "nothing was sown"
+                assert self.sown.keys() == seeded
+                content = dict(self.sown)
+            else:
+                assert self.unfinished == (), "remains were left"
             self.journal = None
             self.unfinished = (
                 UnfinishedSet(point.key, point.id, point.sequence, len(point.disks), point.disks),
@@ -430,6 +515,8 @@ class FakeTarget:
             progress(stream.read)
             self._step("checkpoint")
             self.parts = dict(content)
+            if Mode.SEEDED in stream.modes.values():
+                continue
             self.journal = Interrupted(point.id, base, stream.delta, dict(positions))
             self._step("recorded")
             acknowledged(dict(positions))
@@ -448,6 +535,7 @@ class FakeTarget:
         if self.registered is not None:
             assert not (self.registered.active or self.registered.written or self.registered.managed_save)
         assert self.stranger is None
+        assert not self.points[point][0].damaged
         changed = self.registered is None or self.registered.point != point
         self.registered = Registered(point, self.points[point][1])
         self._step("registered")
@@ -493,6 +581,9 @@ class Watcher:
 
     def progress(self, done: int) -> None:
         self.done.append(done)
+
+    def comparing(self, total: int) -> None:
+        self.steps.append(f"comparing {total}")
 
     def registered(self, registration: Registration) -> None:
         self.registrations.append(registration)

@@ -180,7 +180,7 @@ class OutgoingStream:
             for extent in delta.left:
                 if extent.kind is ExtentKind.UNMAPPED:
                     # A full copy begins with nothing mapped.
-                    if delta.mode is Mode.INCREMENTAL:
+                    if delta.mode is not Mode.FULL:
                         yield Part(index, extent.start, extent.length, None)
                     continue
                 for start in range(extent.start, extent.end, PIECE):

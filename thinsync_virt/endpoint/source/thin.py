@@ -20,6 +20,7 @@ from thinsync_virt.endpoint.metadata_lease import pool_lock
 from thinsync_virt.endpoint.naming import free_name, judge_names, point_suffix
 from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pools import report_pools
+from thinsync_virt.endpoint.proof import Prover
 from thinsync_virt.endpoint.removal import (
     clear_unfinished,
     remove_point,
@@ -38,7 +39,7 @@ from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import CacheMode, Disk, Domain
-from thinsync_virt.model.extents import behind, data_bytes
+from thinsync_virt.model.extents import behind, data_bytes, within
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.plans import Mode, Replicate
@@ -336,6 +337,8 @@ class ThinSource:
         """
         chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
         extents = read_deltas(self._lvm, self._mappings, plan, head.point)
+        for target, ranges in plan.differing.items():
+            extents[target] = tuple(within(extents[target], ranges))
         starts = plan.interrupted.positions if plan.interrupted is not None else {}
         deltas: list[OutgoingDisk] = []
         names = [disk.volume.name for disk in head.point.disks]
@@ -365,6 +368,15 @@ class ThinSource:
             devices.enter_context(open_stream(self._lvm, stream, tuple(names)))
             devices.enter_context(self._tuning.priority.applied())
             yield stream
+
+    @contextmanager
+    def prover(self) -> Iterator[Prover]:
+        """Our points, for comparing them with what the target has; nothing stays open afterwards."""
+        prover = Prover(self._lvm, self._mappings, self.catalogue)
+        try:
+            yield prover
+        finally:
+            prover.close()
 
     def left(self, plan: Replicate) -> dict[str, int]:
         """Bytes of data that are left of the interrupted transfer in ``plan``, by disk target."""

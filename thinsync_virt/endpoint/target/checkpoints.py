@@ -8,6 +8,7 @@ from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.journal import Entry, TransferJournal
 from thinsync_virt.endpoint.target.staging import Incoming
 from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.system.steps import reached
 
@@ -28,7 +29,9 @@ class Checkpoints:
         self._volumes = dict(volumes)
         self._fillers = fillers
         self._zeroing = {target: filler.pool_zeroes for target, filler in fillers.items()}
-        self._possible = all(filler.can_go_on for filler in fillers.values())
+        # What differs from a seed is known only of the seed as it was.
+        seeded = Mode.SEEDED in incoming.modes.values()
+        self._possible = not seeded and all(filler.can_go_on for filler in fillers.values())
         self.recorded = any(incoming.starts.values())
         """Whether the journal speaks of this transfer."""
 

@@ -57,6 +57,30 @@ class LocalTarget:
         self.tidy: Callable[[ReplicaKey, str], tuple[str, ...]] = end.tidy
         self.retire: Callable[[ReplicaKey, str], None] = end.retire
 
+        self.mark_damaged: Callable[[ReplicaKey, str], None] = end.mark_damaged
+
+    def look_at_seeds(
+        self, key: ReplicaKey, choices: Choices, seeds: dict[str, str], sizes: dict[str, int]
+    ) -> dict[str, int]:
+        """A store has none."""
+        return self._end.look_at_seeds(key, choices, seeds, sizes)
+
+    def sow(
+        self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: dict[str, str]
+    ) -> None:
+        """A store has no seeds."""
+        self._end.sow(key, point, name, choices, seeds)
+
+    def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        """A store has no seeds."""
+        return self._end.seed_mapped(key, point, disk)
+
+    def seed_digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes:
+        """A store has no seeds."""
+        return self._end.seed_digests(key, point, disk, blocks, size)
+
     def check(
         self,
         key: ReplicaKey,

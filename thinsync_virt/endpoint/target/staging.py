@@ -22,6 +22,7 @@ from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.tags import Member, Role, Seal, format_tag
+from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
 from thinsync_virt.system.steps import reached
@@ -68,8 +69,7 @@ class Staging:
         catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(self._incoming.key)
         if any(point.id == self._incoming.set_id for point in catalogue.points):
             raise ConflictError(f"point {self._incoming.set_id} is here already", hint="plan again")
-        if any(left.id == self._incoming.set_id for left in (*catalogue.unfinished, *catalogue.broken)):
-            raise ConflictError(f"a part of point {self._incoming.set_id} is here already", hint="plan again")
+        sown = self._sown(catalogue)
         base = self._base(catalogue)
         taken = {volume.name for volume in self._lvm.volumes()}
         snapshots: list[SnapshotRequest] = []
@@ -77,6 +77,9 @@ class Staging:
         for index, (target, size) in enumerate(self._incoming.sizes.items(), start=1):
             incremental = self._incoming.modes[target] is Mode.INCREMENTAL
             held = base.disk(target) if base is not None and incremental else None
+            if target in sown:
+                self._names[target], self._pools[target] = sown[target].name, sown[target].pool
+                continue
             pool = held.volume.pool if held is not None else self._choices.pool_of(target)
             if incremental and held is None:
                 raise ConflictError(f"the base of disk {target} is not here", hint="plan again")
@@ -105,6 +108,31 @@ class Staging:
         self._fit_sizes()
         self._open()
         reached("staging made")
+
+    def _sown(self, catalogue: Catalogue) -> dict[str, ThinVolume]:
+        """What was made from seeds, by disk: all that may be here of this set, and all that has to be.
+
+        Raises ConflictError.
+        """
+        incoming = self._incoming
+        found: dict[str, ThinVolume] = {}
+        for left in (*catalogue.unfinished, *catalogue.broken):
+            if left.id == incoming.set_id:
+                found |= {disk.target: disk.volume for disk in left.disks}
+        seeded = {target for target, mode in incoming.modes.items() if mode is Mode.SEEDED}
+        if not found.keys() <= seeded:
+            raise ConflictError(f"a part of point {incoming.set_id} is here already", hint="plan again")
+        for index, target in enumerate(incoming.sizes, start=1):
+            if target not in seeded:
+                continue
+            volume = found.get(target)
+            if volume is None or volume.pool != self._choices.pool_of(target):
+                raise ConflictError(f"nothing was made here from a seed of disk {target}", hint="plan again")
+            if format_tag(self._member(target, index)) not in volume.tags:
+                raise ConflictError(
+                    f"what was made from the seed of disk {target} is of another set", hint="plan again"
+                )
+        return found
 
     def _open(self) -> None:
         self._lvm.activate(tuple(self._names.values()))

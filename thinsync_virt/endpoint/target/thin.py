@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 
-from thinsync_virt.endpoint.catalogue import Catalogue
+from thinsync_virt.endpoint.catalogue import Catalogue, damaged_points
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.mappings import MappingsOpener
@@ -19,10 +19,20 @@ from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.receive import ThinLanding
 from thinsync_virt.endpoint.target.reception import Acknowledge, Reception
+from thinsync_virt.endpoint.target.seeding import Seeding
 from thinsync_virt.endpoint.target.staging import Incoming, check_incoming
 from thinsync_virt.endpoint.target.switch import Switch, plan_definition
+from thinsync_virt.endpoint.target.watching import check_room_left
 from thinsync_virt.endpoint.transactions import finish_transaction
-from thinsync_virt.errors import BusyError, NotFoundError, PoolError, SpaceError, StreamError, ThinsyncError
+from thinsync_virt.errors import (
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    PoolError,
+    SpaceError,
+    StreamError,
+    ThinsyncError,
+)
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement
@@ -32,7 +42,7 @@ from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, Mark
 from thinsync_virt.model.reports import Registration
 from thinsync_virt.model.states import Offer, PoolReport, TargetState
-from thinsync_virt.model.tags import Role, longest_tags
+from thinsync_virt.model.tags import Damage, Role, format_tag, longest_tags
 from thinsync_virt.planning.arrival import judge_arrival
 from thinsync_virt.planning.retention import expired_at_target
 from thinsync_virt.planning.space import TEXT_PER_VOLUME, judge_pool, room_needed, volume_text
@@ -62,6 +72,9 @@ class ThinTarget:
         self._hypervisor = hypervisor
         self.inventory = Inventory(lvm, hypervisor, mappings, self._journal)
         self.switch = Switch(lvm, hypervisor, self.inventory)
+        self.seeding = Seeding(
+            lvm, mappings, lambda pool: check_room_left(pool, DmSetup().pool_status(pool), host)
+        )
         self._locks = ExitStack()
         self._locked: set[str] = set()
         self._kept: dict[ReplicaKey, str] = {}
@@ -123,6 +136,7 @@ class ThinTarget:
 
     def end(self) -> None:
         """Give the lock back."""
+        self.seeding.close()
         self._locked.clear()
         self._kept.clear()
         self._locks.close()
@@ -186,6 +200,7 @@ class ThinTarget:
         findings += plan.findings
         if not refusals(plan.findings):
             findings += self._hypervisor.preflight(plan)
+        findings += damaged_points(self.inventory.catalogue().of(key).points, self.host)
         return tuple(findings)
 
     def _clearing(self, key: ReplicaKey) -> frozenset[VolumeName]:
@@ -240,13 +255,58 @@ class ThinTarget:
                     self._check_locked(event.header.domain_uuid)
                 yield event
 
+        self.seeding.close()
         landing = ThinLanding(self._lvm, DmSetup(), admit, self.host, self._journal)
         point = Reception(landing, acknowledge).run(ours(), progress)
         return next(found for found in self.inventory.catalogue().points if found.id == point)
 
-    def register(self, key: ReplicaKey, point: str) -> Registration:
-        """Make the registered domain start from ``point``."""
+    def look_at_seeds(
+        self, key: ReplicaKey, choices: Choices, seeds: Mapping[str, str], sizes: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Bytes that copies made of these volumes take at once, by disk. Nothing is changed. Raises ThinsyncError."""
+        return self.seeding.look(key, choices, seeds, sizes)
+
+    def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        """Which 1 MiB blocks of what was made from a seed are mapped."""
+        return self.seeding.mapped(key, point, disk)
+
+    def seed_digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes:
+        """Digests of what was made from a seed; what cannot be read of it is unmapped."""
         self._check_locked(key.domain)
+        return self.seeding.digests(key, point, disk, blocks, size)
+
+    def sow(
+        self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: Mapping[str, str]
+    ) -> None:
+        """Make staging volumes of ``point`` from seeds, VG/LV by disk. Raises ThinsyncError; nothing is left then."""
+        self._check_locked(key.domain)
+        self.seeding.sow(key, point, name, choices, seeds)
+
+    def mark_damaged(self, key: ReplicaKey, point: str) -> None:
+        """From here on ``point`` is never a base, and never registered. Raises NotFoundError."""
+        self._check_locked(key.domain)
+        found = self._held(key, point)
+        if not found.damaged:
+            self._lvm.change_tags(found.disks[0].volume.name, add=(format_tag(Damage(point)),))
+        reached("repair-marked")
+
+    def _held(self, key: ReplicaKey, point: str) -> RecoveryPoint:
+        points = self.inventory.catalogue().of(key).points
+        found = next((one for one in points if one.id == point), None)
+        if found is None:
+            raise NotFoundError(f"point {short_id(point)} is not here", hint="see: thinsync-vm points DOMAIN")
+        return found
+
+    def register(self, key: ReplicaKey, point: str) -> Registration:
+        """Make the registered domain start from ``point``. Raises ConflictError when that is damaged."""
+        self._check_locked(key.domain)
+        if self._held(key, point).damaged:
+            raise ConflictError(
+                f"point {short_id(point)} is damaged at {self.host}, and is not registered",
+                hint="a good one is made by: thinsync-vm verify DOMAIN --repair",
+            )
         return self.switch.register(key, point)
 
     def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:
@@ -285,6 +345,7 @@ class ThinTarget:
         open, and for ever when it was written to: that data is nowhere else.
         """
         self._check_locked(key.domain)
+        self.seeding.close()
         ours = self.inventory.catalogue().of(key)
         going_on = self._journal.find(key, (one for one in ours.unfinished if one.id == keep))
         gone = clear_unfinished(

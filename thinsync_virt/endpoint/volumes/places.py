@@ -129,7 +129,11 @@ def _place(header: StreamHeader, disk: StreamDisk, target: VolumeName, wishes: W
                 hint=f"name one that is not there yet, or give it another name: lvrename {target} NEWNAME",
             )
         return Place(target, here.pool_for(target, wishes), disk.size, None, header.point, name)
-    assert disk.base is not None
+    if disk.base is None:
+        raise StreamError(
+            f"the stream brings of disk {disk.target} what differs from a seed: it is for one transfer only",
+            retry=False,
+        )
     if present is None:
         raise NotFoundError(
             f"{target} does not exist, and the stream brings only what changed since {disk.base}",

@@ -69,6 +69,10 @@ class StoreLanding:
         """What a stream claims must fit this store, and what was announced of each disk."""
         if header.key is None or header.key.target != self._store.identity.id:
             raise StreamError("the stream is for another target", retry=False)
+        if any(disk.mode is Mode.SEEDED for disk in header.disks):
+            raise StreamError(
+                "the stream is for a copy that is made from a seed, and here is none", retry=False
+            )
         if self._expected.keys() != {disk.target for disk in header.disks}:
             raise StreamError("the stream carries other disks than were announced", retry=False)
         for disk in header.disks:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
-from thinsync_virt.endpoint.proof import FINE_BLOCKS, MAX_WINDOW, bitmap
+from thinsync_virt.endpoint.proof import DAMAGED, FINE_BLOCKS, MAX_WINDOW, bitmap
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper, Readable
 from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.endpoint.target.stores.store import offered, points_of
-from thinsync_virt.errors import NotFoundError, StreamError
+from thinsync_virt.errors import Code, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
-
-_DAMAGED = bytes(32)
-"""Stands for a block that is known to be damaged: no digest is equal to it."""
 
 
 class StoreProver:
@@ -60,8 +57,10 @@ class StoreProver:
                 raise StreamError(f"disk {disk} has no block {block}", retry=False)
             try:
                 found += hashlib.sha256(opened.read(start, min(size, opened.size - start))).digest()
-            except StreamError:
-                found += _DAMAGED
+            except ThinsyncError as error:
+                if error.code not in (Code.STREAM, Code.POOL):
+                    raise
+                found += DAMAGED
         return bytes(found)
 
     def disk(self, key: ReplicaKey, point: str, disk: str) -> Readable:

@@ -7,13 +7,14 @@
                                            "points": [POINT, ...]}, "sha256": "<hex>", "version": 1}
 
     POINT = {"id": "<id>", "sequence": 7, "time": 1763942400, "consistency": "filesystem", "definition": "<id>",
-             "parts": ["domain.xml", "nvram"], "retired": false,
+             "parts": ["domain.xml", "nvram"], "retired": false, "damaged": false,
              "disks": [{"target": "vda", "size": N, "chunk_size": N, "file": "vda.qcow2",
                         "base": "<id>" | null, "file_size": N, "file_time": N}]}
 
 ``sha256`` is over the content as it is encoded here: sorted keys, no spaces. ``base`` is the point on whose file this
 one stands, ``file_size`` (bytes) and ``file_time`` (nanoseconds, its mtime) are the file's when the point was sealed. A
-``retired`` point is no recovery point any more, but others may stand on its files. Points are in order of their
+``retired`` point is no recovery point any more, but others may stand on its files; nothing new stands on a
+``damaged`` one, whose data was found not to be the source's. Points are in order of their
 sequence. Every key is there, and no other.
 """
 
@@ -79,6 +80,7 @@ class PointRecord:
     parts: tuple[str, ...]
     disks: tuple[DiskRecord, ...]
     retired: bool = False
+    damaged: bool = False
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -191,6 +193,7 @@ def _encode_point(point: PointRecord) -> dict[str, Any]:
         "definition": point.definition,
         "parts": list(point.parts),
         "retired": point.retired,
+        "damaged": point.damaged,
         "disks": [{name: getattr(disk, name) for name in DiskRecord.__slots__} for disk in point.disks],
     }
 
@@ -204,6 +207,7 @@ def _parse_point(fields: Fields) -> PointRecord:
         definition=fields.take("definition", str),
         parts=tuple(typed(part, str) for part in fields.take("parts", list)),
         retired=fields.take("retired", bool),
+        damaged=fields.take("damaged", bool),
         disks=tuple(_parse_disk(Fields(disk)) for disk in fields.take("disks", list)),
     )
     fields.finish()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
+from thinsync_virt.endpoint.catalogue import damaged_points
 from thinsync_virt.endpoint.target.reception import Reception
 from thinsync_virt.endpoint.target.stores.arrival import StoreLanding
 from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle, unsettled
@@ -15,6 +17,7 @@ from thinsync_virt.endpoint.target.stores.keeper import Keeper
 from thinsync_virt.endpoint.target.stores.plain import failing, room
 from thinsync_virt.endpoint.target.stores.progress import find_progress
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
+from thinsync_virt.endpoint.target.stores.seedless import Seedless
 from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.extents import Announcement
@@ -28,12 +31,13 @@ from thinsync_virt.planning.retention import expired_at_target
 from thinsync_virt.planning.store_room import judge_room
 from thinsync_virt.stream.events import Begin, Event
 from thinsync_virt.system.locks import LOCKS, hold, lock_path
+from thinsync_virt.system.steps import reached
 from thinsync_virt.units import format_size
 
 _JOB = "replication"
 
 
-class StoreEnd:
+class StoreEnd(Seedless):
     """One directory as a target. Nothing is made in it before the first point comes."""
 
     def __init__(self, store: StoreDirectory, keeper: Keeper, host: str, locks: Path = LOCKS) -> None:
@@ -130,7 +134,8 @@ class StoreEnd:
         finding = judge_room(free, total, sum(data.values()), self.where)
         folder = self.store.domain(key.domain)
         left = unsettled(folder, self.where) if folder is not None else ()
-        return (finding, *self.keeper.findings(_existing(self.store.path), self.where), *left)
+        damaged = damaged_points(points_of(folder), self.where) if folder is not None else ()
+        return (finding, *self.keeper.findings(_existing(self.store.path), self.where), *left, *damaged)
 
     def host_findings(self) -> tuple[Finding, ...]:
         """What there is to say of the store whatever the domain."""
@@ -171,6 +176,19 @@ class StoreEnd:
         landing = StoreLanding(self.store, self.keeper, expected, self.where)
         point = Reception(landing, acknowledge).run(ours(), progress)
         return next(held for held in points_of(self._folder(self._key_of(domain))) if held.id == point)
+
+    def mark_damaged(self, key: ReplicaKey, point: str) -> None:
+        """From here on ``point`` is never a base. Raises NotFoundError."""
+        self._check_locked(key.domain)
+        folder = self._to_change(key.domain)
+        if folder is None or key.target != self.store.identity.id:
+            raise NotFoundError("nothing of that domain is here", hint="see: thinsync-vm points")
+        record = next((one for one in offered(folder) if one.id == point), None)
+        if record is None:
+            raise NotFoundError(f"point {short_id(point)} is not here", hint="see: thinsync-vm points")
+        if not record.damaged:
+            folder.commit(folder.record.with_point(replace(record, damaged=True)))
+        reached("repair-marked")
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
         """Nothing is registered; how the point is started by hand. Raises NotFoundError."""
@@ -239,14 +257,15 @@ def points_of(folder: DomainFolder) -> tuple[RecoveryPoint, ...]:
                 PointDisk(disk.target, StoredDisk(str(folder.file(point, disk)), disk.size))
                 for disk in point.disks
             ),
+            damaged=point.damaged,
         )
         for point in offered(folder)
     )
 
 
 def _refuse_written(folder: DomainFolder) -> None:
-    """Invariant 8: what was written to since its point is never built upon."""
-    links = ((point, disk) for point in offered(folder) for disk in point.disks)
+    """Invariant 8: what was written to since its point is never built upon; nor is what is damaged."""
+    links = ((point, disk) for point in offered(folder) if not point.damaged for disk in point.disks)
     refuse_written(
         folder,
         links,

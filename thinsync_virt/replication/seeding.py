@@ -1,0 +1,171 @@
+"""A head compared with the copies that the target has made of its seeds: only where they differ is anything sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from thinsync_virt.errors import StreamError
+from thinsync_virt.model.extents import ByteRange
+from thinsync_virt.model.plans import Replicate
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.replicas import Choices
+from thinsync_virt.replication.protocols import Comparable, Source, Target
+from thinsync_virt.replication.request import Observer
+from thinsync_virt.units import MIB
+
+WINDOW = 512
+"""Blocks of 1 MiB in one call."""
+DIGEST = 32
+FINE = 4096
+FINE_BLOCKS = 16
+"""Blocks of 1 MiB that are looked at in 4 KiB steps in one call: as many digests as one call gives."""
+
+
+def compare_seeds(
+    source: Source,
+    target: Target,
+    plan: Replicate,
+    head: RecoveryPoint,
+    name: str,
+    choices: Choices,
+    observer: Observer,
+) -> tuple[Replicate, int]:
+    """Have the target make its copies from the seeds; the plan with where they differ, and the bytes compared.
+
+    ``name`` is the domain's. Raises ThinsyncError.
+    """
+    seeds = {disk: str(volume) for disk, volume in plan.seeds.items()}
+    observer.step(f"{target.host}: beginning with {', '.join(seeds.values())}")
+    target.sow(plan.key, head, name, choices, seeds)
+    shown = False
+
+    def progress(done: int, total: int) -> None:
+        nonlocal shown
+        if not shown:
+            observer.comparing(total)
+        shown = True
+        observer.progress(done)
+
+    with source.prover() as prover:
+        differing, compared = find_differing(prover, _Sown(target), head, tuple(seeds), progress)
+    return replace(plan, differing=differing), compared
+
+
+@dataclass(frozen=True)
+class _Sown:
+    """What the target has made of the seeds."""
+
+    target: Target
+
+    def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        return self.target.seed_mapped(key, point, disk)
+
+    def digests(self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int) -> bytes:
+        return self.target.seed_digests(key, point, disk, blocks, size)
+
+
+def find_differing(
+    ours: Comparable,
+    theirs: Comparable,
+    head: RecoveryPoint,
+    targets: tuple[str, ...],
+    progress: Callable[[int, int], None],
+) -> tuple[dict[str, tuple[ByteRange, ...]], int]:
+    """Where these disks of ``head`` differ, in steps of 4 KiB; and the bytes that were compared.
+
+    ``progress`` gets bytes compared so far, and in all. Raises StreamError, and what the ends raise.
+    """
+    maps: dict[str, tuple[bytes, bytes]] = {}
+    for target in targets:
+        maps[target] = ours.mapped(head.key, head.id, target), theirs.mapped(head.key, head.id, target)
+        if len(maps[target][0]) != len(maps[target][1]):
+            raise StreamError(f"the copy of disk {target} has another size than the disk", retry=False)
+    total = sum(len(_blocks(*pair)) for pair in maps.values()) * MIB
+    found: dict[str, tuple[ByteRange, ...]] = {}
+    done = 0
+    for disk in head.disks:
+        if disk.target not in maps:
+            continue
+        pair = _Pair(ours, theirs, head, disk.target, disk.size)
+        blocks, known = _blocks(*maps[disk.target]), frozenset(_blocks(maps[disk.target][1]))
+        differing: list[int] = []
+        for first in range(0, len(blocks), WINDOW):
+            window = blocks[first : first + WINDOW]
+            differing += pair.differing(window, MIB)
+            done += len(window) * MIB
+            progress(min(done, total), total)
+        found[disk.target] = tuple(_joined(pair.located(differing, known)))
+    return found, total
+
+
+class _Pair:
+    """One disk at both ends."""
+
+    def __init__(
+        self, ours: Comparable, theirs: Comparable, head: RecoveryPoint, target: str, size: int
+    ) -> None:
+        self._ends = (ours, theirs)
+        self._head = head
+        self._target = target
+        self._size = size
+
+    def differing(self, blocks: tuple[int, ...], size: int) -> list[int]:
+        """Which of these blocks differ."""
+        left, right = (
+            end.digests(self._head.key, self._head.id, self._target, blocks, size) for end in self._ends
+        )
+        if not len(left) == len(right) == len(blocks) * DIGEST:
+            raise StreamError("one end gave another number of digests than asked for", retry=False)
+        pieces = [slice(number * DIGEST, (number + 1) * DIGEST) for number in range(len(blocks))]
+        return [block for block, piece in zip(blocks, pieces, strict=True) if left[piece] != right[piece]]
+
+    def located(self, blocks: list[int], known: frozenset[int]) -> Iterator[ByteRange]:
+        """The same in steps of 4 KiB; of blocks that are not ``known`` at the other end all."""
+        per_block = MIB // FINE
+        for first in range(0, len(blocks), FINE_BLOCKS):
+            window = blocks[first : first + FINE_BLOCKS]
+            fine = tuple(
+                small
+                for block in window
+                if block in known
+                for small in range(block * per_block, min((block + 1) * per_block, -(-self._size // FINE)))
+            )
+            differing = self.differing(fine, FINE) if fine else []
+            small_of: dict[int, list[int]] = {}
+            for small in differing:
+                small_of.setdefault(small // per_block, []).append(small)
+            for block in window:
+                if block not in small_of:
+                    # It is not there at all; or it reads now so, now so, and then all of it is sent.
+                    yield self._range(block, MIB)
+                for small in small_of.get(block, ()):
+                    yield self._range(small, FINE)
+
+    def _range(self, block: int, size: int) -> ByteRange:
+        start = block * size
+        return ByteRange(start, min(size, self._size - start))
+
+
+def _blocks(*maps: bytes) -> tuple[int, ...]:
+    """The numbers of the blocks that are mapped in any of these bitmaps."""
+    return tuple(
+        (index << 3) + bit
+        for index, values in enumerate(zip(*maps, strict=True))
+        if any(values)
+        for bit in range(8)
+        if any(value >> bit & 1 for value in values)
+    )
+
+
+def _joined(ranges: Iterator[ByteRange]) -> Iterator[ByteRange]:
+    pending: ByteRange | None = None
+    for piece in ranges:
+        if pending is not None and pending.start + pending.length == piece.start:
+            pending = ByteRange(pending.start, pending.length + piece.length)
+            continue
+        if pending is not None:
+            yield pending
+        pending = piece
+    if pending is not None:
+        yield pending
