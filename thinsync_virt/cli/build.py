@@ -24,6 +24,7 @@ from thinsync_virt.endpoint.recovery import (
     recover_activation,
     recover_metadata_snapshots,
     recover_sets,
+    recover_tpms,
     recover_transactions,
 )
 from thinsync_virt.endpoint.services_check import look_at_services
@@ -113,6 +114,7 @@ class LocalHost:
             journal = TransferJournal() if role is Role.TARGET else None
             recovery.attempt(partial(recover_sets, self.lvm, role, recovery, journal))
         recovery.attempt(lambda: recover_streams(self.lvm, recovery.attempt))
+        recovery.attempt(lambda: recover_tpms(recovery))
         if not boot:
             recovery.attempt(self._restore_started)
         return recovery

@@ -95,6 +95,7 @@ class ThinTarget:
             if key.domain == domain:
                 with suppress(BusyError):  # a verification has opened one meanwhile
                     deactivate_idle(self._lvm, catalogue.names.get(domain, domain), catalogue.of(key))
+        self._hypervisor.finish_tpm(domain)
         for replica in self._hypervisor.marked():
             if replica.active and replica.uuid == domain:
                 self._hypervisor.restore_active(replica.name)
