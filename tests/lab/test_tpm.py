@@ -1,4 +1,4 @@
-"""The state of a TPM: it goes with its point, in both directions, and a crash never joins it with another point's disks."""
+"""The state of a TPM goes with its point, both ways; a crash never joins it with another point's disks."""
 
 from __future__ import annotations
 
