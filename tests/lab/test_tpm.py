@@ -94,6 +94,22 @@ def test_what_is_no_state_and_a_target_without_an_emulator(hosts: Hosts) -> None
 
 
 @pytest.mark.matrix(sample=1, group="tpm")
+@pytest.mark.parametrize("kind", ["archive", "qcow2"])
+def test_a_store_keeps_it_beside_the_disks(hosts: Hosts, kind: str) -> None:
+    name = hosts.guest(disks=1, size="32M", tpm=True, start=False)
+    give(hosts, "alpha", name, "keys")
+    try:
+        words = ("replicate", name, "--to", f"{kind}:{STORE}", "--json")
+        assert json.loads(hosts.thinsync(*words).stdout)["outcome"] == "replicated"
+        found = hosts.sh("alpha", f"find {STORE} -name 'tpm+tpm2-00.permall' -exec cat {{}} +")
+        assert found == "keys"
+        give(hosts, "alpha", name, "others")
+        assert json.loads(hosts.thinsync(*words).stdout)["outcome"] == "replicated"
+    finally:
+        hosts.sh("alpha", f"rm -rf {STORE}")
+
+
+@pytest.mark.matrix(sample=1, group="tpm")
 @pytest.mark.parametrize("how", ["killed", "power cut"])
 @pytest.mark.parametrize(("target", "step"), STEPS)
 def test_the_target_ends_between_two_steps(hosts: Hosts, target: str, step: str, how: str) -> None:
@@ -137,19 +153,3 @@ def test_the_target_ends_between_two_steps(hosts: Hosts, target: str, step: str,
     assert hosts.replicate(name, node=source)["outcome"] == "up-to-date"
     kept = hosts.sh(target, f"ls -d {directory(hosts, target, name)}/thinsync-*").split()
     assert 1 <= len(kept) <= 2, kept
-
-
-@pytest.mark.matrix(sample=1, group="tpm")
-@pytest.mark.parametrize("kind", ["archive", "qcow2"])
-def test_a_store_keeps_it_beside_the_disks(hosts: Hosts, kind: str) -> None:
-    name = hosts.guest(disks=1, size="32M", tpm=True, start=False)
-    give(hosts, "alpha", name, "keys")
-    try:
-        words = ("replicate", name, "--to", f"{kind}:{STORE}", "--json")
-        assert json.loads(hosts.thinsync(*words).stdout)["outcome"] == "replicated"
-        found = hosts.sh("alpha", f"find {STORE} -name 'tpm+tpm2-00.permall' -exec cat {{}} +")
-        assert found == "keys"
-        give(hosts, "alpha", name, "others")
-        assert json.loads(hosts.thinsync(*words).stdout)["outcome"] == "replicated"
-    finally:
-        hosts.sh("alpha", f"rm -rf {STORE}")

@@ -114,9 +114,9 @@ class LocalHost:
             journal = TransferJournal() if role is Role.TARGET else None
             recovery.attempt(partial(recover_sets, self.lvm, role, recovery, journal))
         recovery.attempt(lambda: recover_streams(self.lvm, recovery.attempt))
-        recovery.attempt(lambda: recover_tpms(recovery))
         if not boot:
             recovery.attempt(self._restore_started)
+        recovery.attempt(lambda: recover_tpms(recovery))
         return recovery
 
     @staticmethod

@@ -95,10 +95,10 @@ class ThinTarget:
             if key.domain == domain:
                 with suppress(BusyError):  # a verification has opened one meanwhile
                     deactivate_idle(self._lvm, catalogue.names.get(domain, domain), catalogue.of(key))
-        self._hypervisor.finish_tpm(domain)
         for replica in self._hypervisor.marked():
             if replica.active and replica.uuid == domain:
                 self._hypervisor.restore_active(replica.name)
+        self._hypervisor.finish_tpm(domain)  # after: of two points, the one that its definition names now
 
     def _mend_pools(self, domain: str, catalogue: Catalogue) -> None:
         """A killed LVM command leaves its pool between two transactions, and then no check lets a run begin.
