@@ -104,7 +104,7 @@ def recover_tpms(recovery: Recovery) -> list[str]:
         return []
 
     for name, domain, _ in tuple(held_tpms()):
-        recovery.attempt(partial(finish, name, domain))
+        recovery.attempt(partial(finish, name, domain), name)
     return []
 
 

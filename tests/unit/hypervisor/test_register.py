@@ -160,6 +160,7 @@ def test_a_tpm_gets_the_state_of_each_point(connection: Connection, tmp_path: Pa
         assert switched.tpm is not None
         assert Path(switched.tpm.place).read_bytes() == state
         assert not register.define(connection, switched)
+    assert switched.tpm is not None
     Path(switched.tpm.place).write_bytes(b"lost")
     assert register.differences(connection, switched) == ("its TPM state is missing or is another point's",)
     assert register.define(connection, switched)
