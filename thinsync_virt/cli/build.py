@@ -24,6 +24,7 @@ from thinsync_virt.endpoint.recovery import (
     recover_activation,
     recover_metadata_snapshots,
     recover_sets,
+    recover_tpms,
     recover_transactions,
 )
 from thinsync_virt.endpoint.services_check import look_at_services
@@ -120,6 +121,7 @@ class LocalHost:
         recovery.attempt(lambda: recover_streams(self.lvm, recovery.attempt))
         if not boot:
             recovery.attempt(self._restore_started)
+        recovery.attempt(lambda: recover_tpms(recovery))
         return recovery
 
     @staticmethod

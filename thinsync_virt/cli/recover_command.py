@@ -12,7 +12,7 @@ from thinsync_virt.cli.output import print_json
 @click.option("--boot", is_flag=True, help="Called at boot, before libvirt's daemons: do not talk to them.")
 @json_option
 def command(boot: bool, as_json: bool) -> None:
-    """Clean up what a crash or a power cut left: frozen guests, metadata snapshots, unfinished sets, pools.
+    """Clean up what a crash or a power cut left: frozen guests, metadata snapshots, unfinished sets, pools, TPMs.
 
     Idempotent; says what it did. Runs at boot before libvirt, and before each replication. What belongs to a running
     job is left alone.

@@ -17,6 +17,7 @@ from thinsync_virt.endpoint.removal import remove_unfinished, remove_unused_defi
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.transactions import finish_transaction
 from thinsync_virt.errors import BusyError, ThinsyncError
+from thinsync_virt.hypervisor.register import finish_tpm, held_tpms
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.tags import PREFIX, Role
@@ -87,6 +88,23 @@ def recover_activation(lvm: Lvm, recovery: Recovery) -> list[str]:
     out = [pool.name for pool in lvm.pools() if not pool.active and pool.name in ours]
     for vg in sorted({pool.vg for pool in out}):
         recovery.attempt(partial(activate, vg, [pool for pool in out if pool.vg == vg]), vg)
+    return []
+
+
+def recover_tpms(recovery: Recovery) -> list[str]:
+    """Finish switches that ended between a replica's definition and its TPM state; each is a step of its own.
+
+    Does not ask libvirt: at boot this must be done before it starts a domain.
+    """
+
+    def finish(name: str, domain: str) -> list[str]:
+        with suppress(BusyError), replica_lock(Role.TARGET, domain):
+            if finish_tpm(domain):
+                return [f"{name}: put the TPM state of its point in place"]
+        return []
+
+    for name, domain, _ in tuple(held_tpms()):
+        recovery.attempt(partial(finish, name, domain), name)
     return []
 
 

@@ -44,7 +44,7 @@ class WindowRequest:
 
     ``uuid`` has 32 hexadecimal digits. ``freeze_timeout`` is seconds from the freeze call to the confirmed thaw,
     ``ping_timeout`` seconds for the agent's answer. ``unsafe_cache`` is whether any of the domain's disks has
-    cache=unsafe. ``read_files`` are read inside the window (the UEFI NVRAM), 64 MiB in all.
+    cache=unsafe. ``read_files`` are read inside the window (UEFI NVRAM, TPM state), 64 MiB in all.
     """
 
     domain: str

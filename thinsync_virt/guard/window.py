@@ -310,7 +310,7 @@ class Window:
         return (
             ""
             if again == self._course.files
-            else "the guest wrote its NVRAM while the snapshots were being made"
+            else "the guest wrote its NVRAM or TPM while the snapshots were being made"
         )
 
     def _too_late(self, when: str) -> None:

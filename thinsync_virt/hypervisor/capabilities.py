@@ -70,6 +70,8 @@ def parse_support(root: Element) -> DomainSupport:
         _enum(root, "graphics", "type"),
         _enum(root, "video", "modelType"),
         _launch_security(root),
+        _enum(root, "tpm", "model"),
+        _enum(root, "tpm", "backendModel"),
     )
 
 

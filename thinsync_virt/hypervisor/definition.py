@@ -1,4 +1,4 @@
-"""Collect a domain's definition at the source: XML, NVRAM, small media, digests of boot files, choices.
+"""Collect a domain's definition at the source: XML, NVRAM, TPM state, small media, digests of boot files, choices.
 
 Equal facts give equal bytes, since the id of a definition decides whether anything has changed. Our own mark stays
 out of it: it tells about this host, not about the domain.
@@ -15,7 +15,18 @@ from thinsync_virt.hypervisor.files import digest_file, read_stable
 from thinsync_virt.hypervisor.inspect import FindPath
 from thinsync_virt.hypervisor.mark import strip_mark
 from thinsync_virt.hypervisor.markup import Element, parse, serialize, text_at, value_at
-from thinsync_virt.model.definition import BOOT, CHOICES, DOMAIN_XML, MAX_PART, MEDIA, NVRAM, Definition
+from thinsync_virt.hypervisor.tpm import emulator_of, state_name, state_path
+from thinsync_virt.model.definition import (
+    BOOT,
+    CHOICES,
+    DOMAIN_XML,
+    MAX_PART,
+    MAX_TPM,
+    MEDIA,
+    NVRAM,
+    TPM,
+    Definition,
+)
 from thinsync_virt.model.replicas import Choices
 
 ReadFile = Callable[[str, int], bytes | None]
@@ -45,6 +56,7 @@ def collect(
     nvram: bytes | None,
     find_path: FindPath,
     read_file: ReadFile = read_stable,
+    tpm: bytes | None = None,
 ) -> Definition:
     """The definition of a domain from its persistent XML (with secrets); changes ``root``.
 
@@ -54,6 +66,8 @@ def collect(
     parts = {DOMAIN_XML: serialize(root).encode(), CHOICES: choices.to_json()}
     if nvram is not None:
         parts[NVRAM] = nvram
+    if tpm is not None and (backend := emulator_of(root)) is not None:
+        parts[TPM + state_name(backend)] = checked_tpm(tpm, root)
     for target, path in _media(root, find_path):
         if target in choices.excluded:
             continue
@@ -89,6 +103,17 @@ def nvram_file(persistent: Element, live: Element | None = None) -> str | None:
     if uses_nvram(persistent):
         return f"{_NVRAM_DIRECTORY}/{text_at(persistent, 'name')}_VARS.fd"
     return None
+
+
+def checked_tpm(state: bytes, root: Element) -> bytes:
+    """The TPM's state. Raises NotReplicableError when it cannot be one."""
+    if 0 < len(state) <= MAX_TPM:
+        return state
+    what = "is empty" if not state else f"has {len(state)} bytes, at most {MAX_TPM} are a TPM's"
+    raise NotReplicableError(
+        f"the state of the domain's TPM {what}",
+        hint=f"look at {state_path(root)}; does the guest start with it? Without it its keys are gone",
+    )
 
 
 def uses_nvram(root: Element) -> bool:

@@ -21,7 +21,8 @@ from thinsync_virt.hypervisor.inspect import FindVolume, Observation, describe
 from thinsync_virt.hypervisor.markup import Element, parse, value_at
 from thinsync_virt.hypervisor.preflight import preflight
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan, plan_replica
-from thinsync_virt.model.definition import MAX_PART, Definition
+from thinsync_virt.hypervisor.tpm import state_path
+from thinsync_virt.model.definition import MAX_PART, MAX_TPM, Definition
 from thinsync_virt.model.domains import Domain
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
@@ -99,8 +100,18 @@ class LibvirtHypervisor:
         root = persistent if persistent is not None else live
         return None if root is None else nvram_file(root, live)
 
-    def collect_definition(self, name: str, choices: Choices, nvram: bytes | None = None) -> Definition:
-        """What travels beside the disks; NVRAM is read here when it is not given."""
+    def tpm_path(self, name: str) -> str | None:
+        """The file of the domain's TPM state, None when it has no TPM. Raises NotFoundError."""
+        handle = self._connection.lookup(name)
+        with translated(f"read the definition of {name}"):
+            live, persistent = _live(handle), _persistent(handle)
+        root = live if live is not None else persistent
+        return None if root is None else state_path(root)
+
+    def collect_definition(
+        self, name: str, choices: Choices, nvram: bytes | None = None, tpm: bytes | None = None
+    ) -> Definition:
+        """What travels beside the disks; NVRAM and the TPM's state are read here when they are not given."""
         handle = self._connection.lookup(name)
         with translated(f"read the definition of {name}"):
             root, live = _persistent(handle, secure=True), _live(handle)
@@ -117,7 +128,9 @@ class LibvirtHypervisor:
                     f"{path} is too large for UEFI variables (over 64 MiB)",
                     hint=f"is it the right file? see the element nvram: virsh edit {name}",
                 )
-        return collect(root, choices, nvram, self._find_path)
+        if tpm is None:
+            tpm = _read_tpm(root if live is None else live, live is not None)
+        return collect(root, choices, nvram, self._find_path, tpm=tpm)
 
     def host_facts(self, definition: Definition) -> HostFacts:
         """What this host has of what the definition names."""
@@ -157,6 +170,10 @@ class LibvirtHypervisor:
         """Bring all definitions to stable storage as they are now. Raises ThinsyncError."""
         register.settle_all()
 
+    def finish_tpm(self, domain: str) -> bool:
+        """Put in place the TPM state of a replica (UUID) whose switch was interrupted; whether it was."""
+        return register.finish_tpm(domain)
+
     def remove_files(self, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Remove our files of a domain (UUID) that no definition names; their paths."""
         return register.remove_files(self._connection, domain, keep)
@@ -169,6 +186,29 @@ class LibvirtHypervisor:
             )
         except libvirt_module().libvirtError:
             return ""
+
+
+def _read_tpm(root: Element, running: bool) -> bytes | None:
+    """The state of the domain's TPM; None when there is no TPM, or it has never been started.
+
+    Raises NotReplicableError, BusyError.
+    """
+    path = state_path(root)
+    if path is None:
+        return None
+    if not os.path.exists(path):
+        if running:
+            raise NotReplicableError(
+                f"the state of the domain's TPM is not at {path}",
+                hint="the guest runs on keys that are kept nowhere: shut it down and see whether they can be restored",
+            )
+        return None
+    state = read_stable(path, MAX_TPM)
+    if state is None:
+        raise NotReplicableError(
+            f"{path} is too large for a TPM's state (over 4 MiB)", hint=f"look at it: ls -l {path}"
+        )
+    return state
 
 
 def _version(number: int) -> str:

@@ -57,6 +57,8 @@ class DomainSupport:
     graphics: frozenset[str] = frozenset()
     videos: frozenset[str] = frozenset()
     launch_security: frozenset[str] = frozenset()
+    tpm_models: frozenset[str] = frozenset()
+    tpm_backends: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,13 @@ from thinsync_virt.hypervisor.definition import boot_files, domain_root
 from thinsync_virt.hypervisor.facts import Architecture, DomainSupport, FileFact, Firmware, HostFacts
 from thinsync_virt.hypervisor.files import digest_file
 from thinsync_virt.hypervisor.markup import Element, absolute_paths, parse, serialize, value_at
+from thinsync_virt.hypervisor.tpm import TOOLS as TPM_TOOLS
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.units import KIB
 
 # The later directories override the earlier ones, file by file (QEMU's interop/firmware.json).
 _FIRMWARE_DIRECTORIES = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
-_ALWAYS_LOOKED_AT = ("/dev/urandom", "/dev/vhost-net", "/dev/vhost-vsock", "/usr/bin/numad")
+_ALWAYS_LOOKED_AT = ("/dev/urandom", "/dev/vhost-net", "/dev/vhost-vsock", "/usr/bin/numad", *TPM_TOOLS)
 _NET = Path("/sys/class/net")
 # libvirt reports one cell also where the kernel has no NUMA, and then refuses to bind to it.
 _NODES = Path("/sys/devices/system/node")

@@ -38,10 +38,17 @@ class Hypervisor(Protocol):
         """The file of the domain's UEFI variables, None when it has none. Raises NotFoundError."""
         ...
 
-    def collect_definition(self, name: str, choices: Choices, nvram: bytes | None = None) -> Definition:
-        """What travels beside the disks. ``nvram`` is used when given, else read: equal before and after.
+    def tpm_path(self, name: str) -> str | None:
+        """The file of the domain's TPM state, None when it has no TPM. Raises NotFoundError."""
+        ...
 
-        Raises NotFoundError, NotReplicableError (a transient domain), BusyError (NVRAM that keeps changing).
+    def collect_definition(
+        self, name: str, choices: Choices, nvram: bytes | None = None, tpm: bytes | None = None
+    ) -> Definition:
+        """What travels beside the disks. ``nvram``, ``tpm`` are used when given, else read: equal before and after.
+
+        Raises NotFoundError, NotReplicableError (a transient domain, a TPM without state), BusyError (a file
+        that keeps changing).
         """
         ...
 
@@ -81,6 +88,10 @@ class Hypervisor(Protocol):
 
     def settle(self) -> None:
         """Bring all definitions to stable storage as they are now: after that, what only older ones name may go."""
+        ...
+
+    def finish_tpm(self, domain: str) -> bool:
+        """After a crash: put in place the TPM state that a replica's (UUID) definition goes with; whether it was."""
         ...
 
     def remove_files(self, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinsync_virt.errors import ConflictError, GuestError, NotFoundError, ThinsyncError
+from thinsync_virt.hypervisor import tpm_state
 from thinsync_virt.hypervisor.connection import (
     VIR_ERR_NO_DOMAIN,
     Connection,
@@ -27,6 +28,7 @@ from thinsync_virt.hypervisor.mark import is_marked, plan_digest, read_mark
 from thinsync_virt.hypervisor.markup import Element, parse, serialize, text_at, value_at
 from thinsync_virt.hypervisor.replica.names import DIRECTORIES, owner_of
 from thinsync_virt.hypervisor.replica.plan import ReplicaPlan
+from thinsync_virt.model.names import short_id
 from thinsync_virt.model.replicas import Mark, RegisteredDomain
 
 _DEFINITIONS = "/etc/libvirt/qemu"
@@ -85,6 +87,8 @@ def define(
     for path, data in plan.files:
         if not has_content(path, data):
             write_durable(path, data)
+    if plan.tpm is not None:
+        tpm_state.prepare(plan.tpm, before is not None, reached)
     reached("files written")
     with translated(f"define domain {plan.name}"):
         handle = connection.raw.defineXML(plan.xml)
@@ -93,10 +97,13 @@ def define(
     _settle(known)
     if known is not None and known.live is not None and not _same_disks(known.live, known.current):
         _restore(connection, known, before)
+        finish_tpm(known.uuid)
         raise ConflictError(
             f"domain {plan.name} was started during the switch, from its point before this one: that stays registered",
             hint="the new point is kept; if the start was meant, this host has the active copy now",
         )
+    if plan.tpm is not None:
+        tpm_state.put_in_place(plan.tpm, reached)
     return True
 
 
@@ -126,6 +133,20 @@ def restore_active(connection: Connection, name: str) -> bool:
     return True
 
 
+def finish_tpm(domain: str) -> bool:
+    """End the hold on the TPM state of a replica (UUID, 32 digits); whether there was one. Raises ThinsyncError.
+
+    Does not ask libvirt, which may not be started yet: its definitions are files.
+    """
+    finished = [tpm_state.finish(root) for _, uuid, root in held_tpms() if uuid == domain]
+    return True in finished
+
+
+def held_tpms() -> Iterator[tuple[str, str, Element]]:
+    """Name, UUID and definition of each replica whose TPM state waits for its end of a switch."""
+    return tpm_state.held(_DEFINITIONS)
+
+
 def settle_all() -> None:
     """Bring libvirt's definitions to stable storage: whoever defined last may have been killed before the sync.
 
@@ -144,11 +165,13 @@ def settle_all() -> None:
 
 def remove_files(connection: Connection, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Remove our NVRAM and media files of a domain (UUID, 32 digits) that no definition here names; their paths."""
-    used = set(keep)
+    used, points = set(keep), set[str]()
     for known in _all(connection):
         for root in (known.persistent, known.live):
             used |= set() if root is None else set(_files(root))
-    removed = []
+            if root is not None and (mark := _mark(root)) is not None:
+                points.add(short_id(mark.point))
+    removed = tpm_state.remove_old(domain, points)
     for directory in DIRECTORIES:
         for path in sorted(Path(directory).glob("thinsync-*")):
             leftover = path.name.endswith(".thinsync-new")
@@ -211,6 +234,8 @@ def _deviations(known: Known, plan: ReplicaPlan) -> Iterator[str]:
     for path, data in plan.files:
         if not has_content(path, data):
             yield f"{path} is missing or has another content"
+    if plan.tpm is not None and not tpm_state.in_place(plan.tpm):
+        yield "its TPM state is missing or is another point's"
 
 
 def _settle(known: Known | None) -> None:

@@ -1,19 +1,16 @@
-"""What a guest keeps outside its disks and NVRAM, and what therefore cannot travel yet."""
+"""What a guest keeps outside its disks, NVRAM and emulated TPM, and what therefore cannot travel yet."""
 
 from __future__ import annotations
 
-from thinsync_virt.hypervisor.markup import Element, value_at
+from thinsync_virt.hypervisor.markup import Element
+from thinsync_virt.hypervisor.tpm import tpm_problem
 
 
 def host_bound_state(root: Element) -> tuple[str, ...]:
     """Reasons, with remedies, why a domain's state is more than what is replicated. Empty: nothing of the kind."""
     problems = []
-    if root.find("devices/tpm") is not None:
-        backend = value_at(root, "devices/tpm/backend", "type") or "emulator"
-        problems.append(
-            f"has a TPM ({backend}), whose keys do not travel yet: without them the copy could not unlock what the "
-            "guest sealed with them (BitLocker, LUKS); remove the TPM from the guest, or wait for a later version"
-        )
+    if (problem := tpm_problem(root)) is not None:
+        problems.append(f"{problem[0]}: {problem[1]}")
     for memory in root.iterfind("devices/memory"):
         if memory.get("model") in ("nvdimm", "virtio-pmem"):
             problems.append(

@@ -1,4 +1,4 @@
-"""Everything of a point that is no disk: the domain's XML, NVRAM, small media, the operator's choices.
+"""Everything of a point that is no disk: XML, NVRAM, TPM state, small media, the operator's choices.
 
 A definition is a set of named parts, kept at both ends in a small thin volume. Packed form (sizes in bytes,
 integers little-endian; drawn in ``docs/on-disk.md``)::
@@ -31,6 +31,8 @@ MAGIC = b"TSDEF\0\0\1"
 VERSION = 1
 MAX_PART = 64 * MIB
 MAX_PARTS = 64
+MAX_TPM = 4 * MIB
+"""The state of a TPM has some 10 to 100 KiB."""
 MAX_HEADER = 64 * 1024
 _PREFIX = struct.Struct("<8sII")
 MAX_CONTENT = 4 * MAX_PART
@@ -42,6 +44,7 @@ _PART_NAME = re.compile(r"[a-z][a-z0-9._-]{0,30}(/[A-Za-z0-9._-]{1,60})?")
 DOMAIN_XML = "domain.xml"
 CHOICES = "choices.json"
 NVRAM = "nvram"
+TPM = "tpm/"
 MEDIA = "media/"
 BOOT = "boot.json"
 

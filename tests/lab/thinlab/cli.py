@@ -65,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     guest.add_argument("--agent", choices=AGENTS, default="yes", help="silent: connected, never answers")
     guest.set_defaults(agent="yes")
     guest.add_argument("--uefi", action="store_true")
+    guest.add_argument(
+        "--tpm", action="store_true", help="emulated; `tpm write TEXT` and `tpm read` in the guest"
+    )
     guest.add_argument("--machine", default=Guest.machine)
     guest.add_argument(
         "--cache", default=Guest.cache, choices=("none", "writeback", "writethrough", "directsync", "unsafe")
@@ -158,6 +161,7 @@ def act(arguments: argparse.Namespace, lab: Lab) -> int:
                 fs=tuple(arguments.fs.split(",")),
                 agent=arguments.agent,
                 uefi=arguments.uefi,
+                tpm=arguments.tpm,
                 machine=arguments.machine,
                 cache=arguments.cache,
                 memory=arguments.memory,

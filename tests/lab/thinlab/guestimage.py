@@ -93,7 +93,7 @@ def _build(apt: PrivateApt, target: Path) -> None:
     shutil.copy(next((unpacked / "boot").glob("vmlinuz-*")), place / "vmlinuz")
     compiled = target / "compiled"
     compiled.mkdir()
-    for program in ("recorder", "control"):
+    for program in ("recorder", "control", "tpm"):
         run(["gcc", "-static", "-O2", "-s", "-o", str(compiled / program), str(SOURCE / f"{program}.c")])
     (place / "initrd").write_bytes(archive(_contents(unpacked, compiled)))
     shutil.rmtree(unpacked)

@@ -25,6 +25,7 @@ class Guest:
     fs: tuple[str, ...] = ("ext4",)
     agent: str = "yes"
     uefi: bool = False
+    tpm: bool = False
     machine: str = "pc"
     cache: str = "none"
     memory: int = 192
@@ -89,6 +90,12 @@ def definition(guest: Guest) -> str:
         else """
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"""
     )
+    tpm = (
+        """
+    <tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>"""
+        if guest.tpm
+        else ""
+    )
     interface = (
         f"""
     <interface type='network'>
@@ -111,7 +118,7 @@ def definition(guest: Guest) -> str:
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
   <on_crash>destroy</on_crash>
-  <devices>{disks}{interface}
+  <devices>{disks}{interface}{tpm}
     <controller type='usb' model='none'/>
     <serial type='file'><source path='{console_path(guest.name)}' append='on'/></serial>{agent}
     <channel type='unix'><target type='virtio' name='lab.control'/></channel>

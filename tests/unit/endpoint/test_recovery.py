@@ -12,6 +12,7 @@ from tests.unit.endpoint.stored import StoredLvm, definition_volume, set_volumes
 from tests.unit.values import KEY, pool_report
 from thinsync_virt.endpoint import recovery as recovery_module
 from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.recovery import (
     NotDone,
@@ -19,11 +20,18 @@ from thinsync_virt.endpoint.recovery import (
     recover_activation,
     recover_metadata_snapshots,
     recover_sets,
+    recover_tpms,
     recover_transactions,
 )
 from thinsync_virt.endpoint.target.journal import Entry, TransferJournal
 from thinsync_virt.errors import CommandError, PoolError
+from thinsync_virt.hypervisor import register, tpm, tpm_state
+from thinsync_virt.hypervisor.mark import write_mark
+from thinsync_virt.hypervisor.markup import parse, serialize
+from thinsync_virt.hypervisor.replica.draft import TpmState
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.replicas import Mark
 from thinsync_virt.model.tags import Role
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.model.volumes import Pool
@@ -160,3 +168,34 @@ def test_a_group_that_is_late_at_a_boot_costs_nothing(away: str) -> None:
     found = read_catalogue(lvm.volumes(), Role.TARGET)
     assert found.points == (point,)
     assert found.definition(KEY, "de" * 16) is not None
+
+
+def test_a_tpm_that_is_held_gets_the_state_of_its_point_and_another_waits_for_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register, "_DEFINITIONS", str(tmp_path))
+    monkeypatch.setattr(tpm, "TPM_DIRECTORY", str(tmp_path / "swtpm"))
+    places = {}
+    for number, name in enumerate(("busy", "gone", "web01"), start=1):
+        uuid = f"{number}" * 32
+        root = parse(
+            f"<domain><name>{name}</name><uuid>{uuid}</uuid><devices><tpm>"
+            "<backend type='emulator' version='2.0'/></tpm></devices></domain>",
+            name,
+        )
+        mark = Mark(ReplicaKey(uuid, KEY.target), f"{number:032x}", 1)
+        write_mark(root, mark, "")
+        (tmp_path / f"{name}.xml").write_text(serialize(root))
+        state = TpmState(tpm.point_path(root, mark), tpm.fixed_path(root), name.encode())
+        tpm_state.prepare(state, True, lambda step: None)
+        if name == "gone":
+            Path(state.path).unlink()
+        places[name] = Path(state.place)
+    recovery = Recovery()
+    with replica_lock(Role.TARGET, "1" * 32):
+        recovery.attempt(lambda: recover_tpms(recovery))
+    assert places["busy"].read_bytes() == places["gone"].read_bytes() == tpm_state.HELD
+    assert places["web01"].read_bytes() == b"web01"
+    assert recovery.done == ["web01: put the TPM state of its point in place"]
+    assert [failed.message.partition(":")[0] for failed in recovery.failed] == ["gone"]
+    assert all(failed.hint for failed in recovery.failed)

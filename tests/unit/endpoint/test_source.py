@@ -45,7 +45,12 @@ class Domains:
     def agent_status(self, domain: Domain, timeout: float) -> FreezeStatus:
         return self.agent
 
-    def collect_definition(self, name: str, choices: object, nvram: bytes | None = None) -> Definition:
+    def tpm_path(self, name: str) -> None:
+        return None
+
+    def collect_definition(
+        self, name: str, choices: object, nvram: bytes | None = None, tpm: bytes | None = None
+    ) -> Definition:
         return Definition({"domain.xml": b"<domain/>"})
 
 

@@ -68,6 +68,9 @@ class NoDomains:
     def settle(self) -> None:
         pass
 
+    def finish_tpm(self, domain: str) -> bool:
+        return False
+
     def remove_files(self, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
         return ()
 

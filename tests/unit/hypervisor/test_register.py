@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.hypervisor.samples import CHOSEN, FACTS, POINT, TARGET_VG, definition_of
+from tests.unit.hypervisor.samples import CHOSEN, FACTS, POINT, TARGET_VG, definition_of, with_files
 from thinsync_virt.errors import ConflictError, NotFoundError, ThinsyncError
-from thinsync_virt.hypervisor import register
+from thinsync_virt.hypervisor import register, tpm
 from thinsync_virt.hypervisor.connection import Connection, connect
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
 from thinsync_virt.hypervisor.facts import Architecture, DomainSupport
@@ -25,7 +25,7 @@ URI = "test:///default"
 UUID = "6f3a1c528d0e4b7a9c112a5d3e4f6071"
 KEY = ReplicaKey(UUID, TARGET_VG)
 FACTS_HERE = replace(
-    FACTS,
+    with_files(FACTS, file=list(tpm.TOOLS)),
     architectures={"x86_64": Architecture("/usr/bin/test", {"pc": "pc"}, frozenset({"test"}))},
     support=DomainSupport(),
 )
@@ -67,6 +67,7 @@ class Overtaken:
 def connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connection]:
     pytest.importorskip("libvirt")
     monkeypatch.setattr(names, "MEDIA_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(tpm, "TPM_DIRECTORY", str(tmp_path / "swtpm"))
     monkeypatch.setattr(register, "DIRECTORIES", (str(tmp_path),))
     monkeypatch.setattr(register, "_DEFINITIONS", str(tmp_path))
     with connect(URI) as opened:
@@ -81,6 +82,22 @@ def plan(sequence: int = 1, name: str = "web01", medium: bytes = b"seed") -> Rep
     mark = Mark(KEY, f"{sequence:032x}"[::-1], sequence)
     definition = definition_of(XML.format(name=name), CHOSEN, {"media/hdc": medium})
     return plan_replica(definition, mark, {"vda": f"/dev/vg1/web01-{sequence}"}, FACTS_HERE)
+
+
+def tpm_plan(sequence: int, state: bytes, version: int = 9_000_000) -> ReplicaPlan:
+    """A plan for a guest with a TPM."""
+    mark = Mark(KEY, f"{sequence:032x}"[::-1], sequence)
+    text = XML.format(name="web01").replace(
+        "<graphics", "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm><graphics"
+    )
+    definition = definition_of(text, CHOSEN, {"tpm/tpm2-00.permall": state})
+    facts = replace(FACTS_HERE, libvirt_version=version)
+    return plan_replica(definition, mark, {"vda": f"/dev/vg1/web01-{sequence}"}, facts)
+
+
+def keep_definition(connection: Connection, directory: Path) -> None:
+    """The test driver keeps no files; the QEMU driver does."""
+    (directory / "web01.xml").write_text(connection.lookup("web01").XMLDesc(2 | 1))
 
 
 def paths(connection: Connection) -> tuple[str, ...]:
@@ -134,6 +151,62 @@ def test_a_domain_renamed_at_the_source_is_renamed_here(connection: Connection) 
     assert [domain.name for domain in register.registered(connection, "www", UUID)] == ["www"]
     with pytest.raises(NotFoundError):
         connection.lookup("web01")
+
+
+def test_a_tpm_gets_the_state_of_each_point(connection: Connection, tmp_path: Path) -> None:
+    for sequence, state in ((1, b"one"), (2, b"two")):
+        switched = tpm_plan(sequence, state)
+        assert register.define(connection, switched)
+        assert switched.tpm is not None
+        assert Path(switched.tpm.place).read_bytes() == state
+        assert not register.define(connection, switched)
+    assert switched.tpm is not None
+    Path(switched.tpm.place).write_bytes(b"lost")
+    assert register.differences(connection, switched) == ("its TPM state is missing or is another point's",)
+    assert register.define(connection, switched)
+    assert Path(switched.tpm.place).read_bytes() == b"two"
+    (gone,) = register.remove_files(connection, UUID)
+    assert gone.endswith("thinsync-10000000")
+    assert register.differences(connection, switched) == ()
+
+
+@pytest.mark.parametrize("step", ["TPM state written", "TPM held", "defined, not synced", "TPM in place"])
+def test_a_tpm_after_a_crash_has_the_state_of_what_is_defined(
+    connection: Connection, tmp_path: Path, step: str
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def reached(name: str) -> None:
+        if name == step:
+            raise KilledError
+
+    register.define(connection, tpm_plan(1, b"one"))
+    new = tpm_plan(2, b"two")
+    assert new.tpm is not None
+    with pytest.raises(KilledError):
+        register.define(connection, new, reached)
+    keep_definition(connection, tmp_path)
+    register.finish_tpm(UUID)
+    wanted = b"one" if paths(connection) == ("/dev/vg1/web01-1",) else b"two"
+    assert Path(new.tpm.place).read_bytes() == wanted
+    assert not register.finish_tpm(UUID)
+
+
+def test_a_start_that_was_overtaken_keeps_its_keys(connection: Connection, tmp_path: Path) -> None:
+    register.define(connection, tpm_plan(1, b"one"))
+    keep_definition(connection, tmp_path)
+    starts = [connection.lookup("web01").create]
+
+    def start_once() -> None:
+        if starts:
+            starts.pop()()
+
+    new = tpm_plan(2, b"two")
+    assert new.tpm is not None
+    with pytest.raises(ConflictError, match="started during the switch"):
+        register.define(Connection(Overtaken(connection.raw, start_once), URI), new)
+    assert Path(new.tpm.place).read_bytes() == b"one"
 
 
 def test_a_running_replica_is_never_replaced(connection: Connection) -> None:

@@ -199,9 +199,12 @@ class ThinSource:
         """
         requests = self._requests(domain, disks, plan, int(time.time()))
         nvram_path = self._hypervisor.nvram_path(domain.name)
+        tpm_path = self._hypervisor.tpm_path(domain.name)
         notify("taking a snapshot of all disks at one instant")
         try:
-            report, definition = self._window(domain, disks, requests, choices, quiesce, limit, nvram_path)
+            report, definition = self._window(
+                domain, disks, requests, choices, quiesce, limit, nvram_path, tpm_path
+            )
             reached("snapshots made")
             self._keep_definition(definition, plan.key, disks, domain)
             point = self._seal(plan, report, definition)
@@ -254,6 +257,7 @@ class ThinSource:
         quiesce: Quiesce,
         limit: float,
         nvram_path: str | None,
+        tpm_path: str | None,
     ) -> tuple[WindowReport, Definition]:
         request = WindowRequest(
             domain.name,
@@ -262,7 +266,7 @@ class ThinSource:
             quiesce=quiesce,
             unsafe_cache=any(disk.cache is CacheMode.UNSAFE for disk in disks),
             freeze_timeout=limit,
-            read_files=(nvram_path,) if nvram_path else (),
+            read_files=tuple(path for path in (nvram_path, tpm_path) if path),
         )
         pools = sorted({disk.volume.pool for disk in disks if disk.volume is not None})
         # The guard flushes too, under the locks: what it still finds is little, however much the host held.
@@ -296,8 +300,9 @@ class ThinSource:
                     hint="LVM waits for nobody in a freeze, and another LVM command was in its way;"
                     " see which (ps -ef | grep lv), and run it again",
                 ) from error
-        nvram = next((file.content for file in report.files if file.path == nvram_path), None)
-        return report, self._hypervisor.collect_definition(domain.name, choices, nvram)
+        read = {file.path: file.content for file in report.files}
+        nvram, tpm = read.get(nvram_path or ""), read.get(tpm_path or "")
+        return report, self._hypervisor.collect_definition(domain.name, choices, nvram, tpm)
 
     def _keep_definition(
         self, definition: Definition, key: ReplicaKey, disks: tuple[Disk, ...], domain: Domain

@@ -111,6 +111,7 @@ class ThinTarget:
         for replica in self._hypervisor.marked():
             if replica.active and replica.uuid == domain:
                 self._hypervisor.restore_active(replica.name)
+        self._hypervisor.finish_tpm(domain)  # after: of two points, the one that its definition names now
 
     def _mend_pools(self, domain: str, catalogue: Catalogue) -> None:
         """A killed LVM command leaves its pool between two transactions, and then no check lets a run begin.

@@ -14,6 +14,18 @@ from thinsync_virt.model.names import check_disk_target
 from thinsync_virt.model.replicas import Choices, Mark
 
 
+@dataclass(frozen=True, slots=True)
+class TpmState:
+    """A TPM's state and its file ``path``, which is its point's alone.
+
+    ``place`` is where libvirt looks for it when the definition cannot name the directory, else "".
+    """
+
+    path: str
+    place: str
+    data: bytes = field(repr=False)
+
+
 @dataclass
 class Draft:
     """Changed step by step by the functions of this package, each of which knows one part of a domain."""
@@ -27,6 +39,7 @@ class Draft:
     facts: HostFacts
     name: str
     files: dict[str, bytes] = field(default_factory=dict)
+    tpm: TpmState | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def info(self, subject: str, message: str, hint: str = "") -> None:

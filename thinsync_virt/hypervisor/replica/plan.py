@@ -18,13 +18,14 @@ from thinsync_virt.hypervisor.markup import serialize, text_at
 from thinsync_virt.hypervisor.replica.characters import map_character_devices
 from thinsync_virt.hypervisor.replica.devices import make_devices_safe
 from thinsync_virt.hypervisor.replica.disks import map_disks
-from thinsync_virt.hypervisor.replica.draft import Draft
+from thinsync_virt.hypervisor.replica.draft import Draft, TpmState
 from thinsync_virt.hypervisor.replica.firmware import map_boot_files, map_firmware
 from thinsync_virt.hypervisor.replica.graphics import map_displays
 from thinsync_virt.hypervisor.replica.interfaces import map_interfaces
 from thinsync_virt.hypervisor.replica.machine import map_machine
 from thinsync_virt.hypervisor.replica.placement import map_placement
 from thinsync_virt.hypervisor.replica.secrets import report_secrets, strip_labels
+from thinsync_virt.hypervisor.replica.tpm import map_tpm
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import check_id
@@ -34,6 +35,7 @@ _MAX_NAME = 200
 _STEPS = (
     map_machine,
     map_firmware,
+    map_tpm,
     map_boot_files,
     map_placement,
     map_disks,
@@ -51,7 +53,7 @@ class ReplicaPlan:
     """What :meth:`Hypervisor.define_replica` makes true. ``xml`` holds secrets: never log it.
 
     ``disk_paths`` are the disk sources by target, ``files`` the paths and contents that the XML refers to,
-    ``digest`` stands for the XML before the mark was put in.
+    ``digest`` stands for the XML before the mark was put in, ``tpm`` is the TPM's state, if one has travelled.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ReplicaPlan:
     files: tuple[tuple[str, bytes], ...] = field(repr=False)
     findings: tuple[Finding, ...]
     digest: str
+    tpm: TpmState | None = field(default=None, repr=False)
 
 
 def plan_replica(
@@ -92,6 +95,7 @@ def plan_replica(
         tuple(sorted(draft.files.items())),
         tuple(draft.findings),
         digest,
+        draft.tpm,
     )
 
 
