@@ -7,7 +7,7 @@ stands in ``numpy/core`` before numpy 2, in ``numpy/_core`` since::
                   numpy._core                      an empty one; its own would import all others
                   numpy._core._multiarray_umath    numpy's own
 
-    numpy._globals, numpy._utils                     stand-ins, since numpy 2: enum and functools take longer than the core
+    numpy._globals, numpy._utils                     stand-ins: enum and functools take longer than the core
 
 Where it is not found there, or answers a known question wrongly, numpy is imported as it always is.
 """
