@@ -38,6 +38,14 @@ from thinsync_virt.model.reports import Quiesce
     help="Seconds from the freeze to the confirmed thaw, at most.",
 )
 @transfer_options
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Send much data over N ssh connections, where one is slower than the link.",
+)
 @click.option("--dry-run", is_flag=True, help="Check and plan, and change nothing.")
 @json_option
 def command(
@@ -54,6 +62,7 @@ def command(
     grain: str,
     nice: int | None,
     ionice: str | None,
+    streams: int,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -70,6 +79,7 @@ def command(
       thinsync-vm replicate web01 --to archive:/mnt/usb
       thinsync-vm replicate web01 --to backup1:qcow2:/srv/copies
       thinsync-vm replicate web01 --to backup1 --bwlimit 10M --nice 10 --ionice idle
+      thinsync-vm replicate web01 --to backup1 --streams 4
     """
     from thinsync_virt.cli.build import Session
     from thinsync_virt.cli.progress import make_observer
@@ -79,7 +89,10 @@ def command(
     wishes = parse_wishes(pool, maps, exclude, include)
     request = Request(domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run)
     tuning, rate = parse_transfer(compress, bwlimit, grain, nice, ionice)
-    with Session.open(to, tuning=tuning, rate=rate) as session, make_observer(quiet=as_json) as observer:
+    with (
+        Session.open(to, tuning=tuning, rate=rate, streams=streams) as session,
+        make_observer(quiet=as_json) as observer,
+    ):
         if not dry_run:
             # Before the lock: recovery leaves alone what a lock is held for, and that would be this very domain.
             session.recover(observer.step)
