@@ -43,6 +43,7 @@ def sending(hosts: Hosts) -> Any:
     ]
     hosts.sh("alpha", f"rm -f {REPORT}; setsid {shlex.join(words)} >{REPORT} 2>&1 </dev/null &")
     wait_for(lambda: int(hosts.sh("beta", SERVERS, check=False) or 0) == COUNT + 1, what="the connections")
+    wait_for(lambda: hosts.sh("beta", "ls -A /run/thinsync/lanes") == "", what="all of them in their place")
     yield hosts, name
     hosts.node("alpha").net("on")
 
