@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,9 +18,13 @@ import pytest
 
 from tests.unit.remote.test_server_process import OURS, ServerProcess, start
 from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
-from thinsync_virt.remote import lane_sender
+from thinsync_virt.remote import lane_dock, lane_sender
+from thinsync_virt.remote.channel import Channel
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.lane_sender import LaneSender, open_lanes
+from thinsync_virt.remote.server import CallIO
+from thinsync_virt.system import rendezvous
+from thinsync_virt.system.rendezvous import Rendezvous
 from thinsync_virt.units import MIB
 
 
@@ -237,3 +242,52 @@ def test_a_lane_that_cannot_be_opened(host: Host) -> None:
         with pytest.raises(UnreachableError, match="nothing listens"):
             open_lanes(client, 3, dial)
         assert client.lost
+
+
+def test_a_socket_that_a_killed_process_left_is_removed_by_the_next(host: Host) -> None:
+    host.place.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as alive, contextlib.closing(Rendezvous(host.place)) as young:
+        alive.bind(str(host.place / "alive"))
+        alive.listen(1)
+        for name in ("dead", "just now"):
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(host.place / name))
+        for name in ("dead", "alive"):
+            os.utime(host.place / name, (0, 0))
+        with contextlib.closing(Rendezvous(host.place)) as another:
+            kept = {path.name for path in host.place.iterdir()}
+            assert kept == {"alive", "just now", young.name, another.name}
+    for path in host.place.iterdir():
+        path.unlink()
+
+
+def test_a_place_that_others_can_enter_is_refused(host: Host) -> None:
+    host.place.mkdir(mode=0o755)
+    with host.dial() as client, pytest.raises(ThinsyncError, match="is not ours alone") as refused:
+        client.call("lanes", {"count": 2})
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("said", [b"", b"x" * 64, b"no descriptor"])
+def test_whoever_says_nothing_or_nonsense_is_not_let_in(
+    host: Host, said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "HELLO_SECONDS", 0.05)
+    with contextlib.closing(Rendezvous(host.place)) as meeting, socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(host.place / meeting.name))
+        stranger.sendall(meeting.token.encode() if said == b"no descriptor" else said)
+        assert meeting.admit() is None
+        assert stranger.recv(1) == b""
+        assert meeting.admit() is None, "nobody else is there"
+
+
+def test_lanes_that_do_not_come_in_time(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_dock, "GATHER_SECONDS", 0.05)
+    near, far = socket.socketpair()
+    channel = Channel(descriptor := far.detach(), descriptor)
+    io = CallIO(channel, 1, "none", OURS)
+    with near, contextlib.closing(channel):
+        with pytest.raises(UnreachableError, match="0 of 3 connections came") as late:
+            lane_dock.LaneDock(channel, host.place).gather({"count": 3}, io)
+        assert "--streams" in late.value.hint
+        assert late.value.retry
