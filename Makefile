@@ -73,9 +73,10 @@ soak: $(VENV) deb ## the lab tests with the whole crash matrix: hours (root)
 	@$(PYTEST) tests/lab --matrix=whole
 
 .PHONY: bench
-bench: $(VENV) deb ## measurements: the delta against thin_delta (BENCH=its options), the stream against cat, and in the lab (root)
+bench: $(VENV) deb ## measurements: the delta against thin_delta (BENCH=its options), the stream against cat, transfers and snapshots in the lab (root)
 	@$(BIN)/python -m tests.bench.delta $(BENCH)
 	@$(BIN)/python -m tests.bench.codec
+	@$(BIN)/python -m tests.bench.transfers
 	@$(BIN)/python tests/bench/run.py
 
 .PHONY: format

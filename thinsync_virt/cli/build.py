@@ -33,7 +33,7 @@ from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.endpoint.volumes.recovery import recover_streams
-from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
 from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.guard.service import undo_left_overs
@@ -217,12 +217,20 @@ def recorded_target(domain: str) -> str:
 
 
 def open_target(
-    spec: Target, host: str, stack: ExitStack, *, rate: int | None = None
+    spec: Target, host: str, stack: ExitStack, *, rate: int | None = None, streams: int = 1
 ) -> RemoteTarget | LocalTarget:
-    """The target that ``--to`` names, seen from this host, which is ``host``; open until ``stack`` is closed."""
+    """The target that ``--to`` names, seen from this host, which is ``host``; open until ``stack`` is closed.
+
+    For ``rate`` and ``streams`` see Session.open.
+    """
     from thinsync_virt.model.targets import StoreTarget
 
     if isinstance(spec, StoreTarget) and spec.host is None:
+        if streams > 1:
+            raise UsageError(
+                f"{spec} is on this host: there are no connections to it",
+                hint="leave out --streams, or name a host: --to HOST:archive:/PATH",
+            )
         from thinsync_virt.endpoint.target.local import LocalTarget
         from thinsync_virt.endpoint.target.stores.opening import open_store
 
@@ -230,14 +238,16 @@ def open_target(
         stack.callback(end.end)
         stack.callback(prover.close)
         return LocalTarget(end, prover, str(spec), rate=rate)
-    from thinsync_virt.remote.connect import connect
+    from thinsync_virt.remote.connect import connect, connect_lane
     from thinsync_virt.remote.greeting import our_greeting
-    from thinsync_virt.remote.target_client import RemoteTarget
+    from thinsync_virt.remote.target_client import Lanes, RemoteTarget
 
     store, address = (spec, spec.host) if isinstance(spec, StoreTarget) else (None, spec)
     assert address is not None
-    dial = partial(connect, address, our_greeting(__version__, host))
-    target = RemoteTarget(dial(), str(spec), dial, store, rate=rate)
+    ours = our_greeting(__version__, host)
+    dial = partial(connect, address, ours)
+    lanes = Lanes(streams, partial(connect_lane, address, ours)) if streams > 1 else None
+    target = RemoteTarget(dial(), str(spec), dial, store, rate=rate, lanes=lanes)
     stack.callback(target.close)
     return target
 
@@ -261,8 +271,12 @@ class Session:
 
     @classmethod
     @contextmanager
-    def open(cls, to: str, *, tuning: Tuning | None = None, rate: int | None = None) -> Iterator[Session]:
-        """Connect, or open the directory. A stream goes no faster than ``rate`` bytes per second.
+    def open(
+        cls, to: str, *, tuning: Tuning | None = None, rate: int | None = None, streams: int = 1
+    ) -> Iterator[Session]:
+        """Connect, or open the directory. A stream goes no faster than ``rate`` bytes per second in all.
+
+        ``streams``: above 1, a stream is carried by so many connections beside the first.
 
         Raises UsageError, UnreachableError, ConflictError.
         """
@@ -272,7 +286,7 @@ class Session:
         host = LocalHost.make()
         with ExitStack() as stack:
             stack.callback(host.hypervisor.close)
-            yield cls(host, open_target(spec, host.name, stack, rate=rate), stack, tuning)
+            yield cls(host, open_target(spec, host.name, stack, rate=rate, streams=streams), stack, tuning)
 
     @property
     def over_ssh(self) -> bool:

@@ -50,6 +50,14 @@ from thinsync_virt.model.reports import Quiesce
     is_flag=True,
     help="Begin a new store in a directory where this domain's points are gone, as from a disk that was replaced.",
 )
+@click.option(
+    "--streams",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Send much data over N ssh connections, where one is slower than the link.",
+)
 @click.option("--dry-run", is_flag=True, help="Check and plan, and change nothing.")
 @json_option
 def command(
@@ -68,6 +76,7 @@ def command(
     nice: int | None,
     ionice: str | None,
     new_store: bool,
+    streams: int,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -85,6 +94,7 @@ def command(
       thinsync-vm replicate web01 --to backup1:qcow2:/srv/copies
       thinsync-vm replicate web01 --to backup1 --seed vda=vg0/restored
       thinsync-vm replicate web01 --to backup1 --bwlimit 10M --nice 10 --ionice idle
+      thinsync-vm replicate web01 --to backup1 --streams 4
     """
     from thinsync_virt.cli.build import Session
     from thinsync_virt.cli.progress import make_observer
@@ -97,7 +107,10 @@ def command(
         domain, wishes, Quiesce(quiesce), freeze_timeout, dry_run, new_store, parse_seeds(seeds)
     )
     tuning, rate = parse_transfer(compress, bwlimit, grain, nice, ionice)
-    with Session.open(to, tuning=tuning, rate=rate) as session, make_observer(quiet=as_json) as observer:
+    with (
+        Session.open(to, tuning=tuning, rate=rate, streams=streams) as session,
+        make_observer(quiet=as_json) as observer,
+    ):
         if not dry_run:
             # Before the lock: recovery leaves alone what a lock is held for, and that would be this very domain.
             session.recover(observer.step)

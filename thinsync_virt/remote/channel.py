@@ -214,10 +214,10 @@ class Channel:
         finally:
             self._write_lock.release()
 
-    def send_bytes(self, data: bytes) -> None:
-        """Bytes outside of messages: the greeting."""
+    def send_bytes(self, *pieces: Piece) -> None:
+        """Bytes outside of messages: the greeting, and the blocks of a lane."""
         with self._write_lock:
-            self._write([memoryview(data)])
+            self._write([memoryview(piece) for piece in pieces])
 
     def _send(self, kind: Kind, pieces: Iterable[Piece]) -> None:
         views = [memoryview(piece).cast("B") for piece in pieces]
@@ -281,6 +281,26 @@ class Channel:
     def interruption(self) -> ThinsyncError | None:
         """What :meth:`interrupt` was called with."""
         return self._interruption
+
+    def wait_readable(self, descriptor: int, timeout: float | None = None) -> None:
+        """Wait for another descriptor, and leave alone what comes in here. Raises TimeoutError."""
+        self._wait(descriptor, select.POLLIN, None if timeout is None else time.monotonic() + timeout)
+
+    def wait_beside(self, descriptors: Iterable[int], timeout: float | None = None) -> set[int]:
+        """Wait for others, or for something to come in here, which is taken in: those that are ready.
+
+        Raises TimeoutError; and ChannelClosedError at the end of file.
+        """
+        poll = select.poll()
+        for descriptor in (self._wake, self.read_fd, *descriptors):
+            poll.register(descriptor, select.POLLIN)
+        ready = {descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)}
+        self._raise_interruption()
+        if not ready:
+            raise TimeoutError
+        if self.read_fd in ready and not self._fill(None):
+            self._end_of_file()
+        return ready - {self.read_fd}
 
     def wait_for_hangup(self, timeout: float) -> bool:
         """Wait until the other end is gone (True), the time is over, or the channel was interrupted."""

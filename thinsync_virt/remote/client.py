@@ -2,8 +2,8 @@
 
 ::
 
-    client -> server   {"call": 1, "method": "receive", "params": {...}, "stream": "none" | "in" | "out"}
-    client -> server   RAW* (RAW END | RAW ABORT)                    stream "in": to the server
+    client -> server   {"call": 1, "method": "receive", "params": {...}, "stream": "none" | "in" | "lanes" | "out"}
+    client -> server   RAW* (RAW END | RAW ABORT)                    stream "in": to the server; "lanes": without RAW
     server -> client   {"call": 1, "progress": {...}}                any number, at any time before the answer
     server -> client   RAW* (RAW END | RAW ABORT)                    stream "out": from the server
     server -> client   {"call": 1, "result": {...}}
@@ -57,6 +57,34 @@ class Transport(Protocol):
         ...
 
 
+class Lanes(Protocol):
+    """Other connections that carry a stream (lane_sender.py)."""
+
+    def fileno(self) -> int:
+        """Readable when :meth:`look` has something to see."""
+        ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be sent."""
+        ...
+
+    @property
+    def sent(self) -> bool:
+        """Whether all has been given to the connections."""
+        ...
+
+    def send(self, chunk: Chunk) -> None: ...
+
+    def finish(self) -> None:
+        """There will be no more."""
+        ...
+
+    def look(self) -> None:
+        """Raise what has happened to a connection."""
+        ...
+
+
 class Client:
     """A greeted connection. After an error of the connection every further call raises."""
 
@@ -99,22 +127,49 @@ class Client:
         chunks: Iterable[Chunk],
         *,
         progress: Progress | None = None,
+        lanes: Lanes | None = None,
     ) -> dict[str, Any]:
         """Call with a stream to the server; each chunk is bytes, or pieces that belong together.
 
-        When ``chunks`` raises, the server is told and the exception goes on. When the server answers early, no
-        more is taken from ``chunks``. A generator is closed in every case.
+        It goes over ``lanes``, where they are given. When ``chunks`` raises, the server is told and the exception
+        goes on. When the server answers early, no more is taken from ``chunks``. A generator is closed in every case.
         """
         try:
             with self._connection():
-                call = self._request(method, params, "in")
-                answer = self._send_chunks(iter(chunks), call, progress)
+                call = self._request(method, params, "in" if lanes is None else "lanes")
+                answer = self._send_chunks(iter(chunks), call, progress, lanes)
                 while answer is None:
                     answer = self._answer(self._channel.receive(), call, progress)
         finally:
             if isinstance(chunks, _Closeable):
                 chunks.close()
         return self._result(answer)
+
+    def attach(self, ticket: dict[str, Any]) -> None:
+        """Make this connection a lane of another session; then only :meth:`send_block` is of use.
+
+        Raises the server's error.
+        """
+        with self._connection():
+            call = self._request("lane", ticket, "none")
+            attached: list[dict[str, Any]] = []
+            while not attached:
+                answer = self._answer(self._channel.receive(), call, attached.append)
+                if answer is not None:
+                    self._result(answer)
+                    raise ProtocolError("a lane that ended before it began")
+
+    def send_block(self, block: bytearray) -> None:
+        """On a lane: bytes of lane_blocks.py. Raises ChannelClosedError; :meth:`failure` knows why."""
+        self._channel.send_bytes(block)
+
+    def interrupt(self, error: ThinsyncError) -> None:
+        """Let whatever waits for this connection, in any thread, raise ``error``."""
+        self._channel.interrupt(error)
+
+    def failure(self, error: ThinsyncError) -> ThinsyncError:
+        """Why a lane ended with ``error``, as far as that is known."""
+        return self._transport.failure(error)
 
     @contextlib.contextmanager
     def receive_stream(
@@ -148,24 +203,45 @@ class Client:
         return self._calls
 
     def _send_chunks(
-        self, chunks: Iterator[Chunk], call: int, progress: Progress | None
+        self, chunks: Iterator[Chunk], call: int, progress: Progress | None, lanes: Lanes | None
     ) -> dict[str, Any] | None:
         """Send until the chunks end, or the server answers: its answer, if it came first."""
+        ended = False
         while True:
             for message in self._pending():
                 answer = self._answer(message, call, progress)
                 if answer is not None:
                     self._stop_sending()
                     return answer
+            if lanes is not None and not (lanes.sent if ended else lanes.has_room):
+                self._wait_for(lanes)
+                continue
+            if ended:
+                self._channel.send_raw_end()
+                return None
             try:
                 chunk = next(chunks, None)
             except Exception as error:
                 self._give_up(error, call)
                 raise
-            if chunk is None:
-                self._channel.send_raw_end()
-                return None
-            self._channel.send_raw(chunk)
+            ended = chunk is None
+            if lanes is None:
+                if chunk is not None:
+                    self._channel.send_raw(chunk)
+            elif chunk is None:
+                lanes.finish()
+            else:
+                lanes.send(chunk)
+
+    def _wait_for(self, lanes: Lanes) -> None:
+        """Wait until the lanes have taken something, or the server says something."""
+        try:
+            ready = self._channel.wait_beside([lanes.fileno()])
+            if ready:
+                lanes.look()
+        except ThinsyncError:
+            self._in_step = False
+            raise
 
     def _pending(self) -> Iterator[Message]:
         """What has come, but not for ever: a server that talks without end does not keep us from sending."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from thinsync_virt.model.targets import HostTarget
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.greeting import Greeting, refuse_same_machine
-from thinsync_virt.system.ssh import SERVER_COMMAND, open_server
+from thinsync_virt.system.ssh import OWN_CONNECTION, SERVER_COMMAND, open_server
 
 
 def connect(
@@ -31,3 +31,14 @@ def connect(
         client.close()
         raise
     return client
+
+
+def connect_lane(
+    target: HostTarget,
+    ours: Greeting,
+    *,
+    command: Sequence[str] = SERVER_COMMAND,
+    options: Sequence[str] = (),
+) -> Client:
+    """One more client at the same target, over a TCP connection of its own. Raises UnreachableError."""
+    return Client(open_server(target, command=command, options=(*OWN_CONNECTION, *options)), ours)

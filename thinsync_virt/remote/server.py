@@ -17,21 +17,25 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from thinsync_virt.errors import Code, StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.text import printable
 from thinsync_virt.remote.channel import Channel
 from thinsync_virt.remote.greeting import Greeting, exchange
+from thinsync_virt.remote.lane_dock import LaneDock
+from thinsync_virt.remote.lane_reader import LaneReader
 from thinsync_virt.remote.messages import ChannelClosedError, Chunk, Kind, Message, ProtocolError
 from thinsync_virt.remote.raw import RawReader
 from thinsync_virt.stream.wire_errors import error_to_wire
+from thinsync_virt.system.rendezvous import PLACE
 
 # A client whose host lost power sends no end of file. What we send meets no acknowledgement, or a reset once it is
 # up again, and then sshd ends the channel.
 ALIVE_SECONDS = 5.0
 GREETING_TIMEOUT = 30.0
-_STREAMS = ("none", "in", "out")
+_STREAMS = ("none", "in", "lanes", "out")
 
 
 class InterruptedServerError(UnreachableError):
@@ -47,12 +51,14 @@ class ClientGoneError(InterruptedServerError):
 class CallIO:
     """What a handler may do with the connection during its call. Progress may come from any thread."""
 
-    def __init__(self, channel: Channel, call: int, stream: str, peer: Greeting) -> None:
+    def __init__(
+        self, channel: Channel, call: int, stream: str, peer: Greeting, incoming: Incoming | None = None
+    ) -> None:
         self._channel = channel
         self._call = call
         self._stream = stream
         self.peer = peer
-        self._incoming = RawReader(channel, peer.hostname) if stream == "in" else None
+        self._incoming = incoming
 
     def check(self) -> None:
         """Raise InterruptedServerError when the client is gone or the server is to stop. Cheap."""
@@ -63,7 +69,11 @@ class CallIO:
         """Tell the client how far the call is."""
         self._channel.send_json({"call": self._call, "progress": report})
 
-    def receive(self) -> RawReader:
+    def stop(self, why: str) -> NoReturn:
+        """End this server: there is nothing left for it to do."""
+        raise InterruptedServerError(why)
+
+    def receive(self) -> Incoming:
         """The stream that comes with the call. Raises StreamError when none does."""
         if self._incoming is None:
             raise StreamError("this call needs a stream, and came without", retry=False)
@@ -89,15 +99,22 @@ class CallIO:
             self._incoming.drain()
 
 
+Incoming = RawReader | LaneReader
+"""A stream that comes with a call: on its channel, or on lanes."""
+
 Handler = Callable[[dict[str, Any], CallIO], dict[str, Any] | None]
 
 
 class Server:
     """Answers calls on one channel until it ends."""
 
-    def __init__(self, channel: Channel, handlers: Mapping[str, Handler], ours: Greeting) -> None:
+    def __init__(
+        self, channel: Channel, handlers: Mapping[str, Handler], ours: Greeting, place: Path = PLACE
+    ) -> None:
+        """``place`` is the directory in which a session and its lanes meet."""
         self._channel = channel
-        self._handlers = handlers
+        self._lanes = LaneDock(channel, place)
+        self._handlers = {**handlers, "lanes": self._lanes.gather, "lane": self._lanes.visit}
         self._ours = ours
 
     def run(self) -> int:
@@ -116,6 +133,7 @@ class Server:
             self._channel.interrupt(InterruptedServerError("the server has ended"))
             if watcher.ident is not None:
                 watcher.join(10)
+            self._lanes.release()
             self._channel.close()
         return 0
 
@@ -131,7 +149,7 @@ class Server:
 
     def _answer(self, message: Message, peer: Greeting) -> None:
         call, method, params, stream = _parse_request(message)
-        io = CallIO(self._channel, call, stream, peer)
+        io = CallIO(self._channel, call, stream, peer, self._incoming(stream, peer.hostname))
         try:
             result = self._handle(method, params, io)
             io.check_stream_sent()
@@ -146,6 +164,13 @@ class Server:
             self._channel.send_json({"call": call, "error": error_to_wire(error)})
         # After the answer, so that a client that is still sending learns of it and stops.
         io.drain()
+        if stream == "lanes":
+            self._lanes.release()
+
+    def _incoming(self, stream: str, origin: str) -> Incoming | None:
+        if stream == "lanes":
+            return self._lanes.reader(origin)
+        return RawReader(self._channel, origin) if stream == "in" else None
 
     def _handle(self, method: str, params: dict[str, Any], io: CallIO) -> dict[str, Any]:
         handler = self._handlers.get(method)
@@ -167,8 +192,8 @@ class Server:
                 self._channel.send_alive()
 
 
-def serve(handlers: Mapping[str, Handler], ours: Greeting) -> int:
-    """Serve the client at standard input and output, and return the exit status.
+def serve(handlers: Mapping[str, Handler], ours: Greeting, place: Path = PLACE) -> int:
+    """Serve the client at standard input and output, and return the exit status. For ``place`` see Server.
 
     Both are moved away first, so that no stray print and no child can write into the channel. Call it in the
     main thread: it takes over SIGTERM, SIGHUP and SIGINT, and ignores SIGPIPE.
@@ -186,7 +211,7 @@ def serve(handlers: Mapping[str, Handler], ours: Greeting) -> int:
     with _handled(
         {signal.SIGTERM: stop, signal.SIGHUP: stop, signal.SIGINT: stop, signal.SIGPIPE: signal.SIG_IGN}
     ):
-        return Server(channel, handlers, ours).run()
+        return Server(channel, handlers, ours, place).run()
 
 
 def _move(descriptor: int, replacement: int) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from thinsync_virt.errors import StreamError, UnreachableError
@@ -17,6 +19,7 @@ from thinsync_virt.model.states import Offer, TargetState
 from thinsync_virt.model.targets import StoreTarget
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.codec import from_wire, to_wire
+from thinsync_virt.remote.lane_sender import Dial, LaneSender, open_lanes
 from thinsync_virt.stream.frames import Piece
 from thinsync_virt.system.pacing import TokenBucket
 from thinsync_virt.units import MIB
@@ -38,6 +41,19 @@ class Outgoing(Protocol):
     def __iter__(self) -> Iterator[Sequence[Piece]]: ...
 
 
+LEAST_FOR_LANES = 16 * MIB
+"""Bytes of data from which on more connections are worth the time that it takes to open them."""
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """``count`` connections beside the first, each opened by ``dial``, for streams of so many bytes of data."""
+
+    count: int
+    dial: Dial
+    least: int = LEAST_FOR_LANES
+
+
 class RemoteTarget:
     """What ``thinsync-vm server`` offers at the other host.
 
@@ -52,11 +68,13 @@ class RemoteTarget:
         store: StoreTarget | None = None,
         *,
         rate: int | None = None,
+        lanes: Lanes | None = None,
     ) -> None:
         """``connect`` opens another connection to the same host, when this one is lost.
 
         ``store`` is what the server is to serve in place of its host's thin pools. ``rate``: a stream is sent no
-        faster than so many bytes per second. Raises ThinsyncError.
+        faster than so many bytes per second. ``lanes``: it is carried by so many connections beside this one.
+        Raises ThinsyncError.
         """
         self.host = client.name
         self.address = address or client.name
@@ -64,6 +82,7 @@ class RemoteTarget:
         self._connect = connect
         self._rate = rate
         self._store = store
+        self._lanes = lanes
         if store is not None:
             self.host = f"{client.name}:{store.kind.value}:{store.path}"
             self._open_store(store)
@@ -147,10 +166,11 @@ class RemoteTarget:
         def report(value: dict[str, Any]) -> None:
             acknowledged(from_wire(dict[str, int], value.get("durable"), "durable"))
 
-        paced = chunks() if self._rate is None else TokenBucket(self._rate).paced(chunks())
         params = {"expected": to_wire(stream.expected)}
         try:
-            answer = self._client.send_stream("receive", params, paced, progress=report)
+            with self._opened(stream.expected) as lanes:
+                paced = chunks() if self._rate is None else TokenBucket(self._rate).paced(chunks())
+                answer = self._client.send_stream("receive", params, paced, progress=report, lanes=lanes)
         except UnreachableError:
             self._client.close()
             raise
@@ -185,6 +205,15 @@ class RemoteTarget:
     def mark_damaged(self, key: ReplicaKey, point: str) -> None:
         """From here on the point there is never a base, and never registered."""
         self._client.call("mark_damaged", {"key": to_wire(key), "point": point})
+
+    @contextmanager
+    def _opened(self, expected: dict[str, Announcement]) -> Iterator[LaneSender | None]:
+        """The connections that the stream goes over; None where it is too small for more than this one."""
+        if self._lanes is None or sum(disk.data for disk in expected.values()) < self._lanes.least:
+            yield None
+            return
+        with closing(open_lanes(self._client, self._lanes.count, self._lanes.dial)) as lanes:
+            yield lanes
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
         """Make the registered domain there start from this point."""

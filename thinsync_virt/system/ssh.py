@@ -32,6 +32,8 @@ from thinsync_virt.model.text import printable
 from thinsync_virt.system.process import find_tool, run
 
 SERVER_COMMAND = ("thinsync-vm", "server")
+OWN_CONNECTION = ("-o", "ControlMaster=no", "-o", "ControlPath=none")
+"""Options for a connection that shares no other's, whatever the user's configuration says."""
 _EXIT_SECONDS = 10.0
 # The warning of a changed host key has 15.
 _TAIL_LINES = 40

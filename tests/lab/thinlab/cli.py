@@ -93,8 +93,10 @@ def parser() -> argparse.ArgumentParser:
     records.add_argument("--json", action="store_true")
     command("cut", "power cut", node=True)
     command("boot", "boot on the same disks", node=True)
-    net = command("net", "off | on | delay MS | loss PERCENT, between this node and the other", node=True)
-    net.add_argument("action", choices=("off", "on", "delay", "loss"))
+    net = command(
+        "net", "off | on | delay MS | loss PERCENT | rate MBIT, between this node and the other", node=True
+    )
+    net.add_argument("action", choices=("off", "on", "delay", "loss", "rate"))
     net.add_argument("value", nargs="?", default="")
     install = command("install", "build the product's .deb and install it on both nodes")
     install.add_argument("deb", nargs="?", type=Path)

@@ -62,9 +62,14 @@ class Fault:
     off: bool = False
     delay: str = ""  # ms
     loss: str = ""  # per cent
+    rate: str = ""  # Mbit/s
 
     def __str__(self) -> str:
-        words = [f"delay {self.delay} ms" if self.delay else "", f"loss {self.loss} %" if self.loss else ""]
+        words = [
+            f"delay {self.delay} ms" if self.delay else "",
+            f"loss {self.loss} %" if self.loss else "",
+            f"rate {self.rate} Mbit/s" if self.rate else "",
+        ]
         return ", ".join(["off" if self.off else "on", *filter(None, words)])
 
 
@@ -78,7 +83,7 @@ def _number(text: str) -> bool:
 
 
 def changed(old: Fault, action: str, value: str) -> Fault:
-    """The fault after ``off``, ``on``, ``delay MS`` or ``loss P``; ``on`` heals everything."""
+    """The fault after ``off``, ``on``, ``delay MS``, ``loss P`` or ``rate MBIT``; ``on`` heals everything."""
     match action:
         case "off":
             return replace(old, off=True)
@@ -88,7 +93,11 @@ def changed(old: Fault, action: str, value: str) -> Fault:
             return replace(old, delay=value)
         case "loss" if _number(value):
             return replace(old, loss=value)
-    raise LabError(f"net: cannot do {action} {value}".rstrip(), "net NODE off | on | delay MS | loss PERCENT")
+        case "rate" if _number(value) and float(value) > 0:
+            return replace(old, rate=value)
+    raise LabError(
+        f"net: cannot do {action} {value}".rstrip(), "net NODE off | on | delay MS | loss PERCENT | rate MBIT"
+    )
 
 
 def store(state: State, name: str, new: Fault) -> None:
@@ -117,14 +126,18 @@ def partition(state: State) -> None:
 
 
 def netem_script(name: str, new: Fault) -> str:
-    """Shell for the node: delay and drop what it sends to the others (the host may lack netem)."""
-    words = [f"delay {new.delay}ms" if new.delay else "", f"loss {new.loss}%" if new.loss else ""]
+    """Shell for the node: delay, drop and slow down what it sends to the others (the host may lack netem)."""
+    words = [
+        f"delay {new.delay}ms" if new.delay else "",
+        f"loss {new.loss}%" if new.loss else "",
+        f"rate {new.rate}mbit" if new.rate else "",
+    ]
     faults = " ".join(filter(None, words))
     lines = ["tc qdisc del dev vec0 root 2>/dev/null || true"]
     if faults:
         lines += [
             "tc qdisc add dev vec0 root handle 1: prio bands 4 priomap " + " ".join("0" * 16),
-            f"tc qdisc add dev vec0 parent 1:4 netem limit 20000 {faults}",
+            f"tc qdisc add dev vec0 parent 1:4 netem limit {20000 if new.delay else 1000} {faults}",
         ]
         lines += [
             f"tc filter add dev vec0 parent 1: protocol ip u32 match ip dst {address}/32 flowid 1:4"

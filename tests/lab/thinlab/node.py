@@ -141,7 +141,7 @@ class Node:
         raise LabError(f"cannot unmount {self.root}", f"who uses it? `fuser -vm {self.root}`")
 
     def net(self, action: str, value: str = "") -> None:
-        """``off`` and ``on`` part it from the other node; ``delay`` MS and ``loss`` PER CENT of what it sends."""
+        """``off`` and ``on`` part it from the other node; ``delay``, ``loss`` and ``rate`` are for what it sends."""
         network.store(
             self._state, self.name, network.changed(network.fault(self._state, self.name), action, value)
         )

@@ -111,6 +111,9 @@ def test_exit_statuses_are_distinct() -> None:
         ("replicate", "web01", "--to", "b", "--compress", "20"),
         ("replicate", "web01", "--to", "b", "--bwlimit", "fast"),
         ("replicate", "web01", "--to", "b", "--grain", "8k"),
+        ("replicate", "web01", "--to", "b", "--streams", "0"),
+        ("replicate", "web01", "--to", "b", "--streams", "17"),
+        ("replicate", "web01", "--to", "archive:/srv/copies", "--streams", "2"),
         ("replicate", "web01", "--to", "b", "--nice", "-5"),
         ("replicate", "web01", "--to", "b", "--ionice", "realtime"),
         ("replicate", "web01", "--to", "b", "--pool", "pool"),
@@ -131,8 +134,8 @@ def test_wrong_usage(words: tuple[str, ...], capsys: pytest.CaptureFixture[str])
 def test_how_data_is_to_travel_reaches_the_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Any, ...]] = []
 
-    def session(to: str, *, tuning: Tuning, rate: int | None) -> None:
-        asked.append((tuning.compress, tuning.grain, tuning.priority, rate))
+    def session(to: str, *, tuning: Tuning, rate: int | None, streams: int) -> None:
+        asked.append((tuning.compress, tuning.grain, tuning.priority, rate, streams))
         raise UnreachableError("far enough", hint="")
 
     monkeypatch.setattr(build.Session, "open", session)
@@ -148,13 +151,15 @@ def test_how_data_is_to_travel_reaches_the_transfer(monkeypatch: pytest.MonkeyPa
         "5",
         "--ionice",
         "best-effort:7",
+        "--streams",
+        "4",
     ]
     for more in ([], options):
         with pytest.raises(SystemExit):
             main([*words, *more])
     assert asked == [
-        ("auto", Grain.AUTO, Priority(), None),
-        ("3", Grain.CHUNK, Priority(5, "best-effort", 7), 10 * MIB),
+        ("auto", Grain.AUTO, Priority(), None, 1),
+        ("3", Grain.CHUNK, Priority(5, "best-effort", 7), 10 * MIB, 4),
     ]
 
 

@@ -1,7 +1,8 @@
-"""A server process for tests: python served.py ROOT, with ROOT the source tree."""
+"""A server process for tests: python served.py ROOT [PLACE], with ROOT the source tree, PLACE where lanes meet."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ if __name__ == "__main__":
 from thinsync_virt.errors import SpaceError
 from thinsync_virt.remote.greeting import our_greeting
 from thinsync_virt.remote.server import serve
+from thinsync_virt.system.rendezvous import PLACE
 
 if TYPE_CHECKING:
     from thinsync_virt.remote.server import CallIO
@@ -71,7 +73,31 @@ def full(params: dict[str, Any], io: CallIO) -> dict[str, Any]:
     raise SpaceError("pool vg0/pool is full")
 
 
-HANDLERS = {"echo": echo, "receive": receive, "work": work, "stubborn": stubborn, "full": full}
+def digest(params: dict[str, Any], io: CallIO) -> dict[str, Any]:
+    """What came, as a digest; and early, if so many bytes are enough."""
+    found, total = hashlib.sha256(), 0
+    view = memoryview(bytearray(100_000))
+    while (count := io.receive().readinto(view)) and total < params.get("enough", 1 << 62):
+        found.update(view[:count])
+        total += count
+        io.progress({"bytes": total})
+    return {"digest": found.hexdigest(), "bytes": total}
+
+
+def where(params: dict[str, Any], io: CallIO) -> dict[str, Any]:
+    return {"connection": os.environ.get("SSH_CONNECTION", "")}
+
+
+HANDLERS = {
+    "digest": digest,
+    "where": where,
+    "echo": echo,
+    "receive": receive,
+    "work": work,
+    "stubborn": stubborn,
+    "full": full,
+}
 
 if __name__ == "__main__":
-    raise SystemExit(serve(HANDLERS, our_greeting("0.1.0", "beta")))
+    place = Path(sys.argv[2]) if len(sys.argv) > 2 else PLACE
+    raise SystemExit(serve(HANDLERS, our_greeting("0.1.0", "beta"), place))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import re
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +19,9 @@ from tests.unit.remote.sshd import Sshd, running_sshd
 from thinsync_virt.errors import SpaceError, ThinsyncError, UnreachableError
 from thinsync_virt.model.targets import HostTarget
 from thinsync_virt.remote.client import Client
-from thinsync_virt.remote.connect import connect
+from thinsync_virt.remote.connect import connect, connect_lane
 from thinsync_virt.remote.greeting import our_greeting
+from thinsync_virt.remote.lane_sender import open_lanes
 from thinsync_virt.system.ssh import explain, login_user, open_server
 from thinsync_virt.units import MIB
 
@@ -60,6 +65,39 @@ def test_a_session(sshd: Sshd, tmp_path: Path) -> None:
         assert note.read_text() == "whole"
         with pytest.raises(SpaceError, match=r"127\.0\.0\.1: pool vg0/pool is full"):
             client.call("full", {})
+
+
+def test_lanes_are_connections_of_their_own(sshd: Sshd, tmp_path: Path) -> None:
+    """Even where the user's configuration lets connections share one."""
+    shared = sshd.directory / "shared_config"
+    control = tempfile.mkdtemp(prefix="ssh-")
+    shared.write_text(
+        (sshd.directory / "ssh_config").read_text()
+        + f"ControlMaster auto\nControlPath {control}/%C\nControlPersist no\n"
+    )
+    options = ("-F", str(shared))
+    place = Path(control) / "lanes"
+    command = (*SERVED, str(place))
+    lanes: list[Client] = []
+
+    def dial() -> Client:
+        client = connect_lane(sshd.target, OURS, command=command, options=options)
+        lanes.append(client)
+        places.append(client.call("where", {})["connection"])
+        return client
+
+    places: list[str] = []
+    first = connect(sshd.target, OURS, command=command, options=options, same_machine=True)
+    with first, connect(sshd.target, OURS, command=command, options=options, same_machine=True) as second:
+        shares = {client.call("where", {})["connection"] for client in (first, second)}
+        assert len(shares) == 1, "the configuration does what it says"
+        with contextlib.closing(open_lanes(first, 3, dial)) as sender:
+            answer = first.send_stream("digest", {}, [bytes(MIB)] * 20, lanes=sender)
+            assert answer["digest"] == hashlib.sha256(bytes(20 * MIB)).hexdigest()
+            assert len({*places, *shares}) == 4
+    assert all(lane._transport._process.returncode is not None for lane in lanes)  # type: ignore[attr-defined]
+    assert list(place.iterdir()) == []
+    shutil.rmtree(control)
 
 
 def test_the_same_machine_is_refused(sshd: Sshd) -> None:

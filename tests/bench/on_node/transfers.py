@@ -1,0 +1,108 @@
+"""Runs in a node: fills and changes volumes, and runs commands with what they cost. Prints JSON.
+
+python3 transfers.py fill DEVICE BYTES half|random
+python3 transfers.py change DEVICE BYTES scattered|clustered|guest CHUNK
+python3 transfers.py run COMMAND                  a line of shell, with what it cost this node
+python3 transfers.py held FILE COMMAND...         a command on our standard input; what it cost into FILE
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BLOCK = 4096
+SHARE = 100
+"""One chunk of so many changes."""
+GUEST_WRITES = 500
+
+
+def content(chance: random.Random, size: int, kind: str) -> bytes:
+    """Random bytes, or of each block of 4 KiB one half, so that it compresses by half."""
+    if kind == "random":
+        return chance.randbytes(size)
+    return b"".join(chance.randbytes(BLOCK // 2) + b"half" * (BLOCK // 8) for _ in range(size // BLOCK))
+
+
+def fill(device: str, size: int, kind: str) -> None:
+    """All of a device."""
+    chance = random.Random(1)
+    with open(device, "r+b", buffering=0) as file:
+        for _ in range(0, size, 1 << 20):
+            file.write(content(chance, 1 << 20, kind))
+        os.fsync(file.fileno())
+
+
+def change(device: str, size: int, kind: str, chunk: int) -> None:
+    """1 % of the chunks, whole, alone or side by side; or a guest's blocks of 4 KiB, anywhere."""
+    chance = random.Random(2)
+    count = size // chunk
+    changed = max(1, count // SHARE)
+    with open(device, "r+b", buffering=0) as file:
+        if kind == "guest":
+            places = [BLOCK * chance.randrange(size // BLOCK) for _ in range(GUEST_WRITES)]
+        elif kind == "scattered":
+            places = [chunk * number for number in sorted(chance.sample(range(count), changed))]
+        else:
+            places = [chunk * (count // 2 + number) for number in range(changed)]
+        for place in places:
+            file.seek(place)
+            file.write(content(chance, BLOCK if kind == "guest" else chunk, "half"))
+        os.fsync(file.fileno())
+
+
+def counters() -> dict[str, float]:
+    """Seconds of this node's processors, bytes that its network has sent, bytes read from its disk."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    busy = sum(int(field) for number, field in enumerate(fields[:8]) if number not in (3, 4))
+    return {
+        "cpu": busy / os.sysconf("SC_CLK_TCK"),
+        "sent": float(Path("/sys/class/net/vec0/statistics/tx_bytes").read_text()),
+        "read": 512.0 * int(Path("/sys/block/ubda/stat").read_text().split()[2]),
+    }
+
+
+def run(command: str) -> dict[str, float]:
+    """What the command costs, and what its largest process had resident."""
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+    before, begun = counters(), time.monotonic()
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, stdout=2)
+    wall = time.monotonic() - begun
+    if done.returncode:
+        raise SystemExit(f"status {done.returncode}: {command}")
+    cost = {name: value - before[name] for name, value in counters().items()}
+    return {**cost, "wall": wall, "memory": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024}
+
+
+def held(file: str, command: list[str]) -> int:
+    """The memory of the command's largest process, in MiB."""
+    status = subprocess.run(command, stdout=2).returncode
+    Path(file).write_text(json.dumps(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024))
+    return status
+
+
+def main(words: list[str]) -> int:
+    match words:
+        case ["fill", device, size, kind]:
+            fill(device, int(size), kind)
+        case ["change", device, size, kind, chunk]:
+            change(device, int(size), kind, int(chunk))
+        case ["run", command]:
+            print(json.dumps(run(command)))
+        case ["counters"]:
+            print(json.dumps(counters()))
+        case ["held", file, *command]:
+            return held(file, command)
+        case _:
+            raise SystemExit(__doc__)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

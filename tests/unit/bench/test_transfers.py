@@ -1,0 +1,79 @@
+"""The table of transfers: medians, ratios, and goals that are missed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.bench.transfer_goals import (
+    CELLS,
+    GOALS,
+    GUEST,
+    OURS,
+    SCATTERED,
+    SLOW,
+    Cell,
+    Cost,
+    as_json,
+    lines,
+    median,
+    misses,
+    ratio,
+)
+from tests.bench.transfers import LIMIT, command
+
+COST = Cost(1.0, 2.0, 1000.0, 5000.0, 40.0)
+
+
+def times(factor: float) -> Cost:
+    return replace(COST, wall=factor, sent=1000 * factor)
+
+
+def test_medians_are_of_each_field_and_memory_is_the_most() -> None:
+    rounds = [Cost(1, 9, 5, 1, 10), Cost(2, 8, 4, 1, 90), Cost(9, 7, 9, 1, 20)]
+    assert median(rounds) == Cost(2, 8, 5, 1, 90)
+
+
+def test_a_ratio_is_how_many_times_as_much_the_other_needs() -> None:
+    costs = {OURS: [COST], "thin_send": [times(3), times(4), times(50)]}
+    assert ratio(costs, "thin_send", "wall") == 4
+    assert ratio({OURS: [replace(COST, sent=0)], "dd": [COST]}, "dd", "sent") == float("inf")
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.cell.name} {goal.peer} {goal.what}")
+def test_each_goal_is_reached_at_its_factor_and_missed_below(goal: object) -> None:
+    from tests.bench.transfer_goals import Goal
+
+    assert isinstance(goal, Goal)
+    enough = {OURS: [COST], goal.peer: [times(100)]}
+    assert misses(goal.cell, enough) == []
+    short = replace(times(100), **{goal.what: getattr(COST, goal.what) * (goal.factor - 0.01)})
+    missed = misses(goal.cell, {OURS: [COST], goal.peer: [short]})
+    assert any(f"{goal.factor:g} is the goal" in miss and goal.peer in miss for miss in missed)
+    assert sum("MISSED" in line for line in lines(goal.cell, {OURS: [COST], goal.peer: [short]})) == len(
+        missed
+    )
+
+
+def test_a_peer_that_is_not_there_is_asked_nothing_and_memory_always_counts() -> None:
+    assert misses(SCATTERED, {OURS: [COST]}) == []
+    (missed,) = misses(SLOW, {OURS: [replace(COST, memory=256)]})
+    assert "256 MiB" in missed
+
+
+def test_json_has_every_round() -> None:
+    (cell,) = as_json({GUEST: {OURS: [COST, COST], "dd": [COST]}})
+    assert cell["rate"] == 100
+    programs = cell["programs"]
+    assert isinstance(programs, dict)
+    assert [len(rounds) for rounds in programs.values()] == [2, 1]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("program", [OURS, "dd", "thin_send", "blocksync-fast", LIMIT])
+def test_each_command_reads_the_head_and_increments_name_their_base(cell: Cell, program: str) -> None:
+    line = command(cell, program)
+    assert "tbhead" in line
+    assert ("ssh beta" in line) is (program != LIMIT)
+    assert ("tbbase" in line) is (bool(cell.change) and program in (OURS, "thin_send"))
