@@ -23,6 +23,9 @@ SUITES = ("bookworm", "trixie", "sid")
 
 # What building and running a lab takes; mmdebstrap and patchelf are unpacked, not installed.
 HOST_PACKAGES = (
+    "e2fsprogs",
+    "gcc",
+    "libc6-dev",
     *(
         "binutils",
         "debian-archive-keyring",
