@@ -23,12 +23,10 @@ SUITES = ("bookworm", "trixie", "sid")
 
 # What building and running a lab takes; mmdebstrap and patchelf are unpacked, not installed.
 HOST_PACKAGES = (
-    "e2fsprogs",
-    "gcc",
-    "libc6-dev",
     *(
         "binutils",
         "debian-archive-keyring",
+        "e2fsprogs",
         "gcc",
         "iproute2",
         "libc6-dev",
