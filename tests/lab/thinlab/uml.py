@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thinlab import network
+from thinlab import network, volatile
 from thinlab.errors import LabError
 from thinlab.process import run
 from thinlab.state import NODES, State
 
+INIT = "usr/local/lib/thinlab/init"
 _APPEARS_SECONDS = 10
 
 
@@ -32,6 +33,7 @@ def start(state: State, name: str, root: Path, disks: Sequence[Path], console: P
         "taskset",
         "-c",
         str(processor),
+        *volatile.environment(disks),
         settings.kernel,
         f"uml_dir={state.run / 'uml'}",
         f"umid={umid(state, name)}",
@@ -40,7 +42,7 @@ def start(state: State, name: str, root: Path, disks: Sequence[Path], console: P
         "rootfstype=hostfs",
         f"rootflags={root}",
         "rw",
-        "init=/lib/systemd/systemd",
+        f"init=/{INIT}",
         *(f"ubd{number}={disk}" for number, disk in enumerate(disks)),
         *settings.kernel_arguments,
         f"vec0:transport=tap,ifname={network.tap(name)},depth=128,gro=1,mac={network.mac(name)}",
