@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError
+from thinsync_virt.flushes import flush
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
@@ -106,7 +107,7 @@ def write_durable(path: str, data: bytes) -> None:
             os.fchmod(descriptor, 0o600)
             file.write(data)
             file.flush()
-            os.fsync(descriptor)
+            flush(descriptor)
         os.rename(temporary, path)
         sync_path(directory)
     except OSError as error:
@@ -122,7 +123,7 @@ def sync_path(path: str) -> None:
     except FileNotFoundError:
         return
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 

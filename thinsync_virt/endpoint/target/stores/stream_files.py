@@ -11,6 +11,7 @@ from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.plain import failing
 from thinsync_virt.errors import StreamError
+from thinsync_virt.flushes import flush
 from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
 from thinsync_virt.stream.compression import pack
 from thinsync_virt.stream.frames import FrameType, Piece
@@ -77,14 +78,14 @@ class StreamFileWriter:
     def checkpoint(self) -> int:
         """All on stable storage. A file needs no checkpoints of its own."""
         with failing("flush", self._path):
-            os.fsync(self._file.fileno())
+            flush(self._file.fileno())
         return self._writer.bytes_sent
 
     def finish(self) -> dict[str, str]:
         """The end of the stream; all of it on stable storage."""
         self._put(self._writer.end())
         with failing("flush", self._path):
-            os.fsync(self._file.fileno())
+            flush(self._file.fileno())
         self.close()
         return {disk.target: self._path.name for disk in self._header.disks}
 
@@ -101,7 +102,7 @@ class StreamFileWriter:
                     view = view[self._file.write(view) or 0 :]
             if self._unsynced >= _SYNC_EVERY:
                 self._unsynced = 0
-                os.fsync(self._file.fileno())
+                flush(self._file.fileno())
                 os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
