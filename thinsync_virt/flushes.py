@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import FrameType
 
 LEAVE_OUT = "/run/thinsync/leave-out-flush"
 
@@ -38,15 +39,12 @@ def left_out() -> bool:
 def place() -> str:
     """Which flush this is: the lines that lead to it, from the one outside of the helpers inwards."""
     lines: list[str] = []
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"] == __name__:
-        frame = frame.f_back
-    while True:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
         module = frame.f_globals["__name__"]
-        if not module.startswith(f"{_PACKAGE}."):
-            break
-        lines.append(f"{module.rpartition('.')[2]}:{frame.f_lineno}")
-        if not module.startswith(_HELPERS) or frame.f_back is None:
+        if module.startswith(f"{_PACKAGE}.") and module != __name__:
+            lines.append(f"{module.rpartition('.')[2]}:{frame.f_lineno}")
+        if lines and not module.startswith(_HELPERS):
             break
         frame = frame.f_back
     return "/".join(reversed(lines))

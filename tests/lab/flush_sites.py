@@ -58,9 +58,9 @@ def sites() -> dict[str, Site]:
     while len(helpers) != before:
         before = len(helpers)
         for function in functions:
-            if function.helper and function.name not in OUTERMOST and function not in _all(helpers):
-                if any(call.callee in ENDS or call.callee in helpers for call in function.calls):
-                    helpers.setdefault(function.name, []).append(function)
+            new = function.helper and function.name not in OUTERMOST and function not in _all(helpers)
+            if new and any(call.callee in ENDS or call.callee in helpers for call in function.calls):
+                helpers.setdefault(function.name, []).append(function)
     found: dict[str, Site] = {}
     for function in functions:
         if function.helper and function.name not in OUTERMOST:
@@ -69,7 +69,9 @@ def sites() -> dict[str, Site]:
         for call in function.calls:
             ways: dict[str, list[str]] = {}
             for names, lines in _ways(call, helpers, function.module):
-                ways.setdefault("/".join((f"{function.module}.{function.qualified}", *names)), []).append(lines)
+                ways.setdefault("/".join((f"{function.module}.{function.qualified}", *names)), []).append(
+                    lines
+                )
             for name, lines_of in ways.items():
                 seen[name] += 1
                 numbered = name if seen[name] == 1 else f"{name}#{seen[name]}"

@@ -99,7 +99,7 @@ def write_durable(path: str, data: bytes) -> None:
     directory = os.path.dirname(path)
     temporary = f"{path}.thinsync-new"
     try:
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+        _make_parents(directory)
         descriptor = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
@@ -114,6 +114,18 @@ def write_durable(path: str, data: bytes) -> None:
         raise ThinsyncError(
             f"cannot write {path}: {error.strerror}", hint="look at: df, mount, ls -ld"
         ) from error
+
+
+def _make_parents(path: str) -> None:
+    """Make a directory (0711) and its missing parents, each durable in its own parent. Raises OSError."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent != path:
+        _make_parents(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o711)
+        sync_path(parent)
 
 
 def sync_path(path: str) -> None:

@@ -1,15 +1,17 @@
 """The worst that POSIX allows at a power cut: of a tree of files only that is left which was flushed.
 
-A file has the content that it had at its last fsync, or none; a directory has the entries that it had at its last fsync,
-whatever became of them since. Real file systems are milder on most days. The product works on real files; only its
-calls of fsync are heard, and what was there then is kept.
+A file has the content that it had at its last fsync, or none; a directory has the entries that it had at its last
+fsync, or one of the later ones too, whichever. Real file systems are milder on most days.
+The product works on real files; only its calls of fsync are heard, and what was there then is kept.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,16 +41,19 @@ class WorstCase:
         self.root = root
         self.left_out = 0
         """How many flushes were not done, since :meth:`leave_out` was called last."""
+        self.before_flush: Callable[[], object] = lambda: None
         self._kept: dict[int, _Kept] = {}
+        self._seen: dict[int, tuple[str, dict[str, int | str]]] = {}
         self._leave_out = leave_out
         monkeypatch.setattr(flushes, "LEAVE_OUT", str(leave_out))
-        monkeypatch.setattr(os, "fsync", self._keep)
+        monkeypatch.setattr(os, "fsync", self._flushed)
         ask, is_left_out = nbd.NbdClient._ask, flushes.left_out
 
         def asked(client: nbd.NbdClient, command: int, *words: Any) -> None:
             ask(client, command, *words)
             if command == nbd._FLUSH:
-                self._keep_path(client._image)
+                self.before_flush()
+                self.keep_path(client._image)
 
         def counted() -> bool:
             found = is_left_out()
@@ -74,25 +79,59 @@ class WorstCase:
         """All that is there is on stable storage."""
         self.close()
         for directory, _, files in os.walk(self.root):
-            self._keep_path(Path(directory))
+            self.keep_path(Path(directory))
             for name in files:
                 if not os.path.islink(os.path.join(directory, name)):
-                    self._keep_path(Path(directory, name))
+                    self.keep_path(Path(directory, name))
 
-    def cut(self) -> None:
-        """The power goes and comes back: what was not flushed is lost."""
+    def freeze(self) -> None:
+        """The power goes now: what the process does after this moment is not done."""
+        self._seen = {}
+        for directory, _, _ in os.walk(self.root):
+            self._seen[os.lstat(directory).st_ino] = (directory, _entries(directory))
+
+    def survivors(self) -> int:
+        """In how many ways one change of a directory that was not flushed may have survived at the last freeze."""
+        return sum(1 for _ in self._changes())
+
+    def cut(self, survivor: int | None = None) -> None:
+        """The power comes back: what was not flushed before the freeze is lost, but for one change of a directory."""
+        if survivor is not None:
+            inode, name, entry = next(itertools.islice(self._changes(), survivor, None))
+            if inode not in self._kept:
+                held = os.open(self._seen[inode][0], os.O_PATH | os.O_CLOEXEC)
+                self._kept[inode] = _Kept(held, 0o700, 0)
+            kept = self._kept[inode]
+            entries = dict(kept.entries)
+            entries.pop(name, None)
+            if entry is not None:
+                entries[name] = entry
+            kept.entries = entries
         made = self.root.with_name(f"{self.root.name}.after")
         self._make(self.root.stat().st_ino, made, {})
         shutil.rmtree(self.root)
         made.rename(self.root)
         self.settle()
 
-    def _keep_path(self, path: Path) -> None:
+    def _changes(self) -> Iterator[tuple[int, str, int | str | None]]:
+        """Directory, name, and what it stands for now: all that is not stable yet."""
+        for inode, (_, now) in self._seen.items():
+            kept = self._kept.get(inode)
+            before = kept.entries if kept is not None else {}
+            for name in sorted(before.keys() | now.keys()):
+                if before.get(name) != now.get(name):
+                    yield inode, name, now.get(name)
+
+    def keep_path(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             self._keep(descriptor)
         finally:
             os.close(descriptor)
+
+    def _flushed(self, descriptor: int) -> None:
+        self.before_flush()
+        self._keep(descriptor)
 
     def _keep(self, descriptor: int) -> None:
         status = os.fstat(descriptor)
@@ -101,13 +140,7 @@ class WorstCase:
         held = before.descriptor if before is not None else os.open(place, os.O_PATH | os.O_CLOEXEC)
         kept = _Kept(held, stat.S_IMODE(status.st_mode), status.st_mtime_ns)
         if stat.S_ISDIR(status.st_mode):
-            with os.scandir(place) as found:
-                kept.entries = {
-                    entry.name: os.readlink(f"{place}/{entry.name}")
-                    if entry.is_symlink()
-                    else entry.stat(follow_symlinks=False).st_ino
-                    for entry in found
-                }
+            kept.entries = _entries(place)
         else:
             with open(place, "rb") as file:
                 kept.content = file.read()
@@ -122,7 +155,7 @@ class WorstCase:
         elif kept is None:
             made[inode] = path
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        elif kept.entries or stat.S_ISDIR(os.fstat(kept.descriptor).st_mode):
+        elif stat.S_ISDIR(os.fstat(kept.descriptor).st_mode):
             path.mkdir(mode=kept.mode)
             for name, entry in kept.entries.items():
                 if isinstance(entry, str):
@@ -143,3 +176,10 @@ class WorstCase:
                 if status.st_ino == inode:
                     return status.st_mode
         return stat.S_IFREG
+
+
+def _entries(directory: str) -> dict[str, int | str]:
+    with os.scandir(directory) as found:
+        return {
+            entry.name: os.readlink(entry.path) if entry.is_symlink() else entry.inode() for entry in found
+        }

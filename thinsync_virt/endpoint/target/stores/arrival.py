@@ -174,6 +174,8 @@ class Arrival:
                 remove_tree(directory)
             with failing("make", directory):
                 directory.mkdir(mode=0o700)
+                # What is acknowledged from now on lies in it.
+                sync_directory(directory.parent)
         self._incoming = Incoming(header, bytes(self._packed), directory, bases, resumed)
         steps.reached("incoming made")
         self._writer = self._keeper.write(self._incoming)
