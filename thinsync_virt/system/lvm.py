@@ -25,6 +25,7 @@ from thinsync_virt.system import lvm_commands, lvm_report
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.dm_names import dm_name
 from thinsync_virt.system.dmsetup import DmSetup
+from thinsync_virt.system.flush import GroupFlush
 from thinsync_virt.system.lvm_commands import Batch, SnapshotRequest, snapshot_batch
 from thinsync_virt.system.lvm_report import VolumeGroup, VolumeKind
 from thinsync_virt.system.process import Completed, run
@@ -144,12 +145,14 @@ class Lvm:
         return made
 
     def confirm_snapshots(self, requests: Sequence[SnapshotRequest]) -> tuple[ThinVolume, ...]:
-        """What the batch really made, in the order of the requests.
+        """What the batch really made, in the order of the requests; it is on stable storage then.
 
         An LV alone proves nothing: LVM commits it before the pool makes the snapshot. Only with LVM's and the
         kernel's transaction ids equal does each of them exist in the pool. Raises NotFoundError (an LV is missing),
         PoolError (ids differ, or an LV is not what was asked for).
         """
+        for vg in {request.origin.vg for request in requests}:
+            _flush(vg)
         by_name = {
             volume.name: volume for vg in {r.origin.vg for r in requests} for volume in self.volumes(vg)
         }
@@ -193,7 +196,7 @@ class Lvm:
         _check_same_group(name, pool)
         words = ["lvcreate", "-V", f"{align_up(size, SECTOR)}b", "--thinpool", str(pool), "--name", name.lv]
         words += ["--wipesignatures", "n", "-an", "--setactivationskip", "y" if skip else "n"]
-        _change([*words, *lvm_commands.tag_options("--addtag", tags)], f"pool {pool}")
+        _change([*words, *lvm_commands.tag_options("--addtag", tags)], f"pool {pool}", name.vg)
         if active:
             self.activate([name])
         return self.volume(name)
@@ -205,7 +208,12 @@ class Lvm:
         """
         if not names:
             return
-        done = _change(["lvremove", "--yes", *_texts(names)], _listed(names), ok=(0, _FAILED))
+        done = _change(
+            ["lvremove", "--yes", *_texts(names)],
+            _listed(names),
+            *{name.vg for name in names},
+            ok=(0, _FAILED),
+        )
         if done.status == 0:
             return
         wanted = set(names)
@@ -243,6 +251,7 @@ class Lvm:
             kill_on_timeout=False,
             hint=f"look at its pools: lvs -a {vg}; dmesg",
         )
+        _flush(vg)
 
     def deactivate(self, names: Sequence[VolumeName]) -> None:
         """Deactivate volumes. Raises BusyError naming one that is open."""
@@ -269,7 +278,7 @@ class Lvm:
         """Add and remove tags in ONE commit: there is no moment with one half of it. Raises NotFoundError."""
         options = lvm_commands.tag_options("--addtag", add) + lvm_commands.tag_options("--deltag", remove)
         if options:
-            _change(["lvchange", *options, str(name)], str(name))
+            _change(["lvchange", *options, str(name)], str(name), name.vg)
 
     def set_read_only(self, names: Sequence[VolumeName]) -> None:
         """Make volumes read-only, also where they are active. Already so is success. Raises NotFoundError."""
@@ -282,7 +291,11 @@ class Lvm:
     @staticmethod
     def _permit(permission: str, names: Sequence[VolumeName]) -> None:
         if names:
-            _change(["lvchange", "--permission", permission, *_texts(names)], _listed(names))
+            _change(
+                ["lvchange", "--permission", permission, *_texts(names)],
+                _listed(names),
+                *{name.vg for name in names},
+            )
 
     def resize(self, name: VolumeName, size: int) -> ThinVolume:
         """Grow or shrink a thin volume to ``size`` bytes (rounded up to extents); its content is not looked at.
@@ -294,17 +307,17 @@ class Lvm:
             return volume
         words = ["lvresize", "--yes", "--force", "--size", f"{align_up(size, SECTOR)}b", str(name)]
         try:
-            _change(words, str(name))
+            _change(words, str(name), name.vg)
         except CommandError as error:
             # Since 2.03.17 LVM wants to look at a file system before it shrinks; 2.03.16 does not know the option.
             if "--fs" not in error.stderr:
                 raise
-            _change([*words, "--fs", "ignore"], str(name))
+            _change([*words, "--fs", "ignore"], str(name), name.vg)
         return self.volume(name)
 
     def rename(self, name: VolumeName, new: str) -> None:
         """Give a volume another name in its group. Raises NotFoundError, ConflictError (the name is taken)."""
-        _change(["lvrename", name.vg, name.lv, check_lvm_name(new)], f"{name} or {new}")
+        _change(["lvrename", name.vg, name.lv, check_lvm_name(new)], f"{name} or {new}", name.vg)
 
 
 def _wait_for_link(name: VolumeName) -> None:
@@ -340,11 +353,21 @@ def _report(command: str, fields: str, select: str | None, scope: list[str]) -> 
         ) from error
 
 
-def _change(words: Sequence[str], what: str, *, ok: Sequence[int] = (0,)) -> Completed:
+def _physical_volumes(vg: str) -> tuple[str, ...]:
+    """Devices of a group, as LVM sees them now; those that are missing have no name."""
+    listed = _report("vgs", "pv_name", None, [check_lvm_name(vg)])
+    return lvm_report.parse_devices(listed)
+
+
+_flush = GroupFlush(_physical_volumes)
+
+
+def _change(words: Sequence[str], what: str, *groups: str, ok: Sequence[int] = (0,)) -> Completed:
+    """Run a command that changes these groups, and have what it committed on stable storage."""
     # -An: no backup file either; LVM's own metadata on the disks is what counts.
     argv = [words[0], "--config", lvm_commands.NO_ARCHIVE, "-An", *words[1:]]
     try:
-        return run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False, hint=_LOOK_HINT)
+        done = run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False, hint=_LOOK_HINT)
     except CommandError as error:
         text = error.stderr.lower()
         if any(word in text for word in _NO_ROOM):
@@ -352,6 +375,9 @@ def _change(words: Sequence[str], what: str, *, ok: Sequence[int] = (0,)) -> Com
         if "already exists" in text:
             raise ConflictError(f"{what}: {error}", hint="see what has that name: lvs -o+tags") from error
         raise _not_found(error, what) or error from error
+    for vg in groups:
+        _flush(vg)
+    return done
 
 
 def _not_found(error: CommandError, what: str) -> NotFoundError | None:

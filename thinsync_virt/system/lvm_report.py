@@ -130,6 +130,15 @@ def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
     return tuple(_group(row) for row in _rows(text, "vg"))
 
 
+def parse_devices(text: str) -> tuple[str, ...]:
+    """From ``vgs -o pv_name``: the devices of a group that are there. Raises PoolError.
+
+    LVM calls a missing one ``[unknown]``; it changes no group that has such a one.
+    """
+    names = {row.get("pv_name", "") for row in _rows(text, "vg") + _rows(text, "pv")}
+    return tuple(sorted(name for name in names if name.startswith("/dev/")))
+
+
 def _rows(text: str, key: str) -> list[Row]:
     try:
         rows = [row for report in json.loads(text)["report"] for row in report.get(key, [])]

@@ -88,7 +88,9 @@ def parser() -> argparse.ArgumentParser:
     records = command("records", "read the writer's records from volumes or points", node=True)
     records.add_argument("volumes", nargs="+", metavar="VG/LV")
     records.add_argument("--json", action="store_true")
-    command("cut", "power cut", node=True)
+    cut = command("cut", "power cut", node=True)
+    cut.add_argument("--volatile", action="store_true", help="lose a random part of what was not flushed")
+    cut.add_argument("--seed", type=int, help="of what is lost (default: one made now, printed)")
     command("boot", "boot on the same disks", node=True)
     net = command("net", "off | on | delay MS | loss PERCENT, between this node and the other", node=True)
     net.add_argument("action", choices=("off", "on", "delay", "loss"))
@@ -191,7 +193,7 @@ def act(arguments: argparse.Namespace, lab: Lab) -> int:
                 lab.guests.records(arguments.node, *arguments.volumes), as_json=arguments.json
             )
         case "cut":
-            lab.cut(arguments.node)
+            lab.cut(arguments.node, volatile=arguments.volatile, seed=arguments.seed)
         case "boot":
             lab.boot(arguments.node)
         case "net":

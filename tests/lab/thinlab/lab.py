@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -80,8 +81,14 @@ class Lab:
     def boot(self, name: str) -> None:
         self.node(name).boot()
 
-    def cut(self, name: str) -> None:
-        self.node(name).cut()
+    def cut(self, name: str, *, volatile: bool = False, seed: int | None = None) -> None:
+        """Power cut; ``volatile``: the disks lose a part of what was not flushed, chosen by ``seed`` (printed)."""
+        if not volatile:
+            self.node(name).cut()
+            return
+        chosen = secrets.randbits(32) if seed is None else seed
+        say(f"power cut of {name} that loses what was not flushed, seed {chosen}")
+        self.node(name).cut(volatile_seed=chosen)
 
     def status(self) -> dict[str, dict[str, str]]:
         """What each node is and does, in words."""

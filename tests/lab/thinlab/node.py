@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thinlab import identity, network, rootfs, uml
+from thinlab import identity, network, rootfs, state_image, uml, volatile
 from thinlab.cache import locked
 from thinlab.errors import LabError
-from thinlab.process import Result, run
+from thinlab.process import Result, run, say
 from thinlab.ssh import Connection
 from thinlab.state import State
 
@@ -55,8 +55,8 @@ class Node:
 
     @property
     def disks(self) -> list[Path]:
-        """Images behind /dev/ubda (the volume group) and /dev/ubdb (free for tests)."""
-        return [self._data("ubda.img"), self._data("ubdb.img")]
+        """Images behind /dev/ubda (the volume group), /dev/ubdb (free for tests) and /dev/ubdc (/etc and /var)."""
+        return [self._data(name) for name in ("ubda.img", "ubdb.img", "ubdc.img")]
 
     def prepare(self) -> None:
         """Disks, root and identity; what exists stays."""
@@ -65,15 +65,14 @@ class Node:
         upper = self._data("upper")
         fresh = not upper.exists()
         upper.mkdir(parents=True, exist_ok=True)
-        for disk, size in zip(self.disks, (settings.disk, settings.spare), strict=True):
+        for disk, size in zip(self.disks[:2], (settings.disk, settings.spare), strict=True):
             if not disk.exists():
                 run(["truncate", "-s", size, str(disk)])
         if fresh or not (upper / "etc/machine-id").exists():
             identity.write(self._state, self.name, upper)
         layers = [Path(layer) for layer in settings.layers[self.name]]
-        if not self.root.is_mount():
-            rootfs.copy_large(layers, upper)
         rootfs.make_overlay(layers, upper, self.root)
+        state_image.make(self.disks[2], self.root)
 
     def running(self) -> bool:
         return uml.running(self._state, self.name)
@@ -86,6 +85,7 @@ class Node:
             self._hang_up()
             network.create(self._state)
             self.prepare()
+            volatile.forget(self.disks)
             self.console.write_text("")
             uml.start(self._state, self.name, self.root, self.disks, self.console)
 
@@ -118,11 +118,25 @@ class Node:
         self.start()
         self.wait(limit)
 
-    def cut(self) -> None:
-        """Power cut: the kernel and all its processes are gone when this returns."""
+    def cut(self, *, volatile_seed: int | None = None) -> None:
+        """Power cut: the kernel and all its processes are gone when this returns.
+
+        With a seed its disks lose a random part of what they got since their last flush.
+        """
         with locked(self._directory / "lock"):
+            on = self.running()
             uml.kill(self._state, self.name)
             self._hang_up()
+            if volatile_seed is None or not on:
+                return
+            for lost in volatile.lose(self.disks, volatile_seed):
+                say(
+                    f"{self.name}: {lost.disk} lost {lost.lost} of {lost.written} sectors written since its last flush"
+                )
+
+    def flush(self) -> None:
+        """Have all that is written on stable storage, by whomever: nothing of it is at risk at the next cut."""
+        self.run("sync; for disk in /dev/ubd[abc]; do sync $disk; done", timeout=120)
 
     def _hang_up(self) -> None:
         for user in ("root", "op"):

@@ -109,7 +109,7 @@ def _complete(node: Node, package: Path) -> None:
     say(f"{node.name} lacks {' '.join(missing)}")
     with tempfile.TemporaryDirectory(prefix="thinlab-") as name:
         # Without the product itself: half installed, it would count as something to repair first.
-        stanzas = (node.root / "var/lib/dpkg/status").read_text().split("\n\n")
+        stanzas = node.get("/var/lib/dpkg/status").decode(errors="replace").split("\n\n")
         status = Path(name) / "status"
         status.write_text(
             "\n\n".join(text for text in stanzas if not text.startswith("Package: thinsync-virt\n"))

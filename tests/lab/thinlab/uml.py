@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from thinlab import network
+from thinlab import network, volatile
 from thinlab.errors import LabError
 from thinlab.process import run
 from thinlab.state import NODES, State
@@ -32,6 +32,7 @@ def start(state: State, name: str, root: Path, disks: Sequence[Path], console: P
         "taskset",
         "-c",
         str(processor),
+        *volatile.environment(disks),
         settings.kernel,
         f"uml_dir={state.run / 'uml'}",
         f"umid={umid(state, name)}",
@@ -40,7 +41,7 @@ def start(state: State, name: str, root: Path, disks: Sequence[Path], console: P
         "rootfstype=hostfs",
         f"rootflags={root}",
         "rw",
-        "init=/lib/systemd/systemd",
+        "init=/usr/local/lib/thinlab/init",
         *(f"ubd{number}={disk}" for number, disk in enumerate(disks)),
         *settings.kernel_arguments,
         f"vec0:transport=tap,ifname={network.tap(name)},depth=128,gro=1,mac={network.mac(name)}",

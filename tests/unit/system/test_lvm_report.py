@@ -12,6 +12,7 @@ from thinsync_virt.errors import PoolError, UsageError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.system.lvm_report import (
     check_tag,
+    parse_devices,
     parse_groups,
     parse_health,
     parse_kinds,
@@ -129,3 +130,9 @@ def test_what_lvm_says_of_a_pools_health() -> None:
 def test_a_tag_that_lvm_would_split_or_cut_is_refused(tag: str) -> None:
     with pytest.raises(UsageError):
         check_tag(tag)
+
+
+def test_the_devices_of_a_group_are_those_that_are_there() -> None:
+    rows = [{"pv_name": "/dev/sdb"}, {"pv_name": "[unknown]"}, {"pv_name": "/dev/mapper/mpatha"}]
+    text = json.dumps({"report": [{"vg": rows}]})
+    assert parse_devices(text) == ("/dev/mapper/mpatha", "/dev/sdb")

@@ -1,0 +1,57 @@
+"""The lab's own power cut: what was flushed stays, what was not may go, and a node boots on what is left."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from product import Hosts
+from thinlab import volatile
+
+WRITE = """
+import mmap, os
+disk = os.open("/dev/ubdb", os.O_RDWR | os.O_DIRECT)
+block = mmap.mmap(-1, 65536)
+def fill(byte, place):
+    block[:] = byte * 65536
+    os.pwrite(disk, block, place)
+for number in range(8):
+    fill(b"f", number << 16)
+os.fsync(disk)
+for number in range(8, 16):
+    fill(b"u", number << 16)
+"""
+HALF = 8 << 16
+
+
+def test_a_volatile_cut_loses_only_what_was_not_flushed(hosts: Hosts, tmp_path: Path) -> None:
+    node = hosts.node("beta")
+    node.run("dd if=/dev/zero of=/dev/ubdb bs=1M count=1 oflag=direct conv=fsync status=none")
+    node.run(["python3", "-I", "-"], input=WRITE)
+    node.run("mkdir /var/kept && sync /var/kept /var && touch /etc/maybe && cp /bin/ls /var/maybe")
+    # A plain cut is what the next lines start from: 20 losses of the same disk, each with a seed of its own.
+    node.cut(volatile_seed=None)
+    image, log = node.disks[1], volatile.undo_log(node.disks[1])
+    survived = set()
+    for seed in range(20):
+        copy = tmp_path / image.name
+        with image.open("rb") as file:
+            copy.write_bytes(file.read(1 << 20))
+        shutil.copyfile(log, volatile.undo_log(copy))
+        (lost,) = volatile.lose([copy], seed)
+        assert lost.written == HALF // volatile.SECTOR
+        data = copy.read_bytes()
+        assert data[:HALF] == b"f" * HALF, "what was flushed is there"
+        assert data.count(b"u") + lost.lost * volatile.SECTOR == HALF, (
+            "each sector is what it was, or what it became"
+        )
+        survived.add(data.count(b"u"))
+    assert 0 in survived and len(survived) > 4
+    hosts.lab.boot("beta")
+    hosts.lab.cut("beta", volatile=True, seed=1)
+    hosts.lab.boot("beta")
+    assert (
+        hosts.sh("beta", "test -d /var/kept && rmdir /var/kept; rm -f /etc/maybe /var/maybe; echo there")
+        == "there"
+    )
+    assert hosts.sh("beta", "lvs --noheadings -o lv_name vg0/pool") == "pool"
