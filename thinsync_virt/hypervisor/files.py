@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError
+from thinsync_virt.flushes import flush
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
@@ -98,7 +99,7 @@ def write_durable(path: str, data: bytes) -> None:
     directory = os.path.dirname(path)
     temporary = f"{path}.thinsync-new"
     try:
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+        _make_parents(directory)
         descriptor = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
@@ -106,13 +107,25 @@ def write_durable(path: str, data: bytes) -> None:
             os.fchmod(descriptor, 0o600)
             file.write(data)
             file.flush()
-            os.fsync(descriptor)
+            flush(descriptor)
         os.rename(temporary, path)
         sync_path(directory)
     except OSError as error:
         raise ThinsyncError(
             f"cannot write {path}: {error.strerror}", hint="look at: df, mount, ls -ld"
         ) from error
+
+
+def _make_parents(path: str) -> None:
+    """Make a directory (0711) and its missing parents, each durable in its own parent. Raises OSError."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent != path:
+        _make_parents(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o711)
+        sync_path(parent)
 
 
 def sync_path(path: str) -> None:
@@ -122,7 +135,7 @@ def sync_path(path: str) -> None:
     except FileNotFoundError:
         return
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 

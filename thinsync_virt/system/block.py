@@ -18,6 +18,7 @@ import threading
 from typing import Self
 
 from thinsync_virt.errors import BusyError, Code, NotFoundError, SpaceError, ThinsyncError
+from thinsync_virt.flushes import flush
 from thinsync_virt.units import MIB, align_down, align_up
 
 PIECE = MIB
@@ -153,7 +154,7 @@ class BlockDevice:
     def sync(self) -> None:
         """Put everything written on stable storage. The only call that shows a full pool's late errors."""
         try:
-            os.fsync(self._fd)
+            flush(self._fd)
         except OSError as error:
             raise self._error("flush", 0, error) from error
 
@@ -262,7 +263,7 @@ def flush_host_cache(path: str) -> None:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            flush(descriptor)
         finally:
             os.close(descriptor)
     except OSError as error:

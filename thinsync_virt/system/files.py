@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.flushes import flush
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 
@@ -26,7 +27,7 @@ def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:
                 os.fchmod(descriptor, mode)
                 file.write(content)
                 file.flush()
-                os.fsync(descriptor)
+                flush(descriptor)
             os.rename(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -48,7 +49,7 @@ def write_new(path: Path, content: bytes, *, mode: int = 0o600) -> None:
             os.fchmod(descriptor, mode)
             file.write(content)
             file.flush()
-            os.fsync(descriptor)
+            flush(descriptor)
         _name_anew(temporary, path)
     finally:
         with contextlib.suppress(OSError):
@@ -73,7 +74,7 @@ def sync_file(path: Path) -> None:
     """Put a file's content on stable storage. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 
@@ -115,7 +116,7 @@ def sync_directory(path: Path) -> None:
     """Put a directory's entries on stable storage: a rename or unlink in it is durable only then. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
 

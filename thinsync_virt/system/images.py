@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from thinsync_virt.errors import Code, SpaceError, ThinsyncError
+from thinsync_virt.flushes import flush
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.units import MIB
 
@@ -132,7 +133,7 @@ class SparseFile:
     def sync(self) -> None:
         """Put everything written on stable storage, and let the page cache go."""
         with _failing("flush", self.path):
-            os.fsync(self._fd)
+            flush(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         self._written = 0
 

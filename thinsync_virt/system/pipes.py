@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from thinsync_virt.errors import NotFoundError, SpaceError, ThinsyncError
+from thinsync_virt.flushes import flush
 from thinsync_virt.system.files import sync_directory
 from thinsync_virt.units import MIB
 
@@ -168,7 +169,7 @@ def open_output(path: str) -> Iterator[StreamOutput]:
         yield StreamOutput(descriptor, path)
         if temporary is not None:
             try:
-                os.fsync(descriptor)
+                flush(descriptor)
                 os.rename(temporary, place)
                 sync_directory(place.parent)
             except OSError as error:

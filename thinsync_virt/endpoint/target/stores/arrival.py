@@ -118,6 +118,8 @@ class StorePart:
                 remove_tree(directory)
             with failing("make", directory):
                 directory.mkdir(mode=0o700)
+                # What is acknowledged from now on lies in it.
+                sync_directory(directory.parent)
         steps.reached("incoming made")
         self._writer = self._keeper.write(self._incoming)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.plain import failing
 from thinsync_virt.errors import PoolError, StreamError
+from thinsync_virt.flushes import flush
 from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
 from thinsync_virt.stream.compression import pack
 from thinsync_virt.stream.frames import FrameType, Piece
@@ -80,14 +81,14 @@ class StreamFileWriter:
         if self._torn:
             raise PoolError(f"{self._path} ends within a frame", hint="run it again", retry=True)
         with failing("flush", self._path):
-            os.fsync(self._file.fileno())
+            flush(self._file.fileno())
         return self._writer.bytes_sent
 
     def finish(self) -> dict[str, str]:
         """The end of the stream; all of it on stable storage."""
         self._put(self._writer.end())
         with failing("flush", self._path):
-            os.fsync(self._file.fileno())
+            flush(self._file.fileno())
         self.close()
         return {disk.target: self._path.name for disk in self._header.disks}
 
@@ -106,7 +107,7 @@ class StreamFileWriter:
             self._torn = torn
             if self._unsynced >= _SYNC_EVERY:
                 self._unsynced = 0
-                os.fsync(self._file.fileno())
+                flush(self._file.fileno())
                 os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
