@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from thinsync_virt.cli.build import Session
 from thinsync_virt.cli.progress import LineObserver
+from thinsync_virt.errors import ConflictError
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import ReplicationReport
@@ -50,7 +52,8 @@ def repair(domain: str, to: str, first: Judgement, observer: LineObserver) -> Re
 
     Sessions of their own: what compares keeps volumes open. The mark comes first: from then on nothing is built on
     that point, and a run that is cut off goes on with the next replication. Raises ThinsyncError; before the mark
-    where no point can be made.
+    where no point can be made, unless a conflict is the reason: that may be the damage itself, as in a file of a
+    store that somebody wrote to, and the replication tells it again if it is another.
     """
     bad = [first.point]
     with Session.open(to) as session:
@@ -60,7 +63,8 @@ def repair(domain: str, to: str, first: Judgement, observer: LineObserver) -> Re
         if other is not None and _judge(session, other, observer).damaged:
             bad.append(other)
     with Session.open(to) as session:
-        replicate(session.source, session.target, Request(domain, dry_run=True), LineObserver(quiet=True))
+        with suppress(ConflictError):
+            replicate(session.source, session.target, Request(domain, dry_run=True), LineObserver(quiet=True))
         session.recover(observer.step)
         with session.lock(domain):
             session.target.begin(uuid)
