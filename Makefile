@@ -74,10 +74,12 @@ soak: $(VENV) deb ## the lab tests with the whole crash matrix: hours (root)
 
 .PHONY: bench
 bench: $(VENV) deb ## measurements: the delta against thin_delta (BENCH=its options), the stream against cat, transfers and snapshots in the lab (root)
-	@$(BIN)/python -m tests.bench.delta $(BENCH)
-	@$(BIN)/python -m tests.bench.codec
-	@$(BIN)/python -m tests.bench.transfers
-	@$(BIN)/python tests/bench/run.py
+	@failed=; \
+	$(BIN)/python -m tests.bench.delta $(BENCH) || failed="$$failed delta"; \
+	$(BIN)/python -m tests.bench.codec || failed="$$failed codec"; \
+	$(BIN)/python -m tests.bench.transfers || failed="$$failed transfers"; \
+	$(BIN)/python tests/bench/run.py || failed="$$failed snapshots"; \
+	[ -z "$$failed" ] || { echo "make bench: not reached:$$failed" >&2; exit 1; }
 
 .PHONY: format
 format: $(VENV) ## put the code into shape, and mend what ruff can mend

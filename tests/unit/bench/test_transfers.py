@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.bench.on_node.transfers import BLOCK, GUEST_WRITES, change, fill
 from tests.bench.transfer_goals import (
     CELLS,
     GOALS,
@@ -21,7 +24,8 @@ from tests.bench.transfer_goals import (
     misses,
     ratio,
 )
-from tests.bench.transfers import LIMIT, command
+from tests.bench.transfers import LIMIT, PEERS, command, found_peers
+from thinsync_virt.units import KIB, MIB
 
 COST = Cost(1.0, 2.0, 1000.0, 5000.0, 40.0)
 
@@ -77,3 +81,36 @@ def test_each_command_reads_the_head_and_increments_name_their_base(cell: Cell, 
     assert "tbhead" in line
     assert ("ssh beta" in line) is (program != LIMIT)
     assert ("tbbase" in line) is (bool(cell.change) and program in (OURS, "thin_send"))
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [("half", 0.45, 0.55), ("random", 0.99, 1.01)])
+def test_a_disk_compresses_as_it_is_said_to(tmp_path: Path, kind: str, least: float, most: float) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(2 * MIB))
+    fill(str(disk), 2 * MIB, kind)
+    data = disk.read_bytes()
+    assert len(data) == 2 * MIB
+    assert least < len(zlib.compress(data, 1)) / len(data) < most
+
+
+@pytest.mark.parametrize("kind", ["scattered", "clustered", "guest"])
+def test_what_changes(tmp_path: Path, kind: str) -> None:
+    """1 % of the chunks, side by side or not; or so many blocks of 4 KiB and no more."""
+    disk, chunk, size = tmp_path / "disk", 64 * KIB, 32 * MIB
+    disk.write_bytes(bytes(size))
+    change(str(disk), size, kind, chunk)
+    data, unit = disk.read_bytes(), BLOCK if kind == "guest" else chunk
+    changed = [number for number in range(size // unit) if any(data[number * unit : (number + 1) * unit])]
+    assert len(data) == size
+    if kind == "guest":
+        assert GUEST_WRITES * 0.9 < len(changed) <= GUEST_WRITES
+    else:
+        assert len(changed) == 5
+        assert (changed[-1] - changed[0] == 4) is (kind == "clustered")
+
+
+def test_peers_that_are_not_there_are_left_out() -> None:
+    assert found_peers((), lambda _: None) == frozenset()
+    assert found_peers((), lambda name: f"/usr/bin/{name}" if name != "thin_send" else None) == {*PEERS} - {
+        "thin_send"
+    }
