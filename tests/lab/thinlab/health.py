@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from thinlab.errors import LabError
 from thinlab.node import Node
 from thinlab.process import CommandError
@@ -9,6 +11,8 @@ from thinlab.storage import POOL
 
 # Time is no proof: a machine may be slow. Only what LVM says is.
 _LIMIT = 120
+_ATTEMPTS = 4
+_PAUSE_SECONDS = 2.0
 _TORN = ("checksum error", "retrying metadata scan", "failed to read metadata", "invalid metadata")
 _GONE = ("not found", "failed to find logical volume")
 
@@ -18,7 +22,20 @@ class VolumeGroupLost(LabError):
 
 
 def group_trouble(node: Node) -> str:
-    """What LVM says is wrong with vg0 or its pool; "" when they are there."""
+    """What LVM says is wrong with vg0 or its pool, each time; "" when they are there.
+
+    Beside another command, at a boot, LVM may see half of a change: what is torn stays so.
+    """
+    said = ""
+    for _ in range(_ATTEMPTS):
+        said = _said(node)
+        if not said:
+            break
+        time.sleep(_PAUSE_SECONDS)
+    return said
+
+
+def _said(node: Node) -> str:
     done = node.run(["lvs", "--noheadings", "-o", "lv_name", POOL], check=False, timeout=_LIMIT)
     said = f"{done.stdout}\n{done.stderr}"
     if any(word in said.lower() for word in _TORN) or (
