@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.runner import runtestprotocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import product
 from seeds import seed
 from thinlab import Lab
+from thinlab.health import VolumeGroupLost
+
+LOST = pytest.StashKey[bool]()
+RERUN: list[str] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,6 +59,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = sorted(chosen, key=lambda item: order[item])
     if dropped:
         config.hook.pytest_deselected(items=dropped)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What one test broke is not the next one's: a broken node is made anew, with all guests that tests share."""
+    lab = Lab()
+    if lab.state.exists and lab.heal():
+        # pytest has no public way to give up the fixtures of a module before its end.
+        item.session._setupstate.teardown_exact(None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.excinfo is not None and call.excinfo.errisinstance(VolumeGroupLost):
+        item.stash[LOST] = True
+    return report
+
+
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """A test whose cut tore the volume group runs once more, from the start; the second time it counts."""
+    hook = item.ihook
+    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    if item.stash.get(LOST, False):
+        RERUN.append(item.nodeid)
+        item.session._setupstate.teardown_exact(None)
+        item.stash[LOST] = False
+        reports = runtestprotocol(item, nextitem=nextitem, log=False)
+    for report in reports:
+        hook.pytest_runtest_logreport(report=report)
+    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name in RERUN:
+        terminalreporter.write_line(f"rerun: the cut fell inside an LVM command: {name}")
 
 
 def pytest_report_header() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from seeds import seed
 from thinlab import Guest, Lab
 from thinlab.errors import LabError
 
@@ -74,7 +75,7 @@ def main() -> int:
     show.step("Verification: both ends read their copy, only digests travel")
     show.command("alpha", f"thinsync-vm verify {GUEST} --to beta")
     show.step("Power cut of alpha. beta starts its copy with a plain virsh start")
-    lab.cut("alpha")
+    lab.cut("alpha", volatile=True, seed=seed())
     show.command("beta", f"virsh start {GUEST}")
     boot = lab.guests.wait_boot("beta", GUEST)
     show.step("What the guest found on its disks")

@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from seeds import seed
 from thinlab import Guest, Lab
 from thinlab.guests import Boot
 from thinlab.node import Node
@@ -75,6 +77,7 @@ class Hosts:
         """
         left = self.node(node).run(script, check=False, timeout=120).stdout.strip()
         assert not left, f"{node} still has {left}"
+        self.node(node).flush()
 
     def restore(self) -> None:
         """Both hosts on, connected, with their daemons running."""
@@ -83,6 +86,16 @@ class Hosts:
             if not node.running():
                 self.lab.boot(name)
             node.net("on")
+
+    def settle(self) -> None:
+        """Before the run that will be cut: what LVM wrote for the test itself is not at risk."""
+        for name in PEER:
+            self.node(name).flush()
+
+    def cut(self, node: str) -> None:
+        """Power cut; of what was not flushed a part is lost that depends on the run's seed and on the test."""
+        words = f"{seed()} {os.environ.get('PYTEST_CURRENT_TEST', '')} {node}"
+        self.lab.cut(node, volatile=True, seed=zlib.crc32(words.encode()))
 
     # The command
 
@@ -130,6 +143,7 @@ class Hosts:
         self, name: str, *words: str, node: str = "alpha", env: str = ""
     ) -> subprocess.Popen[bytes]:
         """A replication in the background."""
+        self.settle()
         command = [
             "env",
             *([env] if env else []),

@@ -106,6 +106,7 @@ def goes_on(hosts: Hosts, name: str) -> None:
 
 def replicate_beside(hosts: Hosts, name: str) -> None:
     """A replication that goes on by itself at alpha."""
+    hosts.settle()
     words = f"thinsync-vm replicate {name} --to beta --pool vg0/pool"
     hosts.sh("alpha", f"setsid {words} >/run/replicate.log 2>&1 </dev/null &")
 
@@ -120,7 +121,7 @@ def wait_ended(hosts: Hosts) -> None:
 
 def cut_target(hosts: Hosts) -> None:
     """The power of beta goes, and so does the run that would wait for it: the next one counts."""
-    hosts.lab.cut("beta")
+    hosts.cut("beta")
     hosts.sh("alpha", "pkill -9 -f '[t]hinsync-vm replicate'", check=False)
 
 
@@ -170,7 +171,7 @@ def test_power_cut_in_a_transfer(crash: tuple[Hosts, str], node: str, moment: in
     if node == "beta":
         cut_target(hosts)
     else:
-        hosts.lab.cut(node)
+        hosts.cut(node)
     hosts.restore()
     bootable(hosts, name)
     goes_on(hosts, name)
@@ -315,7 +316,7 @@ def test_source_ends_between_two_steps(crash: tuple[Hosts, str], how: str, step:
     if how == "killed":
         hosts.sh("alpha", f"pkill -9 -f '[t]hinsync-vm replicate'; rm -f {STOP}", check=False)
     else:
-        hosts.lab.cut("alpha")
+        hosts.cut("alpha")
         hosts.restore()
     bootable(hosts, name)
     goes_on(hosts, name)

@@ -21,7 +21,7 @@ def test_a_replica_boots_although_blocks_have_leaked(hosts: Hosts) -> None:
     assert found.startswith("leaked data block")
     refused = hosts.node("beta").run("vgchange -aay vg0", check=False)
     assert "failed (status:64)" in refused.stderr, "the state is not the one that is meant"
-    hosts.lab.cut("beta")
+    hosts.cut("beta")
     hosts.restore()
     said = hosts.sh("beta", "journalctl -q -b -o cat --no-pager -u thinsync-recover.service")
     assert "vg0/pool: activated" in said, said

@@ -63,7 +63,7 @@ def test_an_increment_sends_what_changed_and_the_replica_starts(hosts: Hosts) ->
     assert {disk["mode"] for disk in second["plan"]} == {"incremental"}
     assert 0 < second["stream_bytes"] < full["stream_bytes"] / 2
     hosts.verify(name)
-    hosts.lab.cut("alpha")
+    hosts.cut("alpha")
     boot = hosts.boot_replica(name)
     assert boot.last >= before
     assert (boot.torn, boot.missing) == (0, 0)

@@ -27,6 +27,7 @@ def pair(hosts: Hosts) -> tuple[Hosts, str, int]:
 
 
 def replicate_beside(hosts: Hosts, name: str) -> None:
+    hosts.settle()
     words = f"thinsync-vm replicate {name} --to beta --pool vg0/pool --json"
     hosts.sh("alpha", f"rm -f {REPORT}; setsid {words} >{REPORT} 2>{SAID} </dev/null &")
 
@@ -92,7 +93,7 @@ def test_the_same_run_goes_on_after_the_receiver_is_gone(pair: tuple[Hosts, str,
     if how == "killed":
         hosts.sh("beta", "pkill -9 -f '[t]hinsync-vm server'")
     else:
-        hosts.lab.cut("beta")
+        hosts.cut("beta")
         hosts.restore()
     found = report(hosts)
     assert found["outcome"] == "replicated"
@@ -127,7 +128,7 @@ def test_power_cut_of_the_target_at_a_checkpoint(pair: tuple[Hosts, str, int], s
     hosts.sh("beta", f"rm -f {STOPPED}; mkdir -p -m 700 /run/thinsync; echo {shlex.quote(step)} > {STOP}")
     replicate_beside(hosts, name)
     wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=120, what="the step")
-    hosts.lab.cut("beta")
+    hosts.cut("beta")
     hosts.restore()
     assert report(hosts)["outcome"] == "replicated"
     check_done(hosts, name)

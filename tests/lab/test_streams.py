@@ -148,6 +148,7 @@ def test_a_volume_in_use_is_sent_as_a_snapshot_that_goes(volumes: Volumes) -> No
     assert volumes.digest("beta", "copy") == before
     assert volumes.left("alpha") == []
     hosts.sh("alpha", f"mkdir -p -m 700 /run/thinsync; echo 'temporary snapshot made' > {STOP}")
+    hosts.settle()
     hosts.sh("alpha", f"setsid thinsync-vm send {volumes.name('live')} >/dev/null 2>&1 </dev/null & true")
     wait_for(lambda: hosts.sh("alpha", f"cat {STOPPED}", check=False) != "", what="the snapshot is made")
     hosts.thinsync("recover")
@@ -168,9 +169,10 @@ def test_a_power_cut_in_a_receive(volumes: Volumes, step: str) -> None:
         f"thinsync-vm send {volumes.name('tuesday')} --base {volumes.name('monday')}"
         f" | ssh -o ServerAliveInterval=5 beta {shlex.quote(volumes.receive('copy'))}"
     )
+    hosts.settle()
     hosts.sh("alpha", f"setsid sh -c {shlex.quote(line)} >/dev/null 2>&1 </dev/null & true")
     wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=120, what="at the step")
-    hosts.node("beta").cut()
+    hosts.cut("beta")
     hosts.restore()
     # Recover has run at boot, or runs now.
     hosts.thinsync("recover", node="beta")

@@ -151,8 +151,7 @@ class Lvm:
         kernel's transaction ids equal does each of them exist in the pool. Raises NotFoundError (an LV is missing),
         PoolError (ids differ, or an LV is not what was asked for).
         """
-        for vg in {request.origin.vg for request in requests}:
-            _flush(vg)
+        self.settle({request.origin.vg for request in requests})
         by_name = {
             volume.name: volume for vg in {r.origin.vg for r in requests} for volume in self.volumes(vg)
         }
@@ -181,6 +180,11 @@ class Lvm:
         raise _ids_differ(pool, lvm, kernel)
 
     # Changes.
+
+    def settle(self, groups: Iterable[str]) -> None:
+        """Have on stable storage what any LVM command has committed to these groups. Raises PoolError."""
+        for vg in sorted(groups):
+            _flush(check_lvm_name(vg))
 
     def create_thin(
         self,

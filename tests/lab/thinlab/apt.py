@@ -26,6 +26,7 @@ HOST_PACKAGES = (
     *(
         "binutils",
         "debian-archive-keyring",
+        "e2fsprogs",
         "gcc",
         "iproute2",
         "libc6-dev",

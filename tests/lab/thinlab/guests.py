@@ -71,6 +71,7 @@ class Guests:
             lines.append(MAKE[kind].format(device=device))
         lines.append("virsh -q define /dev/stdin <<'THINLAB-XML'\n" + definition(guest) + "THINLAB-XML")
         machine.run("sh -s", input="\n".join(lines), timeout=300)
+        machine.flush()
         if not start:
             return None
         self.start(node, guest.name)
@@ -179,6 +180,7 @@ class Guests:
             'lvremove -q -f "$group/$volume"; esac; done',
             timeout=120,
         )
+        machine.flush()
 
     def records(self, node: str, *volumes: str) -> list[Records]:
         return records.read(self._lab.node(node), *volumes)

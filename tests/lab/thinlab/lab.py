@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from thinlab import identity, network, storage
+from thinlab import health, identity, network, storage
 from thinlab.apt import PrivateApt, ensure_host_packages
 from thinlab.cache import locked
 from thinlab.errors import LabError
@@ -57,6 +57,7 @@ class Lab:
     def _ready(self, node: Node) -> None:
         node.wait()
         storage.ensure_pool(node, self.state.settings)
+        node.flush()
         say(f"{node.name} is ready")
 
     def _create(self, settings: Settings, deb: Path | None) -> None:
@@ -79,7 +80,34 @@ class Lab:
         self.state.save(self.state.place_data(settings))
 
     def boot(self, name: str) -> None:
-        self.node(name).boot()
+        """Boot on the same disks. Raises VolumeGroupLost (the node is new then) where a volatile cut tore vg0."""
+        node = self.node(name)
+        node.boot()
+        cut = node.was_cut()
+        if cut and (said := health.group_trouble(node)):
+            self.renew(name, f"the power cut fell inside an LVM command: {said}")
+            raise health.VolumeGroupLost(f"{name} lost vg0 at the power cut: {said}", "run it again")
+
+    def renew(self, name: str, why: str) -> None:
+        """Make a broken node anew: disks, /etc and /var as at the first ``up``; its identity stays."""
+        say(f"{name} is made anew: {why}")
+        node = self.node(name)
+        with locked(self.state.directory / "lock"):
+            node.discard()
+            node.start()
+            self._ready(node)
+        if packaged():
+            install([node])
+
+    def heal(self) -> list[str]:
+        """Boot nodes that are off, and make anew those that are broken; the names of these."""
+        renewed = []
+        for name, node in self.nodes.items():
+            node.start()
+            if said := health.trouble(node):
+                self.renew(name, said)
+                renewed.append(name)
+        return renewed
 
     def cut(self, name: str, *, volatile: bool = False, seed: int | None = None) -> None:
         """Power cut; ``volatile``: the disks lose a part of what was not flushed, chosen by ``seed`` (printed)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -72,6 +73,10 @@ class Node:
             identity.write(self._state, self.name, upper)
         layers = [Path(layer) for layer in settings.layers[self.name]]
         rootfs.make_overlay(layers, upper, self.root)
+        if not (self.root / uml.INIT).exists():
+            raise LabError(
+                f"the lab in {self._state.directory} was made by an older checkout", "lab up --fresh"
+            )
         state_image.make(self.disks[2], self.root)
 
     def running(self) -> bool:
@@ -129,10 +134,25 @@ class Node:
             self._hang_up()
             if volatile_seed is None or not on:
                 return
+            (self._directory / "cut").touch()
             for lost in volatile.lose(self.disks, volatile_seed):
                 say(
                     f"{self.name}: {lost.disk} lost {lost.lost} of {lost.written} sectors written since its last flush"
                 )
+
+    def was_cut(self) -> bool:
+        """Whether a volatile cut came before this boot; asked once."""
+        mark = self._directory / "cut"
+        found = mark.exists()
+        mark.unlink(missing_ok=True)
+        return found
+
+    def discard(self) -> None:
+        """Switch off and throw disks and root away; the next start makes them anew, with the same identity."""
+        self.cut()
+        self.unmount()
+        shutil.rmtree(self._data("upper").parent)
+        self.was_cut()
 
     def flush(self) -> None:
         """Have all that is written on stable storage, by whomever: nothing of it is at risk at the next cut."""

@@ -94,6 +94,7 @@ def install(nodes: list[Node], deb: Path | None = None) -> None:
             f"echo {digest} >/var/cache/thinlab-installed",
             timeout=300,
         )
+        node.flush()
 
 
 def _complete(node: Node, package: Path) -> None:

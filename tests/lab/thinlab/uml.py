@@ -13,6 +13,7 @@ from thinlab.errors import LabError
 from thinlab.process import run
 from thinlab.state import NODES, State
 
+INIT = "usr/local/lib/thinlab/init"
 _APPEARS_SECONDS = 10
 
 
@@ -41,7 +42,7 @@ def start(state: State, name: str, root: Path, disks: Sequence[Path], console: P
         "rootfstype=hostfs",
         f"rootflags={root}",
         "rw",
-        "init=/usr/local/lib/thinlab/init",
+        f"init=/{INIT}",
         *(f"ubd{number}={disk}" for number, disk in enumerate(disks)),
         *settings.kernel_arguments,
         f"vec0:transport=tap,ifname={network.tap(name)},depth=128,gro=1,mac={network.mac(name)}",

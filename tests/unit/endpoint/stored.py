@@ -28,6 +28,7 @@ class StoredLvm(Lvm):
         self.known_pools = {pool.name: pool for pool in pools}
         self.commits: int | None = None
         self.activated: list[VolumeName] = []
+        self.settled: set[str] = set()
         self.half_made: set[VolumeName] = set()
         """Volumes that LVM knows and the pool does not: a killed command's."""
 
@@ -51,6 +52,10 @@ class StoredLvm(Lvm):
         if any(name in self.stored and self.stored[name].pool == pool for name in self.half_made):
             raise PoolError(f"pool {pool}: LVM's transaction id is 8, the kernel's 7", retry=True)
         return 7
+
+    def settle(self, groups: Iterable[str]) -> None:
+        """A commit here is on stable storage at once."""
+        self.settled |= set(groups)
 
     def remove(self, names: Sequence[VolumeName]) -> None:
         """One command, and one commit for each volume, as LVM does it; what is open stays."""

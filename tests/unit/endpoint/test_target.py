@@ -556,3 +556,14 @@ def test_room_is_judged_in_the_chunks_of_the_pool_that_receives(
     events[0] = Begin(replace(events[0].header, disks=(large,)))
     with pytest.raises(kind):
         target.receive(iter(events), {"vda": coming}, lambda _: None, lambda _: None)
+
+
+def test_what_a_killed_session_may_have_left_unflushed_is_settled_before_anything_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lvm = StoredLvm(set_volumes(identifier(1)))
+    target = make_target(lvm, monkeypatch)
+    assert lvm.settled == set()
+    target.begin(DOMAIN)
+    target.end()
+    assert lvm.settled == {POOL.vg}
