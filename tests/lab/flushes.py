@@ -136,7 +136,7 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
     "leases.OpenLease.update/write_durably/sync_directory": _RUN,
     "leases.OpenLease.update/remove_durably/sync_directory": _RUN,
     # What LVM commits
-    f"lvm.Lvm.confirm_snapshots/{_GROUP}": InLab("confirm_snapshots"),
+    f"lvm.Lvm.settle/{_GROUP}": InLab("confirm_snapshots"),
     f"lvm.Lvm.create_thin/_change/{_GROUP}": InLab("create_thin"),
     f"lvm.Lvm.remove/_change/{_GROUP}": InLab("remove"),
     f"lvm.Lvm.change_tags/_change/{_GROUP}": InLab("change_tags"),
