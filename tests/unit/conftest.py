@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import administrators_tools, hypothesis_profile
+from thinsync_virt import flushes
 from thinsync_virt.endpoint import locking
 from thinsync_virt.system import steps
 from thinsync_virt.system.locks import lock_path
@@ -50,6 +51,7 @@ def the_host_is_left_alone(
         locking, "lock_path", partial(lock_path, directory=tmp_path_factory.getbasetemp() / "host-locks")
     )
     monkeypatch.setattr(steps, "STOP_AT", Path("/nonexistent"))
+    monkeypatch.setattr(flushes, "LEAVE_OUT", "/nonexistent")
     _touched.clear()
     yield
     assert _touched == []
