@@ -22,6 +22,13 @@ ENDS = ("flush", "left_out")
 """The ways out, of ``thinsync_virt/flushes.py``."""
 OUTERMOST = ("write", "open_output")
 """Helpers whose callers do not ask for a flush, or are not seen from it: they are places of their own."""
+_OTHER_NAMES = {
+    ("flush", "GroupFlush.__call__"): "flush_group",
+    ("flush", "GroupFlush._flush"): "flush_disks",
+    ("flush", "_flush"): "flush_disks",
+    ("lvm", "_flush"): "flush_group",
+}
+"""Module, and what it defines or calls: an object that is called like a function."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Function:
 
     @property
     def name(self) -> str:
-        return self.qualified.rpartition(".")[2]
+        return _OTHER_NAMES.get((self.module, self.qualified)) or self.qualified.rpartition(".")[2]
 
 
 def sites() -> dict[str, Site]:
@@ -114,7 +121,13 @@ def _functions(node: ast.AST, module: str, outer: str, helper: bool) -> Iterator
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             qualified = f"{outer}.{child.name}" if outer else child.name
             if not isinstance(child, ast.ClassDef):
-                yield Function(module, qualified, helper, tuple(_calls(child)))
+                # LVM's methods are places of their own: what each of them commits is another thing.
+                inner = helper and (module != "lvm" or child.name == "_change")
+                calls = (
+                    Call(call.line, _OTHER_NAMES.get((module, call.callee), call.callee))
+                    for call in _calls(child)
+                )
+                yield Function(module, qualified, inner, tuple(calls))
             yield from _functions(child, module, qualified, helper)
 
 
@@ -126,8 +139,8 @@ def _calls(function: ast.AST) -> Iterator[Call]:
             match child.func:
                 case ast.Name(name):
                     yield Call(child.lineno, name)
-                case ast.Attribute(attr="sync"):
-                    yield Call(child.lineno, "sync")
+                case ast.Attribute(attr="sync" | "_flush" as name):
+                    yield Call(child.lineno, name)
                 case ast.Attribute(ast.Name("flushes"), attr=name):
                     yield Call(child.lineno, name)
         yield from _calls(child)

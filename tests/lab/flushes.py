@@ -21,6 +21,13 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class InLab:
+    """Proven on a node whose disks lose what was not flushed: a change of ``flush_scenarios.py``, cut behind it."""
+
+    change: str
+
+
+@dataclass(frozen=True)
 class Spared:
     """Why its loss does no harm, or cannot be seen."""
 
@@ -38,7 +45,9 @@ _HOST_CACHE = Spared(
 )
 _SEALED = "plain.seal_file/sync_file"
 
-FLUSHES: dict[str, Proof | Spared] = {
+_GROUP = "flush_group/flush_disks"
+
+FLUSHES: dict[str, Proof | InLab | Spared] = {
     # The receiver on thin pools
     "staging.Staging.seal/sync": Proof("next", "thin"),
     "definition_volume.write_definition/sync": Proof("first", "thin"),
@@ -126,4 +135,18 @@ FLUSHES: dict[str, Proof | Spared] = {
     "leases.OpenLease.update/write_durably": _RUN,
     "leases.OpenLease.update/write_durably/sync_directory": _RUN,
     "leases.OpenLease.update/remove_durably/sync_directory": _RUN,
+    # What LVM commits
+    f"lvm.Lvm.settle/{_GROUP}": InLab("confirm_snapshots"),
+    f"lvm.Lvm.create_thin/_change/{_GROUP}": InLab("create_thin"),
+    f"lvm.Lvm.remove/_change/{_GROUP}": InLab("remove"),
+    f"lvm.Lvm.change_tags/_change/{_GROUP}": InLab("change_tags"),
+    f"lvm.Lvm._permit/_change/{_GROUP}": InLab("_permit"),
+    f"lvm.Lvm.resize/_change/{_GROUP}": InLab("resize"),
+    f"lvm.Lvm.resize/_change/{_GROUP}#2": Spared(
+        "the same with an option that one of the two releases wants"
+    ),
+    f"lvm.Lvm.rename/_change/{_GROUP}": InLab("rename"),
+    f"lvm.Lvm.activate_group/{_GROUP}": Spared(
+        "what activation commits (an interrupted change of the pool) the next activation commits again"
+    ),
 }

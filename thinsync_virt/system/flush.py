@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 
 from thinsync_virt.errors import PoolError
+from thinsync_virt.flushes import flush
 
 
 class GroupFlush:
@@ -49,7 +50,7 @@ class GroupFlush:
                 # Opened each time: a failed fsync is told once to each descriptor, and never again.
                 descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    os.fsync(descriptor)
+                    flush(descriptor)
                 finally:
                     os.close(descriptor)
             except FileNotFoundError:

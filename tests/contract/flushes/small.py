@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,7 +212,7 @@ def volume_received(ground: Ground) -> None:
     stream = world.send(FIRST)
     put = world.lvm.put
 
-    def durably(one: registering.Any, content: bytes) -> registering.Any:
+    def durably(one: Any, content: bytes) -> Any:
         made = put(one, content)
         ground.power.keep_path(Path(made.name.path))
         return made
@@ -240,10 +241,10 @@ class _Libvirt:
         outer = self
 
         class Writing:
-            def __getattr__(self, name: str) -> registering.Any:
+            def __getattr__(self, name: str) -> Any:
                 return getattr(connection.raw, name)
 
-            def defineXML(self, text: str) -> registering.Any:
+            def defineXML(self, text: str) -> Any:
                 made = connection.raw.defineXML(text)
                 outer.write(text)
                 return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import flush_sites
 import pytest
@@ -23,7 +24,7 @@ def test_those_left_out_beside_another_are_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(flush_sites.ROOT.rglob("*.py")), ids=lambda path: path.stem)
-def test_there_is_one_way_out(path: flush_sites.Path) -> None:
+def test_there_is_one_way_out(path: Path) -> None:
     """Nothing but ``flushes`` asks the kernel itself, and each name is taken from there."""
     if path.name == "flushes.py":
         return

@@ -1,0 +1,60 @@
+"""What LVM commits is lost at a power cut unless we flush its disks: each change without its flush, and with it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import flush_sites
+import pytest
+from flush_scenarios import CHANGES
+from flushes import FLUSHES, InLab
+from product import Hosts
+from seeds import seed
+
+pytestmark = pytest.mark.matrix(sample=1, group="flushes")
+
+TRIES = 4
+LEAVE_OUT = "/run/thinsync/leave-out-flush"
+SCRIPT, PLACE = Path(__file__).with_name("flush_scenarios.py"), "/run/flush_scenarios.py"
+NAMES = sorted(name for name, entry in FLUSHES.items() if isinstance(entry, InLab))
+
+
+@pytest.fixture
+def node(hosts: Hosts) -> Iterator[Hosts]:
+    yield hosts
+    hosts.restore()
+    hosts.sh(
+        "beta",
+        f"rm -f {LEAVE_OUT}; lvremove -qqy -S 'lv_name=~^flush-' vg0; sync; blockdev --flushbufs /dev/ubda",
+    )
+
+
+def found(hosts: Hosts, change: str, lines: tuple[str, ...], chosen: int) -> str:
+    """What is there of a change after a cut just behind it."""
+    hosts.restore()
+    hosts.node("beta").put(PLACE, SCRIPT.read_bytes())
+    hosts.sh("beta", f"python3 {PLACE} {change} prepare")
+    hosts.node("beta").put(LEAVE_OUT, "\n".join(lines))
+    hosts.sh("beta", f"python3 {PLACE} {change} do")
+    hosts.lab.cut("beta", volatile=True, seed=chosen)
+    hosts.restore()
+    hosts.node("beta").put(PLACE, SCRIPT.read_bytes())
+    return hosts.sh("beta", f"python3 {PLACE} {change} look")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_lvm_commits_needs_a_flush(name: str, node: Hosts) -> None:
+    entry = FLUSHES[name]
+    assert isinstance(entry, InLab) and entry.change in CHANGES
+    lines = flush_sites.sites()[name].lines
+    chance = random.Random(f"{seed()}:{name}")
+    for _ in range(TRIES):
+        chosen = chance.randrange(1 << 32)
+        if found(node, entry.change, lines, chosen) != "there":
+            break
+    else:
+        pytest.fail(f"{TRIES} cuts without it, and nothing was lost")
+    assert found(node, entry.change, (), chosen) == "there"
