@@ -46,8 +46,8 @@ _HOST_CACHE = Spared(
 _SEALED = "plain.seal_file/sync_file"
 
 _POOL_COMMITS = Spared(
-    "four cuts in the lab, all sectors lost in some, lost nothing: the pool commits, and so flushes, between LVM's two"
-    " commits; the second takes the message back, which LVM would do again. It keeps a torn text from being read"
+    "four cuts in the lab, all unflushed sectors lost in some, lost nothing; supposedly since the pool commits, and so"
+    " flushes, between LVM's two commits, and LVM can do the second again. Not shown for every release"
 )
 _GROUP = "flush_group/flush_disks"
 
