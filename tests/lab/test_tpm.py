@@ -10,6 +10,7 @@ from product import PEER, Hosts, wait_for
 from test_crashes import STOP, STOPPED, stop_at, wait_ended, wait_stopped
 
 STORE = "/var/tmp/tpm-store"
+MACHINE = "pc-i440fx-7.2"  # known to both releases
 # beta's libvirt lets the definition name a directory, alpha's fixes the place
 STEPS = [
     ("beta", "TPM state written"),
@@ -45,7 +46,7 @@ def taken(hosts: Hosts, node: str, name: str) -> tuple[str, str]:
 @pytest.mark.parametrize("source", ["alpha", "beta"])
 def test_a_copy_starts_with_the_keys_of_its_point(hosts: Hosts, source: str) -> None:
     """A change of the TPM alone makes a new point; what came after the point is not in the copy."""
-    name = hosts.guest(node=source, disks=1, size="64M", tpm=True)
+    name = hosts.guest(node=source, disks=1, size="64M", tpm=True, machine=MACHINE)
     guests, target = hosts.lab.guests, PEER[source]
     guests.pace(source, name, 0)
     guests.run(source, name, "tpm write one && sync")
@@ -115,7 +116,7 @@ def test_a_store_keeps_it_beside_the_disks(hosts: Hosts, kind: str) -> None:
 def test_the_target_ends_between_two_steps(hosts: Hosts, target: str, step: str, how: str) -> None:
     """What a start would take belongs to the disk that it would take, whichever definition outlives the crash."""
     source = PEER[target]
-    name = hosts.guest(node=source, disks=1, size="32M", tpm=True, start=False)
+    name = hosts.guest(node=source, disks=1, size="32M", tpm=True, start=False, machine=MACHINE)
     give(hosts, source, name, "first")
     hosts.replicate(name, node=source)
     old, old_disk = taken(hosts, target, name)
