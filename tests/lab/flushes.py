@@ -72,6 +72,10 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
     "register._settle/sync_path#3": Proof("autostart off"),
     "register.settle_all/sync_path": Proof("settled"),
     "register.settle_all/sync_path#2": Proof("settled"),
+    "tpm_state._make_directories/sync_path": Proof("TPM state named"),
+    "tpm_state._write": Proof("TPM state placed"),
+    "tpm_state._write/sync_path": Proof("TPM state placed"),
+    "tpm_state._keep/sync_path": Spared("the flush after the write to the same place covers the rename"),
     # Stores
     f"directory.DomainFolder.commit/{_SYNC_PARENT}": _THERE,
     "directory.DomainFolder.commit/write_durably": Proof("next", "archive"),
@@ -85,9 +89,9 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
         "the directory is flushed again after the last part"
     ),
     "directory.write_definition/sync_directory": Proof("next", "archive"),
-    "arrival.Arrival._create_when_defined/sync_directory": Proof("going on", "archive"),
-    "arrival.Arrival._seal/sync_directory": Proof("next", "archive", partly=True),
-    "arrival.Arrival._seal/sync_directory#2": Spared(
+    "arrival.StorePart.open/sync_directory": Proof("going on", "archive"),
+    "arrival.StorePart.seal/sync_directory": Proof("next", "archive", partly=True),
+    "arrival.StorePart.seal/sync_directory#2": Spared(
         "what comes back are marks that a named point does not need"
     ),
     f"progress.write_progress/{_SYNC_PARENT}": _THERE,
@@ -97,6 +101,7 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
     "plain.remove_tree/sync_directory": Proof("retention", "archive"),
     _SEALED: Proof("next", "archive", also=("stream_files.StreamFileWriter.finish",)),
     "cleaning._set_aside/sync_directory": Spared(_CLEANED),
+    "cleaning._bring_back/sync_directory": Spared(_CLEANED),
     "stream_files.StreamFileWriter.checkpoint": Proof("going on", "archive"),
     "stream_files.StreamFileWriter.finish": Proof("next", "archive", also=(_SEALED,)),
     "stream_files.StreamFileWriter._put": Spared(

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, ThinsyncError
+from thinsync_virt.flushes import flush
 from thinsync_virt.hypervisor import tpm
 from thinsync_virt.hypervisor.files import has_content, read_stable, sync_path
 from thinsync_virt.hypervisor.mark import read_mark
@@ -141,7 +142,7 @@ def _write(path: str, data: bytes) -> None:
             os.fchown(descriptor, *owner)
             file.write(data)
             file.flush()
-            os.fsync(descriptor)
+            flush(descriptor)
         os.rename(temporary, path)
         sync_path(os.path.dirname(path))
     except OSError as error:

@@ -21,9 +21,10 @@ from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.pool_times import PoolTimes
 from thinsync_virt.endpoint.volumes.receive import Reception
 from thinsync_virt.errors import ThinsyncError
-from thinsync_virt.hypervisor import register
+from thinsync_virt.hypervisor import register, tpm, tpm_state
 from thinsync_virt.hypervisor.connection import Connection, connect
 from thinsync_virt.hypervisor.replica import names
+from thinsync_virt.hypervisor.replica.draft import TpmState
 from thinsync_virt.model.definition import DOMAIN_XML, Definition
 from thinsync_virt.model.pools import HolderKind
 from thinsync_virt.model.volumes import PoolMode
@@ -310,6 +311,39 @@ def settled(ground: Ground) -> None:
     assert libvirt.disk == "new"
 
 
+def tpm_state_placed(ground: Ground) -> None:
+    """A place that libvirt fixes: held, then with the point's state; beside it what another program left there."""
+    directory = ground.root / "swtpm"
+    place = directory / "UUID" / "tpm2" / "tpm2-00.permall"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"somebody's")
+    state = TpmState(str(place.parent / "thinsync-2" / place.name), str(place), b"keys of point 2")
+    ground.monkeypatch.setattr(tpm, "TPM_DIRECTORY", str(directory))
+    ground.monkeypatch.setattr(tpm_state, "_owner", lambda: (-1, -1))
+    ground.begin()
+    tpm_state.prepare(state, False, lambda _: None)
+    tpm_state.put_in_place(state, lambda _: None)
+    ground.cut()
+    assert Path(state.path).read_bytes() == state.data, "the definition may name it"
+    assert place.read_bytes() == state.data, "the replica would start with other keys"
+    assert place.with_name(f"{place.name}.before-thinsync").read_bytes() == b"somebody's"
+
+
+def tpm_state_named(ground: Ground) -> None:
+    """A directory of the point's own, which the definition names."""
+    directory = ground.root / "swtpm"
+    (directory / "UUID" / "tpm2").mkdir(parents=True)
+    state = TpmState(
+        str(directory / "UUID" / "tpm2" / "thinsync-2" / "tpm2-00.permall"), "", b"keys of point 2"
+    )
+    ground.monkeypatch.setattr(tpm, "TPM_DIRECTORY", str(directory))
+    ground.monkeypatch.setattr(tpm_state, "_owner", lambda: (-1, -1))
+    ground.begin()
+    tpm_state.prepare(state, True, lambda _: None)
+    ground.cut()
+    assert Path(state.path).read_bytes() == state.data, "the definition names it"
+
+
 SMALL: dict[str, Callable[[Ground], None]] = {
     "stream to a file": stream_to_a_file,
     "definition to a file": definition_to_a_file,
@@ -326,4 +360,6 @@ SMALL: dict[str, Callable[[Ground], None]] = {
     "registered": registered,
     "autostart off": autostart_off,
     "settled": settled,
+    "TPM state placed": tpm_state_placed,
+    "TPM state named": tpm_state_named,
 }

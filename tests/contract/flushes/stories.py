@@ -17,8 +17,7 @@ from tests.contract.targets.streams import CHUNK, definition_of
 from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
-from thinsync_virt.endpoint.target import receive
-from thinsync_virt.endpoint.target.stores import arrival
+from thinsync_virt.endpoint.target import reception
 from thinsync_virt.errors import ThinsyncError, UnreachableError
 
 LOSSES = (AssertionError, ThinsyncError, OSError, subprocess.CalledProcessError, ValueError)
@@ -58,8 +57,7 @@ class Stage:
 
     def every_checkpoint(self) -> None:
         """From now on each checkpoint is worth a flush."""
-        for module in (arrival, receive):
-            self._monkeypatch.setattr(module, "RECORD_LEAST", 0)
+        self._monkeypatch.setattr(reception, "RECORD_LEAST", 0)
 
     def _lvm_is_durable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What LVM and the pool made is there: of a volume only what was written to it afterwards is at stake."""
