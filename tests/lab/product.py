@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import subprocess
 import time
 import zlib
@@ -23,6 +24,8 @@ from thinlab.records import Records
 from thinsync_virt.errors import Code
 
 _numbers = itertools.count()
+_LVM_CHANGES = re.compile(r"\b(lv|vg|pv)(create|remove|reduce|extend|change|rename|resize|convert)\b")
+"""Such a command of a test's own is not at risk at a later cut: LVM flushes nothing."""
 PEER = {"alpha": "beta", "beta": "alpha"}
 
 
@@ -37,7 +40,10 @@ class Hosts:
         return self.lab.node(name)
 
     def sh(self, node: str, line: str, *, check: bool = True, timeout: float = 120) -> str:
-        return self.node(node).run(line, check=check, timeout=timeout).stdout.strip()
+        done = self.node(node).run(line, check=check, timeout=timeout)
+        if _LVM_CHANGES.search(line):
+            self.node(node).flush_volumes()
+        return done.stdout.strip()
 
     # Guests
 
@@ -85,6 +91,8 @@ class Hosts:
             node = self.node(name)
             if not node.running():
                 self.lab.boot(name)
+                # What LVM finished at its activation is not at risk at the next cut.
+                node.flush()
             node.net("on")
 
     def settle(self) -> None:

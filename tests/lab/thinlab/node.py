@@ -158,6 +158,10 @@ class Node:
         """Have all that is written on stable storage, by whomever: nothing of it is at risk at the next cut."""
         self.run("sync; for disk in /dev/ubd[abc]; do sync $disk; done", timeout=120)
 
+    def flush_volumes(self) -> None:
+        """The same for the physical volumes only."""
+        self.run("for disk in /dev/ubd[ab]; do sync $disk; done", timeout=120)
+
     def _hang_up(self) -> None:
         for user in ("root", "op"):
             self.as_user(user).close()

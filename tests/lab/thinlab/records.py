@@ -36,9 +36,10 @@ class Records:
 
 def read(node: Node, *volumes: str) -> list[Records]:
     """Read ``VG/LV`` volumes, in any state of activation."""
-    rows = json.loads(
-        node.python(FILES / "remote/records.py", *volumes, timeout=120 + 60 * len(volumes)).stdout
-    )
+    done = node.python(FILES / "remote/records.py", *volumes, timeout=120 + 60 * len(volumes))
+    # Its snapshots come and go by LVM, which flushes nothing: a cut must not lose half of that.
+    node.flush_volumes()
+    rows = json.loads(done.stdout)
     return [_parse(row) for row in rows]
 
 
