@@ -8,9 +8,11 @@ import click
 
 from thinsync_virt.cli.completion import complete_domains
 from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
-from thinsync_virt.cli.output import format_time, print_json, print_table
+from thinsync_virt.cli.output import format_time, print_findings, print_json, print_table
+from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.targets import StoreTarget, TargetSpec
 from thinsync_virt.units import format_size
 
 
@@ -21,6 +23,8 @@ from thinsync_virt.units import format_size
 def command(domain: str, to: str | None, as_json: bool) -> None:
     """Recovery points of DOMAIN here, and with --to at the other host too.
 
+    Of a directory (archive:, file:, qcow2:) also what was set aside there, and is no point.
+
     \b
     Example:
       thinsync-vm points web01
@@ -29,6 +33,7 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
     from thinsync_virt.cli.build import Session, local_points
 
     interrupted: set[str] = set()
+    findings: tuple[Finding, ...] = ()
     if to is None:
         here = local_points(domain)
         there: tuple[RecoveryPoint, ...] = ()
@@ -39,6 +44,9 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
             there = session.target_prover.points(uuid)
             states = session.target.states(uuid, domain)
             interrupted = {one.interrupted.point for one in states if one.interrupted is not None}
+            if isinstance(TargetSpec.parse(to), StoreTarget):
+                for one in states:
+                    findings += session.target.registered_findings(one.key)
     rows = _rows(here, there)
     if as_json:
         print_json([_as_json(point, *where, in_part=point.id in interrupted) for point, where in rows])
@@ -46,12 +54,14 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
     if not rows:
         click.echo(f"There are no recovery points of {domain}.")
         click.echo(f"Next: thinsync-vm replicate {domain} --to {to or 'HOST'}")
+        print_findings(findings, least=Severity.WARNING)
         return
     _print_table(rows, interrupted, with_target=to is not None)
     for left in sorted(interrupted - {point.id for point, _ in rows}):
         click.echo(
             f"Of point {short_id(left)}, which is not here any more, {to} has a part: the next replication removes it."
         )
+    print_findings(findings, least=Severity.WARNING)
 
 
 def _rows(

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.model.plans import Mode
@@ -30,6 +32,32 @@ _AT_ONCE = 4096
 _MODES = {Mode.FULL: 0, Mode.INCREMENTAL: 1, Mode.SEEDED: 2}
 
 
+class Extents(Protocol):
+    """Extents that can be counted, and gone through again and again."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Extent]: ...
+
+
+class Walked:
+    """Extents that are in no memory: each time they are found anew. Counted at once."""
+
+    def __init__(self, walk: Callable[[], Iterator[Extent]]) -> None:
+        self._walk = walk
+        self._count = 0
+        self.bytes = 0
+        for extent in walk():
+            self._count += 1
+            self.bytes += extent.length
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Extent]:
+        return self._walk()
+
+
 @dataclass(frozen=True, slots=True)
 class DeltaDisk:
     """What travels of one disk: all of its extents, also those that were received before. Sizes in bytes."""
@@ -38,7 +66,7 @@ class DeltaDisk:
     size: int
     chunk_size: int
     mode: Mode
-    extents: Sequence[Extent]
+    extents: Extents
 
 
 def delta_id(base: str | None, point: str, disks: Iterable[DeltaDisk]) -> str:
@@ -47,11 +75,10 @@ def delta_id(base: str | None, point: str, disks: Iterable[DeltaDisk]) -> str:
     for disk in disks:
         digest.update(disk.target.encode() + b"\0")
         digest.update(_DISK.pack(disk.size, disk.chunk_size, _MODES[disk.mode], len(disk.extents)))
-        for first in range(0, len(disk.extents), _AT_ONCE):
-            digest.update(
-                b"".join(
-                    _EXTENT.pack(extent.start, extent.length, extent.kind is ExtentKind.DATA)
-                    for extent in disk.extents[first : first + _AT_ONCE]
-                )
-            )
+        extents = iter(disk.extents)
+        while packed := b"".join(
+            _EXTENT.pack(extent.start, extent.length, extent.kind is ExtentKind.DATA)
+            for extent in islice(extents, _AT_ONCE)
+        ):
+            digest.update(packed)
     return digest.hexdigest()[:32]

@@ -1,16 +1,19 @@
 """Where a finished stream keeps what: found from the heads of its frames, with no payload read.
 
     index = FrameIndex.of(read_at)           # read_at(position, length) -> bytes of the file
-    index.columns[disk]                      # the extents of one disk, ascending
+    index.frames(read_at, disk, start)       # the extents of one disk from byte start on, ascending
     index.payload(read_at, extent)           # the bytes of one, its checksum verified
 
 All heads are verified against the digest at the stream's end, a payload against its frame's checksum when it is read.
+No extent is kept: frames() reads the heads again, from the last of a few marks that lies before. So the memory of an
+index is the same for every length of a stream.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import xxhash
@@ -39,6 +42,8 @@ ReadAt = Callable[[int, int], bytes]
 """Bytes of the file from a position on; fewer only at its end."""
 
 _WINDOW = 64 * KIB
+_MARKED = 8 * KIB
+"""Numbers of 8 bytes."""
 _BOUNDS = {kind.value: bounds for kind, bounds in PAYLOAD_BOUNDS.items()}
 _EXTENTS = (FrameType.DATA, FrameType.ZERO, FrameType.UNMAP)
 
@@ -53,74 +58,115 @@ class Frame(NamedTuple):
     number: int
 
 
-class Columns:
-    """The extents of one disk in columns: a large disk has millions."""
+class Marks:
+    """Places in a stream between two frames, and how far each disk is there; evenly spread, and never more than a few.
 
-    def __init__(self) -> None:
-        self._numbers = array("Q")
+    Memory: 64 KiB. When that is full, every second mark goes, and from then on they are twice as far apart.
+    """
 
-    def append(self, frame: Frame) -> None:
-        """The next one, further on."""
-        self._numbers.extend((frame.start, frame.length, frame.kind, frame.position, frame.number))
+    def __init__(self, disks: int) -> None:
+        self._places = array("Q")
+        self._reached = tuple(array("Q") for _ in range(disks))
+        self._most = max(_MARKED // (2 + disks), 2)
+        self._stride = 1
+        self._passed = 0
 
     def __len__(self) -> int:
-        return len(self._numbers) // 5
+        return len(self._places) // 2
 
-    def __getitem__(self, index: int) -> Frame:
-        start, length, kind, position, number = self._numbers[5 * index : 5 * index + 5]
-        return Frame(start, length, FrameType(kind), position, number)
+    def passed(self, position: int, number: int, reached: Sequence[int]) -> None:
+        """Before each frame: where its head begins, its number, and the end of what came of each disk."""
+        self._passed += 1
+        if (self._passed - 1) % self._stride:
+            return
+        self._places.extend((position, number))
+        for column, end in zip(self._reached, reached, strict=True):
+            column.append(end)
+        if len(self) > self._most:
+            self._thin_out()
 
-    def __iter__(self) -> Iterator[Frame]:
-        return (self[index] for index in range(len(self)))
+    def before(self, disk: int, start: int) -> tuple[int, int]:
+        """Position and number of a frame before which no extent of the disk ends past byte ``start``."""
+        index = max(bisect_right(self._reached[disk], start) - 1, 0)
+        return self._places[2 * index], self._places[2 * index + 1]
+
+    def _thin_out(self) -> None:
+        kept = array("Q")
+        for index in range(0, len(self), 2):
+            kept.extend(self._places[2 * index : 2 * index + 2])
+        self._places = kept
+        self._reached = tuple(column[::2] for column in self._reached)
+        self._stride *= 2
 
 
 class FrameIndex:
-    """The header of a stream, and the extents of each of its disks."""
+    """The header of a stream, and how to find the extents of each of its disks."""
 
-    def __init__(
-        self, header: StreamHeader, columns: tuple[Columns, ...], definition: tuple[Frame, ...]
-    ) -> None:
+    def __init__(self, header: StreamHeader, start: int, marks: Marks, ends: Sequence[int]) -> None:
+        """``start``: the position of the frame after BEGIN; ``ends``: that after the last extent of each disk."""
         self.header = header
-        self.columns = columns
-        self._definition = definition
+        self._start = start
+        self._marks = marks
+        self._ends = tuple(ends)
 
     @classmethod
     def of(cls, read_at: ReadAt) -> FrameIndex:
         """Look through a whole stream. Raises StreamError when it is damaged, or not whole."""
-        begin, position = _begin(read_at)
+        begin, start = _begin(read_at)
         rules = Rules()
         rules.begin(begin.header)
-        columns = tuple(Columns() for _ in begin.header.disks)
-        definition: list[Frame] = []
+        marks, ends = Marks(len(begin.header.disks)), [0 for _ in begin.header.disks]
         digest = xxhash.xxh3_128(read_at(0, PREAMBLE_SIZE))
         digest.update(read_at(PREAMBLE_SIZE, HEAD_SIZE))
-        number, window = 1, _Window(read_at)
-        while True:
-            raw = window.read(position, HEAD_SIZE)
-            head = _checked(decode_head(raw), position)
-            if not head.payload_length and checksum(raw[:24], b"", number) != head.checksum:
-                raise _damaged(position)
+        for position, number, raw, head in _heads(read_at, start, 1):
             kind = FrameType(head.type)
             if kind is FrameType.END:
                 _finish(read_at, raw, head, position, number, rules, digest.digest())
-                return cls(begin.header, columns, tuple(definition))
+                return cls(begin.header, start, marks, ends)
             digest.update(raw)
+            marks.passed(position, number, rules.positions)
             if kind in _EXTENTS:
                 rules.extent(kind, head.disk, head.offset, head.length)
-                columns[head.disk].append(Frame(head.offset, head.length, kind, position, number))
+                ends[head.disk] = position + HEAD_SIZE + head.payload_length
             elif kind is FrameType.DEFINITION:
                 rules.definition(head.offset, head.payload_length)
-                definition.append(Frame(head.offset, head.payload_length, kind, position, number))
             elif kind is FrameType.CHECKPOINT:
                 rules.checkpoint(head.offset)
             else:
                 raise _damaged(position)
-            position += HEAD_SIZE + head.payload_length
-            number += 1
+        raise StreamError("the stream is cut off", retry=False)
+
+    def frames(self, read_at: ReadAt, disk: int, start: int = 0) -> Iterator[Frame]:
+        """The extents of one disk that end past byte ``start``, ascending.
+
+        Raises StreamError when the file is no longer what it was.
+        """
+        if not self._ends[disk]:
+            return
+        reached, size = 0, self.header.disks[disk].size
+        for position, number, _, head in _heads(read_at, *self._marks.before(disk, start)):
+            if position >= self._ends[disk]:
+                return
+            if head.type not in _EXTENTS or head.disk != disk:
+                continue
+            if not reached <= head.offset < head.offset + head.length <= size:
+                raise _damaged(position)
+            reached = head.offset + head.length
+            if reached > start:
+                yield Frame(head.offset, head.length, FrameType(head.type), position, number)
 
     def definition(self, read_at: ReadAt) -> bytes:
-        """The packed definition."""
-        return b"".join(bytes(self.payload(read_at, frame)) for frame in self._definition)
+        """The packed definition. Raises StreamError when it is damaged."""
+        found = bytearray()
+        for position, number, _, head in _heads(read_at, self._start, 1):
+            if len(found) >= self.header.definition_size:
+                break
+            if head.type != FrameType.DEFINITION:
+                raise _damaged(position)
+            found += self.payload(
+                read_at, Frame(head.offset, head.payload_length, FrameType.DEFINITION, position, number)
+            )
+        return bytes(found)
 
     def payload(self, read_at: ReadAt, frame: Frame) -> memoryview:
         """The plain bytes of a DATA or DEFINITION frame. Raises StreamError when they are damaged."""
@@ -130,6 +176,19 @@ class FrameIndex:
         if len(payload) != head.payload_length or checksum(raw[:24], payload, frame.number) != head.checksum:
             raise _damaged(frame.position)
         return plain(head, payload)
+
+
+def _heads(read_at: ReadAt, position: int, number: int) -> Iterator[tuple[int, int, bytes, FrameHead]]:
+    """Position, number, bytes and fields of each head from one on; raises StreamError where none can stand."""
+    window = _Window(read_at)
+    while True:
+        raw = window.read(position, HEAD_SIZE)
+        head = _checked(decode_head(raw), position)
+        if not head.payload_length and checksum(raw[:24], b"", number) != head.checksum:
+            raise _damaged(position)
+        yield position, number, raw, head
+        position += HEAD_SIZE + head.payload_length
+        number += 1
 
 
 def plain(head: FrameHead, payload: bytes) -> memoryview:

@@ -1,6 +1,9 @@
 """Streams laid over each other: a full one, and the increments that stand on it, as one disk.
 
     segments(layers)       # ascending, joined to nothing, each from the newest layer that says something of its range
+    segments(layers, at)   # only what ends past byte at
+
+All layers are gone through in step: no more than one extent of each is held.
 
 A layer is the extents of one disk in one stream, with the size that the disk had then. What lies past the end of a
 newer, smaller disk is gone, also when the disk grew again.
@@ -8,41 +11,44 @@ newer, smaller disk is gone, also when the disk grew again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from thinsync_virt.stream.index import Columns
+from thinsync_virt.stream.index import Frame
 
 
 class Layer(NamedTuple):
-    """The extents of a disk in one stream, and the disk's size then, in bytes."""
+    """The extents of a disk in one stream that end past a byte, ascending; and the disk's size then, in bytes."""
 
-    columns: Columns
+    frames: Callable[[int], Iterator[Frame]]
     size: int
 
 
 class Segment(NamedTuple):
-    """Bytes ``start`` to ``end`` of the disk, which extent number ``frame`` of layer number ``layer`` covers."""
+    """Bytes ``start`` to ``end`` of the disk, which an extent of layer number ``layer`` covers."""
 
     start: int
     end: int
     layer: int
-    frame: int
+    frame: Frame
 
 
-def segments(layers: Sequence[Layer]) -> Iterator[Segment]:
+def segments(layers: Sequence[Layer], start: int = 0) -> Iterator[Segment]:
     """Of layers from the oldest to the newest; ranges that none covers are left out."""
     merged: Iterator[Segment] = iter(())
     for number, layer in enumerate(layers):
         bound = min(later.size for later in layers[number:])
-        merged = _over(_segments(layer.columns, number, bound), _clip(merged, bound))
+        merged = _over(_segments(layer.frames(start), number, start, bound), _clip(merged, bound))
     return merged
 
 
-def _segments(columns: Columns, layer: int, bound: int) -> Iterator[Segment]:
-    for index, frame in enumerate(columns):
-        if frame.start < bound:
-            yield Segment(frame.start, min(frame.start + frame.length, bound), layer, index)
+def _segments(frames: Iterator[Frame], layer: int, start: int, bound: int) -> Iterator[Segment]:
+    for frame in frames:
+        if frame.start >= bound:
+            return
+        first, end = max(frame.start, start), min(frame.start + frame.length, bound)
+        if first < end:
+            yield Segment(first, end, layer, frame)
 
 
 def _clip(merged: Iterable[Segment], bound: int) -> Iterator[Segment]:

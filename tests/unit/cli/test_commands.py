@@ -392,6 +392,40 @@ def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "There are no recovery points of web01." in out
 
 
+def test_points_of_a_directory_name_what_was_set_aside_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = ReplicaKey(DOMAIN, OTHER_GROUP)
+    there: tuple[RecoveryPoint, ...] = (point(1),)
+    aside = Finding(
+        Severity.WARNING, "archive:/srv", "set aside, and no points: set-aside-000007", "remove it"
+    )
+
+    @contextmanager
+    def session(to: str) -> Iterator[object]:
+        yield SimpleNamespace(
+            uuid_of=lambda name: DOMAIN,
+            target_prover=SimpleNamespace(points=lambda uuid: there),
+            target=SimpleNamespace(
+                states=lambda uuid, name: (TargetState(key, there, (), (), "", (), None, None),),
+                registered_findings=lambda asked: (aside,) if asked == key else (),
+            ),
+        )
+
+    monkeypatch.setattr(build.Session, "open", session)
+    monkeypatch.setattr(build, "local_points", lambda name: ())
+    _, out, _ = run("points", "web01", "--to", "archive:/srv", capsys=capsys)
+    assert "set-aside-000007" in out
+    assert "remove it" in out
+    _, out, _ = run("points", "web01", "--to", "archive:/srv", "--json", capsys=capsys)
+    assert [row["there"] for row in json.loads(out)] == [True], "programs get points only"
+    there = ()
+    _, out, _ = run("points", "web01", "--to", "archive:/srv", capsys=capsys)
+    assert "set-aside-000007" in out
+    _, out, _ = run("points", "web01", "--to", "beta", capsys=capsys)
+    assert "set aside" not in out, "a host registers domains: that is for check and verify"
+
+
 def test_points_of_two_targets_say_who_confirmed_which(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from tests.unit.stream.samples import header, small_frames, small_stream
 from thinsync_virt.errors import StreamError
 from thinsync_virt.stream.compression import pack
 from thinsync_virt.stream.frames import FrameType, Piece
-from thinsync_virt.stream.index import FrameIndex, ReadAt, continue_stream
+from thinsync_virt.stream.index import FrameIndex, Marks, ReadAt, continue_stream
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import MIB
 
@@ -26,8 +26,8 @@ def read_all(data: bytes) -> list[tuple[int, int, FrameType, bytes]]:
     read_at = reading(data)
     index = FrameIndex.of(read_at)
     found = [(0, 0, FrameType.DEFINITION, index.definition(read_at))]
-    for disk, columns in enumerate(index.columns):
-        for frame in columns:
+    for disk in range(len(index.header.disks)):
+        for frame in index.frames(read_at, disk):
             held = index.payload(read_at, frame) if frame.kind is FrameType.DATA else b""
             found.append((disk, frame.start, frame.kind, bytes(held)))
     return found
@@ -93,3 +93,38 @@ def test_it_does_not_go_on_in_the_middle_of_a_frame() -> None:
             continue_stream(reading(WHOLE[:length]), length)
     with pytest.raises(StreamError, match="goes on"):
         continue_stream(reading(WHOLE), len(WHOLE))
+
+
+@pytest.mark.parametrize(
+    "start", [0, 511, 512, 4096, 69_631, 69_632, MIB + 512, 2 * MIB + 4095, 2 * MIB + 4096]
+)
+def test_from_a_byte_on(start: int) -> None:
+    """Of whichever disk, also beside the extents of another."""
+    index = FrameIndex.of(reading(WHOLE))
+    for disk in (0, 1):
+        whole = list(index.frames(reading(WHOLE), disk))
+        expected = [frame for frame in whole if frame.start + frame.length > start]
+        assert list(index.frames(reading(WHOLE), disk, start)) == expected
+
+
+def test_marks_become_fewer_and_still_lead_there() -> None:
+    marks = Marks(2)
+    reached = [0, 0]
+    for number in range(100_000):
+        marks.passed(100 * number, number, reached)
+        reached[number % 3 // 2] = 10 * number + 10
+    assert 1000 < len(marks) < 3000
+    for start in (0, 5, 12_345, 777_777, 2_000_000):
+        for disk in (0, 1):
+            position, number = marks.before(disk, start)
+            assert position == 100 * number
+            assert 10 * number <= start + 20, "nothing before it ends further on"
+            assert min(start // 10, 99_999) - number < 200, "and it is near"
+
+
+def test_a_file_that_is_another_one_by_now_is_found() -> None:
+    index = FrameIndex.of(reading(WHOLE))
+    with pytest.raises(StreamError):
+        list(index.frames(reading(WHOLE[: len(WHOLE) // 2]), 0))
+    with pytest.raises(StreamError):
+        list(index.frames(reading(bytes(len(WHOLE))), 0))

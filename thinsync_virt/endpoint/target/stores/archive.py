@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from thinsync_virt import __version__
@@ -25,7 +26,7 @@ from thinsync_virt.model.names import new_id, short_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.planning.store_room import judge_room
-from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
+from thinsync_virt.stream.delta_id import DeltaDisk, Walked, delta_id
 from thinsync_virt.stream.frames import MAX_PAYLOAD, FrameType
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.system import steps
@@ -150,7 +151,7 @@ def _merged_header(header: StreamHeader, disks: Sequence[tuple[DiskRecord, Archi
             base,
             header.point,
             (
-                DeltaDisk(disk.target, disk.size, disk.chunk_size, mode, tuple(coalesce(_spoken(opened))))
+                DeltaDisk(disk.target, disk.size, disk.chunk_size, mode, Walked(partial(_spoken, opened)))
                 for disk, mode, (_, opened) in zip(header.disks, modes, disks, strict=True)
             ),
         ),
@@ -162,9 +163,10 @@ def _merged_header(header: StreamHeader, disks: Sequence[tuple[DiskRecord, Archi
 
 
 def _spoken(disk: ArchivedDisk) -> Iterator[Extent]:
-    for start, length, kind in disk.spoken():
-        unmapped = kind is FrameType.UNMAP
-        yield Extent(start, length, ExtentKind.UNMAPPED if unmapped else ExtentKind.DATA)
+    return coalesce(
+        Extent(start, length, ExtentKind.UNMAPPED if kind is FrameType.UNMAP else ExtentKind.DATA)
+        for start, length, kind in disk.spoken()
+    )
 
 
 def _copy(disk: ArchivedDisk, number: int, mode: Mode, writer: StreamFileWriter) -> None:

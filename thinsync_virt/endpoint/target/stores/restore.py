@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 
 from thinsync_virt import __version__
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory, legal_name
@@ -14,7 +15,7 @@ from thinsync_virt.errors import NotFoundError
 from thinsync_virt.model.extents import Extent, coalesce
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.plans import Mode
-from thinsync_virt.stream.delta_id import DeltaDisk, delta_id
+from thinsync_virt.stream.delta_id import DeltaDisk, Walked, delta_id
 from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.stream.writer import StreamWriter
@@ -84,7 +85,7 @@ class PointStream:
                 opened = keeper.read(folder, folder.chain(point, disk.target))
                 self._stack.callback(opened.close)
                 self._disks.append(opened)
-            self._extents = [tuple(coalesce(opened.extents())) for opened in self._disks]
+            self._extents = [Walked(partial(_joined, opened)) for opened in self._disks]
         except BaseException:
             self.close()
             raise
@@ -102,7 +103,7 @@ class PointStream:
     @property
     def total(self) -> int:
         """Bytes of data that will be read."""
-        return sum(extent.length for extents in self._extents for extent in extents)
+        return sum(extents.bytes for extents in self._extents)
 
     def __iter__(self) -> Iterator[list[Piece]]:
         """The stream, frame by frame."""
@@ -147,7 +148,11 @@ class PointStream:
         )
 
 
-def _pieces(extents: tuple[Extent, ...]) -> Iterator[tuple[int, int]]:
+def _joined(disk: Readable) -> Iterator[Extent]:
+    return coalesce(disk.extents())
+
+
+def _pieces(extents: Iterable[Extent]) -> Iterator[tuple[int, int]]:
     for extent in extents:
         for start in range(extent.start, extent.end, MIB):
             yield start, min(MIB, extent.end - start)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.plain import failing
@@ -25,6 +26,7 @@ LEVEL = 3
 """Of Zstandard: faster than disks, and nearly as small as it gets."""
 _PACK_FROM = 4 * KIB
 _KEPT_FRAMES = 4
+_HELD_SEGMENTS = 512
 _SYNC_EVERY = 64 * MIB
 
 
@@ -149,9 +151,7 @@ class ArchivedStream:
         try:
             return self.index.payload(self.read_at, frame)
         except StreamError as error:
-            raise StreamError(
-                f"{self._path}: {error.message}", hint="choose another point: thinsync-vm points", retry=False
-            ) from error
+            raise self._named(error) from error
 
     def definition(self) -> bytes:
         """The packed definition."""
@@ -159,34 +159,44 @@ class ArchivedStream:
 
     def layer(self, target: str) -> Layer:
         """The extents of one disk."""
-        for disk, columns in zip(self.index.header.disks, self.index.columns, strict=True):
+        for number, disk in enumerate(self.index.header.disks):
             if disk.target == target:
-                return Layer(columns, disk.size)
+                return Layer(partial(self._frames, number), disk.size)
         raise StreamError(f"{self._path} has no disk {target}", retry=False)
+
+    def _frames(self, disk: int, start: int) -> Iterator[Frame]:
+        try:
+            yield from self.index.frames(self.read_at, disk, start)
+        except StreamError as error:
+            raise self._named(error) from error
+
+    def _named(self, error: StreamError) -> StreamError:
+        return StreamError(
+            f"{self._path}: {error.message}", hint="choose another point: thinsync-vm points", retry=False
+        )
 
 
 class ArchivedDisk:
     """A disk through the streams that it stands on, oldest first.
 
-    Memory: 32 bytes for each extent, and 40 for each in the index of its file.
+    Memory: the marks of each file, one window of a file that is gone through, and a few segments and payloads; none of
+    it grows with the disk or its extents.
     """
 
     def __init__(self, paths: Sequence[Path], target: str) -> None:
         self._streams: list[ArchivedStream] = []
-        self._frames: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
+        self._payloads: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
         try:
-            self._streams.extend(ArchivedStream(path) for path in paths)
+            for path in paths:
+                self._streams.append(ArchivedStream(path))
             self._layers = [stream.layer(target) for stream in self._streams]
         except BaseException:
             self.close()
             raise
         self.size = self._layers[-1].size
-        self._starts, self._ends = array("Q"), array("Q")
-        self._where = array("Q")
-        for segment in segments(self._layers):
-            self._starts.append(segment.start)
-            self._ends.append(segment.end)
-            self._where.extend((segment.layer, segment.frame))
+        self._ahead: Iterator[Segment] = iter(())
+        self._held: list[Segment] = []
+        self._known = range(0)
 
     def close(self) -> None:
         """Idempotent."""
@@ -195,9 +205,8 @@ class ArchivedDisk:
 
     def spoken(self) -> Iterator[tuple[int, int, FrameType]]:
         """First byte, length and kind of what the streams say of the disk, ascending."""
-        for index in range(len(self._starts)):
-            segment = self._segment(index)
-            yield segment.start, segment.end - segment.start, self._frame(segment).kind
+        for segment in segments(self._layers):
+            yield segment.start, segment.end - segment.start, segment.frame.kind
 
     def extents(self) -> Iterator[Extent]:
         """What is data; zeroes need no reading."""
@@ -210,30 +219,42 @@ class ArchivedDisk:
     def read(self, start: int, length: int) -> bytes:
         """Raises StreamError where what is stored is damaged."""
         found = bytearray(length)
-        index = max(bisect_right(self._starts, start) - 1, 0)
-        while index < len(self._starts) and self._starts[index] < start + length:
-            segment = self._segment(index)
-            frame = self._frame(segment)
-            first, last = max(segment.start, start), min(segment.end, start + length)
-            if first < last and frame.kind is FrameType.DATA:
-                content = self._content(segment.layer, frame)
-                found[first - start : last - start] = content[first - frame.start : last - frame.start]
-            index += 1
+        position, end = start, start + length
+        while position < min(end, self.size):
+            for segment in self._around(position):
+                first, last = max(segment.start, start), min(segment.end, end)
+                if first < last and segment.frame.kind is FrameType.DATA:
+                    begin = segment.frame.start
+                    content = self._content(segment.layer, segment.frame)
+                    found[first - start : last - start] = content[first - begin : last - begin]
+            position = self._known.stop
         return bytes(found)
 
-    def _segment(self, index: int) -> Segment:
-        return Segment(
-            self._starts[index], self._ends[index], self._where[2 * index], self._where[2 * index + 1]
-        )
+    def _around(self, position: int) -> Sequence[Segment]:
+        """The segments held that end past ``position``; ``_known`` is the range that all of them together tell of.
 
-    def _frame(self, segment: Segment) -> Frame:
-        return self._layers[segment.layer].columns[segment.frame]
+        Who reads forward goes on where the last one ended, anybody else begins at the marks.
+        """
+        if position not in self._known:
+            if position >= self._known.stop and self._held:
+                self._hold(self._known.stop)
+            if position not in self._known:
+                self._ahead = segments(self._layers, position)
+                self._hold(position)
+        return self._held[bisect_right(self._held, position, key=lambda segment: segment.end) :]
+
+    def _hold(self, start: int) -> None:
+        """The next segments, which tell of the disk from ``start`` on."""
+        self._known, self._held = range(0), []
+        self._held = list(islice(self._ahead, _HELD_SEGMENTS))
+        whole = len(self._held) < _HELD_SEGMENTS
+        self._known = range(start, self.size if whole else self._held[-1].end)
 
     def _content(self, layer: int, frame: Frame) -> memoryview:
-        content = self._frames.pop((layer, frame.position), None)
+        content = self._payloads.pop((layer, frame.position), None)
         if content is None:
             content = self._streams[layer].payload(frame)
-        self._frames[layer, frame.position] = content
-        if len(self._frames) > _KEPT_FRAMES:
-            self._frames.popitem(last=False)
+        self._payloads[layer, frame.position] = content
+        if len(self._payloads) > _KEPT_FRAMES:
+            self._payloads.popitem(last=False)
         return content
