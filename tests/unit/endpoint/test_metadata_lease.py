@@ -149,15 +149,15 @@ def crash(leases: MetadataLeases, kernel: FakePool, monkeypatch: pytest.MonkeyPa
         raise Killed
 
     when, _, what = moment.partition(" ")
-    if what == "reading":
-        monkeypatch.setattr(leases, "_give_back", lambda pool, lease: None)
-    else:
-        monkeypatch.setattr(leases, "_clean", lambda pool: False)
-        {"before": kernel.before, "after": kernel.after}[when][what] = die
     inside = die if what == "reading" else lambda: None
-    with pytest.raises(Killed), leases.hold(POOL):
-        inside()
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        if what == "reading":
+            patched.setattr(leases, "_give_back", lambda pool, lease: None)
+        else:
+            patched.setattr(leases, "_clean", lambda pool: False)
+            {"before": kernel.before, "after": kernel.after}[when][what] = die
+        with pytest.raises(Killed), leases.hold(POOL):
+            inside()
 
 
 @pytest.mark.parametrize(
