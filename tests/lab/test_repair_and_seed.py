@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from product import Hosts, wait_for
 
-STORE = "/root/stores"
+STORE = "/var/lib/went-bad"
 STOP, STOPPED = "/run/thinsync/stop-at", "/run/thinsync/stopped-at"
 FILLED = 24
 """MiB of noise on a disk of 32."""
