@@ -136,3 +136,14 @@ def test_a_store_takes_no_seed(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
             with pytest.raises(UsageError) as refusal:
                 call()
             assert refusal.value.hint
+
+
+def test_a_session_may_begin_again(site: Site, replica: Replica) -> None:
+    """As a repair does: a dry run, the mark, and the replication, in one session."""
+    replica.send(1, {"vda": noise(1)})
+    with site.session() as (target, _):
+        target.begin(DOMAIN)
+        target.mark_damaged(site.key, identifier(1))
+        target.begin(DOMAIN)
+    # What that session held is free again.
+    assert damaged(site) == [1]

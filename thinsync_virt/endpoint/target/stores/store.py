@@ -51,15 +51,24 @@ class StoreEnd(Seedless):
         self._locked: set[str] = set()
 
     def begin(self, domain: str) -> None:
-        """Lock the domain's points here until :meth:`end`, and finish what a crash cut short. Raises BusyError."""
+        """Lock the domain's points here until :meth:`end`, and finish what a crash cut short. Raises BusyError.
+
+        What fails on the way gives the locks back: the same session may begin again.
+        """
+        if domain in self._locked:
+            return
         place = hashlib.sha256(str(self.store.path.resolve()).encode()).hexdigest()[:32]
         path = lock_path("store", place, check_id(domain), directory=self._lock_files)
         self._locks.enter_context(hold(path, 0, what=f"{_JOB} to {self.store.path}", host=self._host))
+        try:
+            folder = self._to_change(domain)
+            if folder is not None:
+                with suppress(ThinsyncError):  # tidy tries it again, and says why it fails
+                    settle(folder, self.keeper)
+        except BaseException:
+            self.end()
+            raise
         self._locked.add(domain)
-        folder = self._to_change(domain)
-        if folder is not None:
-            with suppress(ThinsyncError):  # tidy tries it again, and says why it fails
-                settle(folder, self.keeper)
 
     def _to_change(self, domain: str) -> DomainFolder | None:
         """The domain's folder, as it is once no other host can change it. Raises BusyError."""
