@@ -11,12 +11,14 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from thinsync_virt.errors import ThinsyncError, UnreachableError
 from thinsync_virt.remote.channel import Channel
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.greeting import PROTOCOLS, Greeting
 from thinsync_virt.remote.server import Handler, Server
+from thinsync_virt.system.rendezvous import PLACE
 
 OURS = Greeting(PROTOCOLS, "0.1.0", "11111111-1111-1111-1111-111111111111", "alpha")
 THEIRS = Greeting(PROTOCOLS, "0.1.0", "22222222-2222-2222-2222-222222222222", "beta")
@@ -40,11 +42,11 @@ class Loopback:
 
 @contextlib.contextmanager
 def server_thread(
-    sock: socket.socket, handlers: Mapping[str, Handler], theirs: Greeting = THEIRS
+    sock: socket.socket, handlers: Mapping[str, Handler], theirs: Greeting = THEIRS, place: Path = PLACE
 ) -> Iterator[list[int]]:
     """Serve on a socket; the list holds the exit status once it has ended, which leaving waits for."""
     descriptor = sock.detach()
-    server = Server(Channel(descriptor, descriptor), handlers, theirs)
+    server = Server(Channel(descriptor, descriptor), handlers, theirs, place)
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(server.run()))
     thread.start()
@@ -63,8 +65,12 @@ def serving(
     cut_answers_after: int | None = None,
     ours: Greeting = OURS,
     theirs: Greeting = THEIRS,
+    place: Path = PLACE,
 ) -> Iterator[Client]:
-    """A client that is connected to a server in a thread; the line may be cut after so many bytes each way."""
+    """A client that is connected to a server in a thread; the line may be cut after so many bytes each way.
+
+    ``place`` is where its lanes meet.
+    """
     near, near_relay = socket.socketpair()
     relays: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if cut_after is None and cut_answers_after is None:
@@ -72,7 +78,7 @@ def serving(
     else:
         far_relay, far = socket.socketpair()
         relays = _relays(near_relay, far_relay, cut_after, cut_answers_after)
-    with server_thread(far, handlers, theirs), relays:
+    with server_thread(far, handlers, theirs, place), relays:
         client = Client(Loopback(near), ours, timeout=60)
         with client:
             yield client

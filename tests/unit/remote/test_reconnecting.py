@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import pytest
@@ -14,8 +17,9 @@ from thinsync_virt.errors import BusyError, StreamError, UnreachableError
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint
+from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.server import CallIO, Handler, InterruptedServerError
-from thinsync_virt.remote.target_client import RemoteTarget
+from thinsync_virt.remote.target_client import Lanes, RemoteTarget
 from thinsync_virt.remote.target_server import ServedProver, ServedTarget, target_handlers
 from thinsync_virt.stream.events import Checkpoint, Event
 from thinsync_virt.stream.frames import Piece
@@ -123,6 +127,45 @@ def test_a_target_that_was_lost_is_reached_again(cut_after: int) -> None:
         assert served.seen == ["begin"]
         assert send(remote, []) == point(2)
         assert (remote.host, remote.address) == ("beta", "op@beta:2222")
+
+
+def test_a_target_whose_lane_was_lost_is_reached_again_with_all_lanes() -> None:
+    durable: list[int] = []
+    served = Target()
+    dialled: list[Client] = []
+    number = count()
+    # pytest's own directories have names too long for a socket.
+    with TemporaryDirectory(prefix="lanes-") as directory, ExitStack() as stack:
+        place = Path(directory) / "lanes"
+
+        def connect(target: Target) -> Client:
+            return stack.enter_context(serving(handlers(target), place=place))
+
+        def dial() -> Client:
+            # Of the first three, whichever has a block first is lost.
+            cut_after = 100 * KIB if next(number) < 3 else None
+            client = stack.enter_context(serving({}, cut_after=cut_after, place=place))
+            dialled.append(client)
+            return client
+
+        remote = RemoteTarget(
+            connect(Target()), connect=lambda: connect(served), lanes=Lanes(3, dial, least=0)
+        )
+        stack.callback(remote.close)
+        with pytest.raises(UnreachableError) as lost:
+            send(remote, durable)
+        assert lost.value.retry
+        assert not remote.connected
+        assert len(durable) < PIECES
+        assert all(client.lost for client in dialled), "one lane lost, all closed"
+        remote.reconnect()
+        remote.begin(KEY.domain)
+        again: list[int] = []
+        assert send(remote, again) == point(2)
+        assert again == [piece * PIECE for piece in range(1, PIECES + 1)]
+        assert served.seen == ["begin"]
+        assert len(dialled) == 6
+        assert list(place.iterdir()) == [], "no socket stays behind"
 
 
 def test_a_server_that_has_to_end_is_lost_as_well() -> None:
