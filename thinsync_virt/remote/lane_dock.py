@@ -61,7 +61,9 @@ class LaneDock:
                     self._lanes.append(lane)
                 if len(self._lanes) == count:
                     return {}
-            raise StreamError("too many came that are no lanes of this session", retry=False)
+            raise UnreachableError(
+                "too many came that are no lanes of this session", hint="run it again, or without --streams"
+            )
         except BaseException as error:
             come = len(self._lanes)
             self.release()

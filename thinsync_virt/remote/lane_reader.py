@@ -131,6 +131,9 @@ class LaneReader:
         """Wait, then take what may be taken."""
         if not self._lanes:
             raise StreamError("no connections have come that could carry the stream", retry=False)
+        if self._take_messages():
+            # They were read together with the call: the channel has nothing more to wait for.
+            return
         reading = {lane.descriptor: lane for lane in self._lanes if not lane.waits(self._order)}
         ends = {lane.link for lane in self._lanes}
         try:
@@ -143,14 +146,21 @@ class LaneReader:
                 f"{self._origin}: block {self._order.next} did not come, and those after it did",
                 hint="run it again; if it stays so, use fewer connections: --streams",
             ) from error
-        while (message := self._channel.receive_pending()) is not None:
-            self._hear(message.kind)
-            if message.kind is Kind.RAW_ABORT:
-                raise error_from_wire(message.value, origin=self._origin)
+        self._take_messages()
         for descriptor in ready & reading.keys():
             reading[descriptor].read(self._order)
         if ready & ends:
             raise _lost()
+
+    def _take_messages(self) -> bool:
+        """What has come beside the lanes; whether anything has. Raises the sender's error when it gave up."""
+        heard = False
+        while (message := self._channel.receive_pending()) is not None:
+            heard = True
+            self._hear(message.kind)
+            if message.kind is Kind.RAW_ABORT:
+                raise error_from_wire(message.value, origin=self._origin)
+        return heard
 
     def _hear(self, kind: Kind) -> None:
         if self.ended or kind not in (Kind.RAW_END, Kind.RAW_ABORT):

@@ -13,7 +13,7 @@ from typing import Any
 from thinsync_virt.errors import ThinsyncError, UnreachableError
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.lane_blocks import Cutter
-from thinsync_virt.remote.messages import Chunk
+from thinsync_virt.remote.messages import Chunk, ProtocolError
 
 Dial = Callable[[], Client]
 """Opens one more connection to the same host; it must be one of its own down to TCP."""
@@ -25,10 +25,16 @@ AT_ONCE = 4
 def open_lanes(client: Client, count: int, dial: Dial) -> LaneSender:
     """So many connections beside that of ``client``, for one stream. Raises ThinsyncError, with all of them closed."""
     opened: list[LaneSender] = []
+
+    def take(ticket: dict[str, Any]) -> None:
+        if opened:
+            raise ProtocolError("a second ticket for the connections of one stream")
+        opened.append(_dial(ticket, count, dial))
+
     try:
-        client.call(
-            "lanes", {"count": count}, progress=lambda ticket: opened.append(_dial(ticket, count, dial))
-        )
+        client.call("lanes", {"count": count}, progress=take)
+        if not opened:
+            raise ProtocolError("no ticket came for the connections of a stream")
     except BaseException:
         for lanes in opened:
             lanes.close()
@@ -46,7 +52,11 @@ def _dial(ticket: dict[str, Any], count: int, dial: Dial) -> LaneSender:
 
     try:
         with ThreadPoolExecutor(AT_ONCE, "dial") as pool:
-            list(pool.map(one, range(count)))
+            try:
+                list(pool.map(one, range(count)))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     except BaseException:
         _close(clients)
         raise

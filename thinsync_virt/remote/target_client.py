@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from thinsync_virt.errors import StreamError, UnreachableError
+from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding
@@ -212,7 +212,14 @@ class RemoteTarget:
         if self._lanes is None or sum(disk.data for disk in expected.values()) < self._lanes.least:
             yield None
             return
-        with closing(open_lanes(self._client, self._lanes.count, self._lanes.dial)) as lanes:
+        try:
+            opened = open_lanes(self._client, self._lanes.count, self._lanes.dial)
+        except UnreachableError:
+            raise
+        except ThinsyncError as error:
+            # It says nothing of what is sent: an interrupted transfer stays.
+            raise UnreachableError(error.message, hint=error.hint) from error
+        with closing(opened) as lanes:
             yield lanes
 
     def register(self, key: ReplicaKey, point: str) -> Registration:

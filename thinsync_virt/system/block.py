@@ -47,6 +47,7 @@ class BlockDevice:
         Raises NotFoundError, BusyError (claimed by somebody else), ThinsyncError.
         """
         self.path = path
+        self._lost: ThinsyncError | None = None
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC | (os.O_EXCL if exclusive else 0)
         self._fd = self._open(flags)
         try:
@@ -152,11 +153,17 @@ class BlockDevice:
         return written
 
     def sync(self) -> None:
-        """Put everything written on stable storage. The only call that shows a full pool's late errors."""
+        """Put everything written on stable storage. The only call that shows a full pool's late errors.
+
+        After a failure it fails for good: what was lost is told once, and the next flush would succeed without it.
+        """
+        if self._lost is not None:
+            raise self._lost
         try:
             flush(self._fd)
         except OSError as error:
-            raise self._error("flush", 0, error) from error
+            self._lost = self._error("flush", 0, error)
+            raise self._lost from error
 
     def _open(self, flags: int) -> int:
         self._direct = True

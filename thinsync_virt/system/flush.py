@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from thinsync_virt.errors import PoolError
 from thinsync_virt.flushes import flush
 
+_KNOWN_SECONDS = 5
+"""A group may move to other disks (pvmove) while a transfer goes on; in a row of commands it does not."""
+
 
 class GroupFlush:
-    """Flushes the disks of volume groups. ``find`` tells a group's devices; it is asked once for each group."""
+    """Flushes the disks of volume groups. ``find`` tells a group's devices; what it told is used for some seconds."""
 
-    def __init__(self, find: Callable[[str], tuple[str, ...]]) -> None:
+    def __init__(
+        self, find: Callable[[str], tuple[str, ...]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._find = find
-        self._known: dict[str, tuple[str, ...]] = {}
+        self._clock = clock
+        self._known: dict[str, tuple[float, tuple[str, ...]]] = {}
         self._lock = threading.Lock()
 
     def __call__(self, vg: str) -> None:
@@ -32,19 +39,20 @@ class GroupFlush:
         """
         with self._lock:
             known = self._known.pop(vg, None)
-        if known is not None:
+        now = self._clock()
+        if known is not None and now - known[0] < _KNOWN_SECONDS:
             try:
-                self._flush(vg, known)
+                self._flush(vg, *known)
                 return
             except FileNotFoundError:
                 pass
         found = self._find(vg)
         try:
-            self._flush(vg, found)
+            self._flush(vg, now, found)
         except FileNotFoundError as error:
             raise _failed(vg, str(error.filename), error) from error
 
-    def _flush(self, vg: str, devices: tuple[str, ...]) -> None:
+    def _flush(self, vg: str, asked: float, devices: tuple[str, ...]) -> None:
         for device in devices:
             try:
                 # Opened each time: a failed fsync is told once to each descriptor, and never again.
@@ -58,7 +66,7 @@ class GroupFlush:
             except OSError as error:
                 raise _failed(vg, device, error) from error
         with self._lock:
-            self._known[vg] = devices
+            self._known[vg] = (asked, devices)
 
 
 def _failed(vg: str, device: str, error: OSError) -> PoolError:

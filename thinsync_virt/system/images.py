@@ -37,6 +37,7 @@ class SparseFile:
             self._fd = os.open(path, flags)
             self.size = os.fstat(self._fd).st_size
         self._written = 0
+        self._lost: ThinsyncError | None = None
 
     @classmethod
     def create(cls, path: Path, size: int) -> Self:
@@ -131,10 +132,19 @@ class SparseFile:
             yield Extent(start, position - start, ExtentKind.DATA)
 
     def sync(self) -> None:
-        """Put everything written on stable storage, and let the page cache go."""
-        with _failing("flush", self.path):
-            flush(self._fd)
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        """Put everything written on stable storage, and let the page cache go.
+
+        After a failure it fails for good: what was lost is told once, and the next flush would succeed without it.
+        """
+        if self._lost is not None:
+            raise self._lost
+        try:
+            with _failing("flush", self.path):
+                flush(self._fd)
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        except ThinsyncError as error:
+            self._lost = error
+            raise
         self._written = 0
 
     def _punch(self, start: int, length: int) -> bool:

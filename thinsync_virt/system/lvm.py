@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext, suppress
 
 from thinsync_virt.errors import (
     BusyError,
@@ -380,7 +381,10 @@ def _change(words: Sequence[str], what: str, *groups: str, ok: Sequence[int] = (
             raise ConflictError(f"{what}: {error}", hint="see what has that name: lvs -o+tags") from error
         raise _not_found(error, what) or error from error
     for vg in groups:
-        _flush(vg)
+        with (
+            suppress(NotFoundError) if done.status else nullcontext()
+        ):  # it went meanwhile, and that was allowed
+            _flush(vg)
     return done
 
 

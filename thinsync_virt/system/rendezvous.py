@@ -14,7 +14,7 @@ import struct
 import time
 from pathlib import Path
 
-from thinsync_virt.errors import StreamError, ThinsyncError
+from thinsync_virt.errors import ThinsyncError, UnreachableError
 
 PLACE = Path("/run/thinsync/lanes")
 
@@ -94,7 +94,7 @@ class Rendezvous:
 def visit(name: str, token: str, descriptor: int, place: Path = PLACE) -> socket.socket:
     """Bring a descriptor to whoever expects it: the link to it, which ends when it has no more use for it.
 
-    Raises StreamError when nobody expects us, or not with this token.
+    Raises UnreachableError when nobody expects us, or not with this token.
     """
     link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -108,7 +108,9 @@ def visit(name: str, token: str, descriptor: int, place: Path = PLACE) -> socket
     except OSError:
         pass
     link.close()
-    raise StreamError("nobody here expects this lane", retry=False)
+    raise UnreachableError(
+        "nobody here expects this lane", hint="run it again, or with fewer connections: --streams"
+    )
 
 
 def _prepare(place: Path) -> None:

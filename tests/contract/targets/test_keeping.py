@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -149,3 +152,38 @@ def test_a_failure_that_passes_at_every_step(
         replica.check()
         del replica.history[2]
     assert went_on > 3
+
+
+@pytest.mark.parametrize("site", [kind for kind in KINDS if kind != "qcow2"], indirect=True)
+@pytest.mark.parametrize("which", [1, 2, 3])
+def test_what_a_failed_flush_lost_is_never_taken_for_durable(
+    which: int, site: Site, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells it once: the next flush succeeds, without what was lost. (QEMU remembers it by itself.)"""
+    content = random.Random(8).randbytes(64 * CHUNK)
+    replica.send(1, {"vda": ONE})
+    sent = replica.sent(2, {"vda": content}, base=0)
+    durable: dict[str, int] = {}
+    flushes = 0
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        nonlocal flushes
+        state = os.fstat(descriptor)
+        flushes += stat.S_ISREG(state.st_mode) and state.st_size >= CHUNK
+        if flushes == which:
+            flushes += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(descriptor)
+
+    with site.session() as (target, _), monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        with pytest.raises(ThinsyncError, match="cannot flush"):
+            target.receive(iter(sent.events()), sent.expected, lambda _: None, durable.update)
+    found = interrupted(site)
+    positions = found.positions if found is not None else {}
+    assert positions.get("vda", 0) <= durable.get("vda", 0)
+    again = replica.sent(2, {"vda": content}, base=0, starts=positions)
+    attempt(replica, iter(again.events()), again.expected, identifier(2) if found is not None else "")
+    replica.history[2] = {"vda": content}
+    replica.check()

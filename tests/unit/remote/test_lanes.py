@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,6 +22,7 @@ from thinsync_virt.remote import lane_dock, lane_sender
 from thinsync_virt.remote.channel import Channel
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.lane_sender import LaneSender, open_lanes
+from thinsync_virt.remote.messages import ProtocolError
 from thinsync_virt.remote.server import CallIO
 from thinsync_virt.system import rendezvous
 from thinsync_virt.system.rendezvous import Rendezvous
@@ -140,6 +141,20 @@ def test_a_sender_that_gives_up_says_so(host: Host) -> None:
         assert client.call("echo", {})["params"] == {}
 
 
+def test_a_sender_that_gives_up_at_once_says_so(host: Host) -> None:
+    """What it says may be read together with the call."""
+
+    def failing() -> Iterator[bytes]:
+        raise StreamError("the disk is gone")
+        yield b""
+
+    with host.dial() as client:
+        for _ in range(20):
+            with lanes_of(host, client, 2) as lanes, pytest.raises(StreamError, match="the disk is gone"):
+                client.send_stream("digest", {}, failing(), lanes=lanes)
+        assert client.call("echo", {})["params"] == {}
+
+
 @pytest.mark.parametrize("victim", [0, 1, 3])
 def test_kill_9_of_one_of_the_servers(host: Host, victim: int) -> None:
     """The session's own, or that of a lane: the connection is lost, and everybody ends."""
@@ -198,7 +213,7 @@ def test_a_lane_that_is_not_expected(host: Host, spoil: Callable[[dict[str, Any]
     refused: list[str] = []
 
     def dial(ticket: dict[str, Any]) -> None:
-        with host.dial() as wrong, pytest.raises(StreamError) as error:
+        with host.dial() as wrong, pytest.raises((StreamError, UnreachableError)) as error:
             wrong.attach(spoil(ticket))
         refused.append(error.value.message)
         opened.append(lane_sender._dial(ticket, 2, host.dial))
@@ -226,6 +241,37 @@ def test_a_stream_on_lanes_that_never_came(host: Host) -> None:
             with pytest.raises(StreamError, match="no connections have come"):
                 client.send_stream("digest", {}, [b"x"], lanes=lanes)
         assert client.call("echo", {})["params"] == {}
+
+
+@pytest.mark.parametrize("tickets", [0, 2])
+def test_a_server_that_hands_out_no_ticket_or_two(host: Host, tickets: int) -> None:
+    """However many it hands out, no more connections are opened than were asked for."""
+    dialled = []
+
+    class Peer:
+        def call(self, _method: str, _params: object, progress: Callable[[dict[str, Any]], None]) -> None:
+            for _ in range(tickets):
+                progress({})
+
+    class Lane:
+        closed = False
+
+        def attach(self, _ticket: dict[str, Any]) -> None:
+            """Wherever it leads."""
+
+        def interrupt(self, _error: Exception) -> None:
+            """Nothing goes on here."""
+
+        def close(self) -> None:
+            self.closed = True
+
+    def dial() -> Any:
+        dialled.append(Lane())
+        return dialled[-1]
+
+    with pytest.raises(ProtocolError, match="ticket"):
+        open_lanes(cast(Client, Peer()), 3, dial)
+    assert [lane.closed for lane in dialled] == [True] * (3 if tickets else 0)
 
 
 def test_a_lane_that_cannot_be_opened(host: Host) -> None:

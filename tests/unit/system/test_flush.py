@@ -45,6 +45,19 @@ def test_a_group_that_moved_to_another_disk_is_looked_at_again(device: Path) -> 
     assert groups.asked == ["vg0", "vg0"]
 
 
+def test_a_group_that_left_a_disk_is_looked_at_again(device: Path) -> None:
+    """After pvmove and vgreduce the old disk is still there, and flushing it would be of no use."""
+    times = iter([0.0, 1.0, 7200.0])
+    groups = Groups(device)
+    flush = GroupFlush(groups, lambda: next(times))
+    flush("vg0")
+    flush("vg0")
+    assert groups.asked == ["vg0"]
+    groups.devices = (Path("/dev/null"),)
+    with pytest.raises(PoolError, match="/dev/null"):
+        flush("vg0")
+
+
 def test_a_device_that_is_not_there_is_an_error(device: Path) -> None:
     flush = GroupFlush(Groups(device, device.with_name("gone")))
     with pytest.raises(PoolError, match=r"vg0: cannot flush .*gone: No such file"):

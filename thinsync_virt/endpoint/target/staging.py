@@ -118,6 +118,11 @@ class Staging:
         found: dict[str, ThinVolume] = {}
         for left in (*catalogue.unfinished, *catalogue.broken):
             if left.id == incoming.set_id:
+                if left not in catalogue.never_sealed:
+                    raise ConflictError(
+                        f"a part of the sealed point {incoming.set_id} is here",
+                        hint="is a volume group away?",
+                    )
                 found |= {disk.target: disk.volume for disk in left.disks}
         seeded = {target for target, mode in incoming.modes.items() if mode is Mode.SEEDED}
         if not found.keys() <= seeded:
@@ -280,8 +285,8 @@ class Staging:
         self.close()
         try:
             catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(self._incoming.key)
-            # Broken: LVM may have failed to make the first.
-            for unfinished in (*catalogue.unfinished, *catalogue.broken):
+            # Not what is left of a sealed point whose other group is away.
+            for unfinished in catalogue.never_sealed:
                 if unfinished.id == self._incoming.set_id:
                     remove_unfinished(self._lvm, unfinished)
         except ThinsyncError as error:

@@ -103,8 +103,11 @@ class ThinTarget:
         """What a session before this one left."""
         catalogue = self.inventory.catalogue()
         # A killed process may have sealed and not flushed: what the other end is told to be here must stay.
-        disks = [found.disks for found in catalogue.points] + [found.disks for found in catalogue.unfinished]
-        self._lvm.settle({disk.volume.name.vg for found in disks for disk in found})
+        sets = [(found.key, found.disks) for found in catalogue.points]
+        sets += [(found.key, found.disks) for found in catalogue.unfinished]
+        self._lvm.settle(
+            {disk.volume.name.vg for key, disks in sets if key.domain == domain for disk in disks}
+        )
         self._mend_pools(domain, catalogue)
         catalogue = self.inventory.catalogue()
         for key in catalogue.replicas():

@@ -81,14 +81,22 @@ class StreamFileWriter:
     def checkpoint(self) -> int:
         """All on stable storage. A file needs no checkpoints of its own."""
         if self._torn:
-            raise PoolError(f"{self._path} ends within a frame", hint="run it again", retry=True)
+            raise PoolError(
+                f"what came last into {self._path} is torn, or may not be on the disk",
+                hint="run it again",
+                retry=True,
+            )
+        # What a flush lost is told once: the next one would succeed without it.
+        self._torn = True
         with failing("flush", self._path):
             flush(self._file.fileno())
+        self._torn = False
         return self._writer.bytes_sent
 
     def finish(self) -> dict[str, str]:
         """The end of the stream; all of it on stable storage."""
         self._put(self._writer.end())
+        self._torn = True
         with failing("flush", self._path):
             flush(self._file.fileno())
         self.close()
@@ -106,11 +114,11 @@ class StreamFileWriter:
                 self._unsynced += len(view)
                 while view:
                     view = view[self._file.write(view) or 0 :]
-            self._torn = torn
             if self._unsynced >= _SYNC_EVERY:
                 self._unsynced = 0
                 flush(self._file.fileno())
                 os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._torn = torn
 
 
 class ArchivedStream:
