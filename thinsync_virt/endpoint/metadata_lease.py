@@ -177,9 +177,7 @@ class MetadataLeases:
             held = self._kernel.pool_status(pool.name).held_root
             if held is None:
                 remove_durably(self._record_file(pool))
-                raise PoolError(
-                    f"pool {pool.name}: our metadata snapshot vanished at once", hint=_WHO, retry=True
-                )
+                raise BusyError(f"pool {pool.name}: our metadata snapshot vanished at once", hint=_WHO)
             self._write(pool, held)
         except BaseException as failure:
             with contextlib.suppress(ThinsyncError):
@@ -204,10 +202,9 @@ class MetadataLeases:
             remove_durably(self._record_file(pool))
             return
         remove_durably(self._record_file(pool))
-        raise PoolError(
+        raise BusyError(
             f"pool {pool.name}: our metadata snapshot was released by somebody else while it was read",
             hint=_WHO,
-            retry=True,
         )
 
     def _clean(self, pool: Pool) -> bool:

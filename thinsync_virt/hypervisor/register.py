@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from thinsync_virt.errors import ConflictError, GuestError, NotFoundError, ThinsyncError
-from thinsync_virt.hypervisor import tpm_state
+from thinsync_virt.hypervisor import tpm, tpm_state
 from thinsync_virt.hypervisor.connection import (
     VIR_ERR_NO_DOMAIN,
     Connection,
@@ -166,12 +166,20 @@ def settle_all() -> None:
 def remove_files(connection: Connection, domain: str, keep: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Remove our NVRAM and media files of a domain (UUID, 32 digits) that no definition here names; their paths."""
     used, points = set(keep), set[str]()
+    understood = True
     for known in _all(connection):
         for root in (known.persistent, known.live):
-            used |= set() if root is None else set(_files(root))
-            if root is not None and (mark := _mark(root)) is not None:
+            if root is None:
+                continue
+            used |= set(_files(root))
+            if (named := tpm.named_point(root)) is not None:
+                points.add(named)
+            if (mark := _mark(root)) is not None:
                 points.add(short_id(mark.point))
-    removed = tpm_state.remove_old(domain, points)
+            elif is_marked(root):
+                understood = False
+    # What a mark that is not understood refers to is not to be taken for unused.
+    removed = tpm_state.remove_old(domain, points) if understood else []
     for directory in DIRECTORIES:
         for path in sorted(Path(directory).glob("thinsync-*")):
             leftover = path.name.endswith(".thinsync-new")

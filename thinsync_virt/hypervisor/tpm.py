@@ -90,6 +90,15 @@ def point_path(root: Element, mark: Mark) -> str:
     return f"{directory}/thinsync-{short_id(mark.point)}/{name}"
 
 
+def named_point(root: Element) -> str | None:
+    """The short id of the point whose directory the definition names, whatever else is in it."""
+    backend = emulator_of(root)
+    source = backend.find("source") if backend is not None else None
+    if source is None:
+        return None
+    return point_of(os.path.basename(source.get("path", "").rstrip("/")))
+
+
 def directories_of(domain: str) -> tuple[str, ...]:
     """The directories in which points of a domain (UUID, 32 digits) may have theirs."""
     return tuple(f"{TPM_DIRECTORY}/{_dashed(domain)}/{directory}" for directory, _ in _PLACES.values())

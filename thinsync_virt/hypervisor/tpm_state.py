@@ -13,6 +13,7 @@ starts, by ``recover``, and when the next run begins. Whatever else stands there
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import re
@@ -123,7 +124,11 @@ def remove_old(domain: str, used: set[str]) -> list[str]:
 
 def _keep(place: str) -> None:
     try:
-        os.rename(place, f"{place}.before-thinsync")
+        kept = f"{place}.before-thinsync"
+        others = itertools.count(2)
+        while os.path.lexists(kept):
+            kept = f"{place}.before-thinsync-{next(others)}"
+        os.rename(place, kept)
         sync_path(os.path.dirname(place))
     except OSError as error:
         raise _failure(place, error) from error

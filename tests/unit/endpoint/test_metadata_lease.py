@@ -238,7 +238,7 @@ def test_released_by_somebody_else_while_reading(
         kernel.drop()
         kernel.hold()
 
-    with pytest.raises(PoolError, match="released by somebody else"), leases.hold(POOL):
+    with pytest.raises(BusyError, match="released by somebody else"), leases.hold(POOL):
         replace_it()
     assert kernel.held is not None
     assert records(tmp_path) == []

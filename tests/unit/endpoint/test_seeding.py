@@ -357,7 +357,7 @@ class BadDevice(BlockDevice):
         return super().read(start, length)
 
     def discard(self, start: int, length: int) -> bool:
-        if self.deaf or start % CHUNK or (length % CHUNK and start + length < self.size):
+        if self.deaf or start % (64 * KIB) or (length % (64 * KIB) and start + length < self.size):
             return False
         type(self).bad = tuple(at for at in self.bad if not start <= at < start + length)
         super().write(start, bytes(length))
@@ -376,6 +376,56 @@ def test_chunks_that_cannot_be_read_come_whole(beta: Beta, bad: type[BadDevice])
     beta.seed(TRUTH)
     assert beta.bring(TRUTH) == 3 * CHUNK
     assert beta.content(1) == TRUTH and not bad.bad
+
+
+@pytest.mark.parametrize(
+    ("chunk", "bad", "start", "length"),
+    [
+        (2 * MIB, MIB + 512 * KIB, MIB, MIB),
+        (192 * KIB, MIB + 8 * KIB, MIB, MIB),
+        (192 * KIB, MIB - 8 * KIB, 0, MIB),
+        (64 * KIB, 72 * KIB, 72 * KIB, 4 * KIB),
+    ],
+    ids=["larger than a block", "from the block before", "into the next block", "in the fine pass"],
+)
+@pytest.mark.parametrize("zeroes", [True, False])
+def test_what_else_a_chunk_that_cannot_be_read_held_stays(
+    chunk: int,
+    bad: int,
+    start: int,
+    length: int,
+    zeroes: bool,
+    tmp_path: Path,
+    beta: Beta,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was found equal, or will be compared: it must not turn into zeroes behind anybody's back."""
+    content = random.Random(chunk).randbytes(4 * MIB)
+    path = tmp_path / "disk"
+    path.write_bytes(content)
+    monkeypatch.setattr(BadDevice, "bad", (bad,))
+    pool = replace(beta.lvm.known_pools[POOL], chunk_size=chunk, zeroes=zeroes)
+    first = bad // chunk * chunk
+    with BadDevice(str(path), write=True) as device:
+        found = seeding_module._read_or_unmap(device, start, length, pool, fine=length < MIB)
+        assert not BadDevice.bad
+        expected = bytearray(content)
+        low, high = max(first, start), min(first + chunk, start + length)
+        expected[low:high] = bytes(high - low)
+        assert found == expected[start : start + length]
+        assert device.read(0, 4 * MIB) == expected
+
+
+def test_what_was_found_equal_and_went_bad_since_ends_the_run(
+    tmp_path: Path, beta: Beta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(random.Random(1).randbytes(4 * MIB))
+    monkeypatch.setattr(BadDevice, "bad", (4096, MIB + 4096))
+    pool = replace(beta.lvm.known_pools[POOL], chunk_size=2 * MIB)
+    with BadDevice(str(path), write=True) as device, pytest.raises(PoolError, match="a moment ago") as ended:
+        seeding_module._read_or_unmap(device, MIB, MIB, pool, fine=False)
+    assert ended.value.retry and BadDevice.bad == (4096, MIB + 4096)
 
 
 def test_what_can_be_neither_read_nor_unmapped(

@@ -173,7 +173,8 @@ class Seeding:
             if not 0 <= start < device.size:
                 raise StreamError(f"disk {disk} has no block {block}", retry=False)
             length = min(size, device.size - start)
-            found += hashlib.sha256(_read_or_unmap(device, start, length, self._pools[disk])).digest()
+            data = _read_or_unmap(device, start, length, self._pools[disk], fine=size < MIB)
+            found += hashlib.sha256(data).digest()
         return bytes(found)
 
     def _device(self, point: str, disk: str) -> BlockDevice:
@@ -222,8 +223,12 @@ def _pieces(origin: BlockDevice, start: int, length: int) -> Iterator[tuple[int,
             yield start + at, piece
 
 
-def _read_or_unmap(device: BlockDevice, start: int, length: int, pool: Pool) -> bytes:
-    """The bytes; chunks that cannot be read are unmapped first, and read as zeroes. Raises PoolError."""
+def _read_or_unmap(device: BlockDevice, start: int, length: int, pool: Pool, *, fine: bool) -> bytes:
+    """The bytes; chunks that cannot be read are unmapped first, and read as zeroes. Raises PoolError.
+
+    What else such a chunk held stays: before this range, and in the ``fine`` pass behind it, it may have been found
+    equal already.
+    """
     try:
         return device.read(start, length)
     except ThinsyncError as error:
@@ -232,8 +237,13 @@ def _read_or_unmap(device: BlockDevice, start: int, length: int, pool: Pool) -> 
     for chunk in range(align_down(start, pool.chunk_size), start + length, pool.chunk_size):
         size = min(pool.chunk_size, device.size - chunk)
         if _is_unreadable(device, max(chunk, start), min(chunk + size, start + length)):
+            kept = [*_outside(device, chunk, start, fine=True)] if chunk < start else []
+            kept += _outside(device, start + length, chunk + size, fine=fine)
             device.discard(chunk, size)
             reached("unreadable chunk unmapped")
+            filler = ChunkFiller(device, pool, fresh=False)
+            for at, data in kept:
+                filler.write(at, memoryview(data))
     try:
         return device.read(start, length)
     except ThinsyncError as error:
@@ -242,6 +252,23 @@ def _read_or_unmap(device: BlockDevice, start: int, length: int, pool: Pool) -> 
             hint=f"does its pool pass discards? lvs -o+discards {pool.name}; lvchange --discards passdown {pool.name};"
             " or give that copy up: remove its points there (lvs -S 'lv_name=~^ts-'), and replicate again",
         ) from error
+
+
+def _outside(device: BlockDevice, start: int, end: int, *, fine: bool) -> Iterator[tuple[int, bytes]]:
+    """What a chunk holds in this range, in granules; with ``fine`` all of it must be readable. Raises PoolError."""
+    for at in range(start, end, GRANULE):
+        try:
+            piece = device.read(at, min(GRANULE, end - at))
+        except ThinsyncError as error:
+            if error.code is not Code.POOL:
+                raise
+            if fine:
+                raise PoolError(
+                    f"{error.message}, which was readable a moment ago", hint="run it again", retry=True
+                ) from error
+            continue
+        if piece.strip(b"\0"):
+            yield at, piece
 
 
 def _is_unreadable(device: BlockDevice, start: int, end: int) -> bool:

@@ -117,7 +117,8 @@ class ThinTarget:
         for replica in self._hypervisor.marked():
             if replica.active and replica.uuid == domain:
                 self._hypervisor.restore_active(replica.name)
-        self._hypervisor.finish_tpm(domain)  # after: of two points, the one that its definition names now
+        with suppress(ThinsyncError):  # that point's state is gone: what is registered next ends the hold
+            self._hypervisor.finish_tpm(domain)  # after: of two points, the one that its definition names now
 
     def _mend_pools(self, domain: str, catalogue: Catalogue) -> None:
         """A killed LVM command leaves its pool between two transactions, and then no check lets a run begin.
@@ -312,7 +313,8 @@ class ThinTarget:
         if self._held(key, point).damaged:
             raise ConflictError(
                 f"point {short_id(point)} is damaged at {self.host}, and is not registered",
-                hint="a good one is made by: thinsync-vm verify DOMAIN --repair",
+                hint="a good one is made by: thinsync-vm verify DOMAIN --repair; docs/operations.md has what"
+                " to do where the source is gone",
             )
         return self.switch.register(key, point)
 
