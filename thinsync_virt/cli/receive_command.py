@@ -98,6 +98,7 @@ def command(
     if definition is not None:
         _check_file(definition)
     receiver = local_receiver()
+    receiver.look()
     stream = open_stream(StreamInput(_STDIN, "standard input"))
     with show_progress("receiving", None, quiet=as_json) as progress:
         if isinstance(stream, PlainStream):

@@ -15,7 +15,6 @@ from thinsync_virt.model.extents import Extent
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.system.dm_names import metadata_path
 from thinsync_virt.system.metadata_reader import MetadataReader
-from thinsync_virt.system.thin_tools import ThinTools
 from thinsync_virt.thin.metadata import ThinMetadata
 
 LOCK_WAIT = 60.0
@@ -83,5 +82,7 @@ class ThinToolsOpener:
     @contextlib.contextmanager
     def open(self, pool: Pool, *, lock_wait: float = LOCK_WAIT) -> Iterator[Mappings]:
         """See :meth:`MappingsOpener.open`."""
+        from thinsync_virt.system.thin_tools import ThinTools
+
         with self._leases.hold(pool, lock_wait=lock_wait):
             yield ThinTools(metadata_path(pool.name), metadata_snapshot=True)

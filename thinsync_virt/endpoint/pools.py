@@ -21,12 +21,11 @@ def report_pools(lvm: Lvm) -> tuple[PoolReport, ...]:
     One that cannot be read is reported as failed: jobs on other pools are none the worse for it. Raises PoolError,
     CommandError where LVM itself fails.
     """
-    groups = {group.name: group for group in lvm.volume_groups()}
+    known = lvm.inventory()
+    groups = {group.name: group for group in known.groups}
     reports: list[PoolReport] = []
-    for pool in lvm.pools():
-        group = groups.get(pool.name.vg)
-        if group is None:  # gone since
-            continue
+    for pool in known.pools:
+        group = groups[pool.name.vg]
         try:
             status, time = read_kernel(pool.name)
         except NotFoundError:

@@ -7,6 +7,8 @@ makes no sense) besides what it names itself.
 
 from __future__ import annotations
 
+import os
+import stat
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
@@ -24,15 +26,15 @@ from thinsync_virt.model.names import VolumeName, check_lvm_name
 from thinsync_virt.model.volumes import Pool, ThinVolume
 from thinsync_virt.system import lvm_commands, lvm_report
 from thinsync_virt.system.block import BlockDevice
-from thinsync_virt.system.dm_names import dm_name
+from thinsync_virt.system.dm_names import dm_name, lvm_device
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.flush import GroupFlush
 from thinsync_virt.system.lvm_commands import Batch, SnapshotRequest, snapshot_batch
-from thinsync_virt.system.lvm_report import VolumeGroup, VolumeKind
+from thinsync_virt.system.lvm_report import Inventory, VolumeGroup, VolumeKind
 from thinsync_virt.system.process import Completed, run
 from thinsync_virt.units import SECTOR, align_up
 
-__all__ = ["Batch", "Lvm", "SnapshotRequest", "VolumeGroup", "VolumeKind", "snapshot_batch"]
+__all__ = ["Batch", "Inventory", "Lvm", "SnapshotRequest", "VolumeGroup", "VolumeKind", "snapshot_batch"]
 
 # LVM waits for its own locks without end; a command of another program may hold the group for long.
 _TIMEOUT = 120.0
@@ -78,6 +80,14 @@ class Lvm:
             self._lvs(lvm_report.VOLUME_FIELDS, lvm_report.VOLUME_SELECTION, scope)
         )
 
+    def inventory(self, vg: str | None = None) -> Inventory:
+        """Everything at one instant, in one report: for whoever needs two of them, since each report is a process.
+
+        Groups without any LV are left out. Raises NotFoundError for an unknown group.
+        """
+        scope = ["-a", *([check_lvm_name(vg)] if vg is not None else [])]
+        return lvm_report.parse_inventory(self._lvs(lvm_report.INVENTORY_FIELDS, None, scope))
+
     def volume(self, name: VolumeName) -> ThinVolume:
         """One thin volume. Raises NotFoundError when it does not exist or is no thin volume."""
         for volume in self.volumes(name.vg):
@@ -115,6 +125,18 @@ class Lvm:
                 return kind
         raise NotFoundError(f"volume {name} does not exist", hint=f"see: lvs -a {name.vg}")
 
+    def active_uuid(self, name: VolumeName) -> str:
+        """The UUID of the LV whose device has that name now, as the kernel says; "" where there is none.
+
+        No process is started for it.
+        """
+        try:
+            status = os.stat(name.path)
+        except OSError:
+            return ""
+        device = lvm_device(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
+        return device.lv_uuid if device is not None else ""
+
     def _lvs(self, fields: str, select: str | None, scope: list[str]) -> str:
         return _report("lvs", fields, select, scope if self._locking else ["--nolocking", *scope])
 
@@ -142,7 +164,10 @@ class Lvm:
             made = self.confirm_snapshots(requests)
         except NotFoundError as error:
             raise _failed("lvcreate", done, error.message) from error
-        self.activate([request.volume for request in requests if not request.skip])
+        wanted = [volume for request, volume in zip(requests, made, strict=True) if request.wanted_active]
+        self.activate([volume.name for volume in wanted if not volume.active])
+        for volume in wanted:
+            _wait_for_link(volume.name)
         return made
 
     def confirm_snapshots(self, requests: Sequence[SnapshotRequest]) -> tuple[ThinVolume, ...]:
@@ -153,26 +178,27 @@ class Lvm:
         PoolError (ids differ, or an LV is not what was asked for).
         """
         self.settle({request.origin.vg for request in requests})
-        by_name = {
-            volume.name: volume for vg in {r.origin.vg for r in requests} for volume in self.volumes(vg)
-        }
+        found = [self.inventory(vg) for vg in sorted({request.origin.vg for request in requests})]
+        by_name = {volume.name: volume for one in found for volume in one.volumes}
         missing = [str(request.volume) for request in requests if request.volume not in by_name]
         if missing:
             raise NotFoundError(f"LVM did not make {', '.join(missing)}", hint=_LOOK_HINT)
         made = tuple(by_name[request.volume] for request in requests)
         for request, volume in zip(requests, made, strict=True):
             _check_made(request, volume)
+        ids = {pool.name: pool.transaction_id for one in found for pool in one.pools}
         for pool in {volume.pool for volume in made}:
-            self.check_transaction(pool)
+            self.check_transaction(pool, ids.get(pool))
         return made
 
-    def check_transaction(self, pool: VolumeName) -> int:
-        """The pool's transaction id, equal at LVM and in the kernel.
+    def check_transaction(self, pool: VolumeName, said: int | None = None) -> int:
+        """The pool's transaction id, equal at LVM and in the kernel. ``said`` is what LVM said just now.
 
         Raises PoolError when they differ, NotFoundError when the pool is not active.
         """
         for _ in range(_ATTEMPTS):
-            lvm = self.pool(pool).transaction_id
+            lvm = said if said is not None else self.pool(pool).transaction_id
+            said = None
             kernel = self._dmsetup.pool_status(pool).transaction_id
             if lvm == kernel:
                 return kernel
@@ -287,20 +313,27 @@ class Lvm:
 
     def set_read_only(self, names: Sequence[VolumeName]) -> None:
         """Make volumes read-only, also where they are active. Already so is success. Raises NotFoundError."""
-        self._permit("r", [name for name in names if not self.volume(name).read_only])
+        self._permit("r", names)
 
     def set_writable(self, names: Sequence[VolumeName]) -> None:
         """Make volumes writable. Already so is success. Raises NotFoundError."""
-        self._permit("rw", [name for name in names if self.volume(name).read_only])
+        self._permit("rw", names)
 
-    @staticmethod
-    def _permit(permission: str, names: Sequence[VolumeName]) -> None:
-        if names:
-            _change(
-                ["lvchange", "--permission", permission, *_texts(names)],
-                _listed(names),
-                *{name.vg for name in names},
-            )
+    def _permit(self, permission: str, names: Sequence[VolumeName]) -> None:
+        if not names:
+            return
+        groups = {name.vg for name in names}
+        words = ["lvchange", "--permission", permission, *_texts(names)]
+        done = _change(words, _listed(names), *groups, ok=(0, _FAILED))
+        if done.status == 0:
+            return
+        # It fails for what is so already, after it has changed the others.
+        there = {volume.name: volume for vg in groups for volume in self.volumes(vg)}
+        for name in names:
+            if name not in there:
+                raise NotFoundError(f"{name} does not exist", hint="see what there is: vgs; lvs")
+            if there[name].read_only is not (permission == "r"):
+                raise _meaning(CommandError(done.argv, done.status, done.stderr, hint=_LOOK_HINT), str(name))
 
     def resize(self, name: VolumeName, size: int) -> ThinVolume:
         """Grow or shrink a thin volume to ``size`` bytes (rounded up to extents); its content is not looked at.
@@ -374,18 +407,23 @@ def _change(words: Sequence[str], what: str, *groups: str, ok: Sequence[int] = (
     try:
         done = run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False, hint=_LOOK_HINT)
     except CommandError as error:
-        text = error.stderr.lower()
-        if any(word in text for word in _NO_ROOM):
-            raise SpaceError(f"no room for {what}: {error}", hint=_ROOM_HINT) from error
-        if "already exists" in text:
-            raise ConflictError(f"{what}: {error}", hint="see what has that name: lvs -o+tags") from error
-        raise _not_found(error, what) or error from error
+        raise _meaning(error, what) from error
     for vg in groups:
         with (
             suppress(NotFoundError) if done.status else nullcontext()
         ):  # it went meanwhile, and that was allowed
             _flush(vg)
     return done
+
+
+def _meaning(error: CommandError, what: str) -> ThinsyncError:
+    """What a failed change of ``what`` means to a caller."""
+    text = error.stderr.lower()
+    if any(word in text for word in _NO_ROOM):
+        return SpaceError(f"no room for {what}: {error}", hint=_ROOM_HINT)
+    if "already exists" in text:
+        return ConflictError(f"{what}: {error}", hint="see what has that name: lvs -o+tags")
+    return _not_found(error, what) or error
 
 
 def _not_found(error: CommandError, what: str) -> NotFoundError | None:

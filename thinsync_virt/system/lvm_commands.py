@@ -36,8 +36,8 @@ by malloc and faulted in again, they are half of a snapshot's time.
 class SnapshotRequest:
     """One thin snapshot to be made of ``origin``, under ``name`` in the same volume group.
 
-    ``skip`` keeps it inactive, now and after a reboot, whatever activates its group. (``lvcreate`` refuses
-    ``--setautoactivation`` with a snapshot.)
+    ``skip`` keeps it inactive, now and after a reboot, whatever activates its group; with ``active`` it is so after a
+    reboot only. (``lvcreate`` refuses ``--setautoactivation`` with a snapshot.)
     """
 
     origin: VolumeName
@@ -45,11 +45,17 @@ class SnapshotRequest:
     tags: tuple[str, ...]
     read_only: bool
     skip: bool
+    active: bool = False
 
     def __post_init__(self) -> None:
         check_lvm_name(self.name)
         for tag in self.tags:
             check_tag(tag)
+
+    @property
+    def wanted_active(self) -> bool:
+        """Whether it is to be active as soon as it is made."""
+        return self.active or not self.skip
 
     @property
     def volume(self) -> VolumeName:
@@ -99,4 +105,6 @@ def _snapshot_words(request: SnapshotRequest, config: str) -> list[str]:
     # Short options: lvm reads its standard input with one system call per byte.
     words = ["lvcreate", "--config", f'"{config}"', "-An", "-s", "-n", request.name]
     words += ["-pr" if request.read_only else "-prw", "-ky" if request.skip else "-kn"]
+    if request.skip and request.active:
+        words.append("-K")
     return [*words, *tag_options("--addtag", request.tags), str(request.origin)]

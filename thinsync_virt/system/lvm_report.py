@@ -33,6 +33,9 @@ GROUP_FIELDS = (
     "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,vg_mda_size,vg_mda_free,vg_mda_used_count,lv_count,vg_seqno,"
     "vg_lock_type,vg_permissions"
 )
+INVENTORY_FIELDS = ",".join(
+    dict.fromkeys(",".join((VOLUME_FIELDS, POOL_FIELDS, KIND_FIELDS, GROUP_FIELDS)).split(","))
+)
 
 _TAG = re.compile(r"[A-Za-z0-9_+.\-/=!:&#]{1,1024}")
 _TRUE = frozenset({"1", "active", "open", "zero", "skip activation", "yes", "y"})
@@ -83,6 +86,20 @@ class VolumeKind:
         return self.segment_type == "thin" and not self.hidden
 
 
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What LVM said in one report: visible thin volumes, thin pools, every LV of whatever kind, and their groups."""
+
+    volumes: tuple[ThinVolume, ...]
+    pools: tuple[Pool, ...]
+    kinds: tuple[VolumeKind, ...]
+    groups: tuple[VolumeGroup, ...]
+
+    def kind(self, name: VolumeName) -> VolumeKind | None:
+        """The LV of that name; None where there is none."""
+        return next((kind for kind in self.kinds if kind.name == name), None)
+
+
 def check_tag(tag: str) -> str:
     """The tag if LVM would take it (and keep it whole), else UsageError."""
     if _TAG.fullmatch(tag) is None or tag.startswith("-"):
@@ -96,7 +113,11 @@ def parse_volumes(text: str) -> tuple[ThinVolume, ...]:
     LVM calls a thin volume with an external origin a snapshot too; it is one only if its origin is a thin volume of
     the same pool. Raises PoolError.
     """
-    rows = [row for row in _rows(text, "lv") if row.get("segtype") == "thin"]
+    return _volumes(_rows(text, "lv"))
+
+
+def _volumes(all_rows: list[Row]) -> tuple[ThinVolume, ...]:
+    rows = [row for row in all_rows if row.get("segtype") == "thin"]
     pools = {(row.get("vg_name"), _bare(row.get("lv_name", ""))): row.get("pool_lv") for row in rows}
     volumes = []
     for row in rows:
@@ -125,8 +146,12 @@ def parse_health(text: str) -> dict[VolumeName, str]:
 
 def parse_kinds(text: str) -> tuple[VolumeKind, ...]:
     """From ``lvs -a -o KIND_FIELDS``, one per LV: of several segments the first. Raises PoolError."""
+    return _kinds(_rows(text, "lv"))
+
+
+def _kinds(rows: list[Row]) -> tuple[VolumeKind, ...]:
     kinds: dict[str, VolumeKind] = {}
-    for row in _rows(text, "lv"):
+    for row in rows:
         kind = _kind(row)
         kinds.setdefault(kind.uuid, kind)
     return tuple(kinds.values())
@@ -135,6 +160,19 @@ def parse_kinds(text: str) -> tuple[VolumeKind, ...]:
 def parse_groups(text: str) -> tuple[VolumeGroup, ...]:
     """From ``vgs -o GROUP_FIELDS``. Raises PoolError."""
     return tuple(_group(row) for row in _rows(text, "vg"))
+
+
+def parse_inventory(text: str) -> Inventory:
+    """From ``lvs -a -o INVENTORY_FIELDS`` of whole groups. Raises PoolError."""
+    rows = _rows(text, "lv")
+    pools = [row for row in rows if row.get("segtype") == "thin-pool" and not _hidden(row)]
+    groups = {row.get("vg_uuid"): row for row in rows}
+    return Inventory(
+        _volumes(rows),
+        tuple(_pool(row) for row in pools),
+        _kinds(rows),
+        tuple(_group(row) for row in groups.values()),
+    )
 
 
 def parse_devices(text: str) -> tuple[str, ...]:

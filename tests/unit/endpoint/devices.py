@@ -15,7 +15,7 @@ from tests.unit.values import GROUP, LVM_UUID
 from thinsync_virt.errors import BusyError, ConflictError, NotFoundError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.volumes import Pool, ThinVolume
-from thinsync_virt.system.lvm import SnapshotRequest, VolumeKind
+from thinsync_virt.system.lvm import Inventory, SnapshotRequest, VolumeKind
 from thinsync_virt.thin.metadata import ThinMetadata
 from thinsync_virt.units import SECTOR
 
@@ -82,7 +82,7 @@ class FileLvm(StoredLvm):
                 origin=request.origin.lv,
                 read_only=request.read_only,
                 activation_skip=request.skip,
-                active=False,
+                active=request.wanted_active,
             )
             made.append(self.put(one, self.content(request.origin)))
         return tuple(made)
@@ -111,6 +111,10 @@ class FileLvm(StoredLvm):
             raise ConflictError(f"{to} already exists")
         Path(name.path).rename(to.path)
         self.stored[to] = replace(self.stored.pop(name), name=to)
+
+    def inventory(self, vg: str | None = None) -> Inventory:
+        found = super().inventory(vg)
+        return replace(found, kinds=(*found.kinds, *self.others.values()))
 
     def kind_of(self, name: VolumeName) -> VolumeKind:
         if name in self.others:

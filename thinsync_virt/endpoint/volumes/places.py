@@ -13,6 +13,7 @@ from thinsync_virt.model.names import VolumeName, new_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.volumes import Pool, ThinVolume
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
+from thinsync_virt.system.lvm import Inventory
 from thinsync_virt.units import SECTOR, format_size
 
 
@@ -187,11 +188,12 @@ def _check_kind(volume: ThinVolume) -> None:
 
 
 class Here:
-    """The volumes and pools of this host, as they are when it is made."""
+    """The volumes and pools of this host, as they were in one report."""
 
-    def __init__(self, volumes: Iterable[ThinVolume], pools: Iterable[Pool]) -> None:
-        self._volumes = {volume.name: volume for volume in volumes}
-        self._pools = tuple(pools)
+    def __init__(self, inventory: Inventory) -> None:
+        self.inventory = inventory
+        self._volumes = {volume.name: volume for volume in inventory.volumes}
+        self._pools = inventory.pools
 
     def find(self, name: VolumeName) -> ThinVolume | None:
         """The thin volume of that name."""

@@ -70,6 +70,11 @@ class VolumeReceiver:
         self._kernel = kernel
         self._reports = reports
         self._host = host
+        self._early: tuple[PoolReport, ...] | None = None
+
+    def look(self) -> None:
+        """Look at the pools now, while a sender is still at its own preparations, and not when its stream has begun."""
+        self._early = self._reports()
 
     def receive(
         self,
@@ -87,8 +92,7 @@ class VolumeReceiver:
         """
         targets = name_targets((disk.target for disk in header.disks), wishes)
         with receive_locks(targets.values()):
-            self._clear(targets.values())
-            here = self._here()
+            here = self._clear(targets.values())
             definition = _Packed(header) if with_definition else None
             if all(holds(here.find(targets[disk.target]), header, disk) for disk in header.disks):
                 return _pass_by(header, targets, events, definition)
@@ -101,25 +105,25 @@ class VolumeReceiver:
         """A stream of thin-send-recv, which says nothing of itself. Raises as :meth:`receive`."""
         (target,) = name_targets(("",), wishes).values()
         with receive_locks((target,)):
-            self._clear((target,))
-            here = self._here()
+            here = self._clear((target,))
             return self._run((find_plain_place(target, wishes, here),), here, events, wishes, progress, None)
 
-    def _here(self) -> Here:
-        return Here(self._lvm.volumes(), self._lvm.pools())
+    def _clear(self, targets: Iterable[VolumeName]) -> Here:
+        """What a receive into these volumes left when it was killed: finished where it is whole, else removed.
 
-    def _clear(self, targets: Iterable[VolumeName]) -> None:
-        """What a receive into these volumes left when it was killed: finished where it is whole, else removed."""
+        What is there then.
+        """
         names = set(targets)
-        for arrival in read_arrivals(self._lvm.volumes()):
-            if not names & set(arrival.targets):
-                continue
+        inventory = self._lvm.inventory()
+        left = [one for one in read_arrivals(inventory.volumes) if names & set(one.targets)]
+        for arrival in left:
             # One that was to become several volumes: nobody else may be at the others.
             with receive_locks(set(arrival.targets) - names):
                 if arrival.whole is not None:
                     take_over(self._lvm, arrival)
                 else:
                     self._lvm.remove(tuple(member.volume.name for member in reversed(arrival.members)))
+        return Here(self._lvm.inventory() if left else inventory)
 
     def _run(
         self,
@@ -131,12 +135,12 @@ class VolumeReceiver:
         packed: _Packed | None,
     ) -> Reception:
         for place in places:
-            check_place(self._lvm, place)
+            check_place(here.inventory, place)
             check_closed(place)
         self._check_room(places)
         staging = VolumeStaging(self._lvm, places)
         try:
-            devices = staging.create()
+            devices = staging.create({kind.name for kind in here.inventory.kinds})
             fillers = [
                 ChunkFiller(device, here.pool(place.pool), fresh=place.base is None)
                 for device, place in zip(devices, places, strict=True)
@@ -154,7 +158,9 @@ class VolumeReceiver:
 
     def _check_room(self, places: tuple[Place, ...]) -> None:
         """Room for the volumes themselves. That for data is watched: a stream does not say how much comes."""
-        reports = {report.pool.name: report for report in self._reports()}
+        early, self._early = self._early, None
+        found = early if early is not None else self._reports()
+        reports = {report.pool.name: report for report in found}
         counts: dict[VolumeName, int] = {}
         for place in places:
             report = reports.get(place.pool)

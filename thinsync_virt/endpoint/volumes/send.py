@@ -14,7 +14,14 @@ from thinsync_virt.endpoint.source.pairs import Pair, read_pairs
 from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.endpoint.volumes.points import SentPoint
 from thinsync_virt.endpoint.volumes.temporary import temporary_snapshot
-from thinsync_virt.errors import BusyError, ConflictError, NotReplicableError, ThinsyncError, UsageError
+from thinsync_virt.errors import (
+    BusyError,
+    ConflictError,
+    NotFoundError,
+    NotReplicableError,
+    ThinsyncError,
+    UsageError,
+)
 from thinsync_virt.model.findings import refusals
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.plans import Mode
@@ -25,7 +32,7 @@ from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
-from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.lvm import Inventory, Lvm
 
 Writer = StreamWriter | ThinSendWriter
 Notify = Callable[[str], None]
@@ -58,8 +65,9 @@ class VolumeSender:
         will hold later. Raises NotFoundError, UsageError, ConflictError (the
         base may have changed since it was sent), NotReplicableError, BusyError, SpaceError, PoolError.
         """
-        source = self._known(name)
-        older = self._base(source, base) if base is not None else None
+        there = self._lvm.inventory()
+        source = _known(there, name)
+        older = _base(there, source, base) if base is not None else None
         with ExitStack() as stack:
             head = source
             if not source.read_only:
@@ -119,32 +127,6 @@ class VolumeSender:
         """thin-send-recv's format knows no compression: packing would be for nothing."""
         return replace(self._tuning, compress="off") if isinstance(writer, ThinSendWriter) else self._tuning
 
-    def _known(self, name: VolumeName) -> ThinVolume:
-        volume = self._lvm.volume(name)
-        if volume.external_origin:
-            raise NotReplicableError(
-                f"{name} has the external origin {volume.external_origin}: what is unmapped is read from there",
-                hint="copy it into a thin volume of its own first",
-            )
-        return volume
-
-    def _base(self, source: ThinVolume, name: VolumeName) -> ThinVolume:
-        base = self._known(name)
-        if base.name == source.name:
-            raise UsageError(f"{name} is its own base", hint="--base names an older snapshot of it")
-        if base.pool != source.pool:
-            raise UsageError(
-                f"{source.name} lies in pool {source.pool}, {base.name} in {base.pool}",
-                hint="only volumes of one pool share chunks that can be compared",
-            )
-        if not base.read_only:
-            raise ConflictError(
-                f"{base.name} can be written to: nobody knows whether it still is what was sent of it",
-                hint=f"if it was read-only when it was sent, and nobody has written to it: lvchange -pr {base.name};"
-                " for the next time: lvcreate -s -pr makes read-only snapshots",
-            )
-        return base
-
     def _check_room(self, source: ThinVolume) -> None:
         report = next((one for one in self._reports() if one.pool.name == source.pool), None)
         findings = judge_pool(report, where=self._host, snapshots=1, volumes=1) if report is not None else ()
@@ -197,9 +179,8 @@ class VolumeSender:
 
     def _check_unchanged(self, volumes: Sequence[ThinVolume]) -> None:
         """Mappings are read by thin id, data by name: a receive that takes over gives the name to another volume."""
-        uuids = self._uuids(volumes)
         for volume in volumes:
-            if uuids.get(volume.name) != volume.uuid:
+            if self._lvm.active_uuid(volume.name) != volume.uuid:
                 raise ConflictError(
                     f"{volume.name} was replaced meanwhile: it is another volume now", hint="send it again"
                 )
@@ -215,6 +196,45 @@ class VolumeSender:
         """Of all thin volumes in the groups of these."""
         groups = sorted({volume.name.vg for volume in volumes})
         return {one.name: one.uuid for vg in groups for one in self._lvm.volumes(vg)}
+
+
+def _known(there: Inventory, name: VolumeName) -> ThinVolume:
+    volume = next((one for one in there.volumes if one.name == name), None)
+    if volume is None:
+        raise _no_volume(there, name)
+    if volume.external_origin:
+        raise NotReplicableError(
+            f"{name} has the external origin {volume.external_origin}: what is unmapped is read from there",
+            hint="copy it into a thin volume of its own first",
+        )
+    return volume
+
+
+def _no_volume(there: Inventory, name: VolumeName) -> NotFoundError:
+    kind = there.kind(name)
+    if kind is None:
+        return NotFoundError(f"volume {name} does not exist", hint=f"see: lvs -a {name.vg}")
+    return NotFoundError(
+        f"{name} is not a thin volume but {kind.segment_type}", hint=f"see: lvs -a {name.vg}"
+    )
+
+
+def _base(there: Inventory, source: ThinVolume, name: VolumeName) -> ThinVolume:
+    base = _known(there, name)
+    if base.name == source.name:
+        raise UsageError(f"{name} is its own base", hint="--base names an older snapshot of it")
+    if base.pool != source.pool:
+        raise UsageError(
+            f"{source.name} lies in pool {source.pool}, {base.name} in {base.pool}",
+            hint="only volumes of one pool share chunks that can be compared",
+        )
+    if not base.read_only:
+        raise ConflictError(
+            f"{base.name} can be written to: nobody knows whether it still is what was sent of it",
+            hint=f"if it was read-only when it was sent, and nobody has written to it: lvchange -pr {base.name};"
+            " for the next time: lvcreate -s -pr makes read-only snapshots",
+        )
+    return base
 
 
 def _base_of(target: str, head: ThinVolume, base: RecoveryPoint | None) -> ThinVolume | None:

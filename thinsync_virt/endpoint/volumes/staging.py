@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from thinsync_virt.endpoint.naming import free_name
 from thinsync_virt.endpoint.volumes.arrivals import Arrival, read_arrivals
-from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.errors import ConflictError, PoolError, ThinsyncError
 from thinsync_virt.model.names import VolumeName, new_id, short_id
 from thinsync_virt.model.tags import Incoming, Whole, format_tag
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.system.block import BlockDevice
-from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+from thinsync_virt.system.lvm import Inventory, Lvm, SnapshotRequest
 from thinsync_virt.system.steps import reached
 
 
@@ -42,9 +41,12 @@ class VolumeStaging:
         self._names: tuple[VolumeName, ...] = ()
         self._devices: list[BlockDevice] = []
 
-    def create(self) -> tuple[BlockDevice, ...]:
-        """Make and activate the volumes; their devices, in the order of the places, open until :meth:`close`."""
-        taken = {volume.name for volume in self._lvm.volumes()}
+    def create(self, present: Iterable[VolumeName]) -> tuple[BlockDevice, ...]:
+        """Make and activate the volumes; their devices, in the order of the places, open until :meth:`close`.
+
+        ``present`` are the names that are taken.
+        """
+        taken = set(present)
         names: list[VolumeName] = []
         snapshots: list[SnapshotRequest] = []
         for index, place in enumerate(self._places, start=1):
@@ -53,18 +55,22 @@ class VolumeStaging:
             names.append(name)
             if place.base is not None:
                 tag = self._tag(index, place)
+                same = place.base.size == place.size
                 snapshots.append(
-                    SnapshotRequest(place.base.name, name.lv, (tag,), read_only=False, skip=True)
+                    SnapshotRequest(place.base.name, name.lv, (tag,), read_only=False, skip=True, active=same)
                 )
         self._names = tuple(names)
         if snapshots:
             self._lvm.create_snapshots(snapshots)
+        inactive: list[VolumeName] = []
         for index, (name, place) in enumerate(zip(names, self._places, strict=True), start=1):
             if place.base is None:
                 self._lvm.create_thin(name, place.pool, place.size, (self._tag(index, place),), active=False)
-            elif self._lvm.volume(name).size != place.size:
+                inactive.append(name)
+            elif place.base.size != place.size:
                 self._lvm.resize(name, place.size)
-        self._lvm.activate(self._names)
+                inactive.append(name)
+        self._lvm.activate(inactive)
         reached("volume staging made")
         for name in names:
             self._devices.append(BlockDevice(name.path, write=True))
@@ -95,33 +101,36 @@ class VolumeStaging:
         self._lvm.deactivate(self._names)
         self._lvm.set_read_only(self._names)
         reached("volume staging read-only")
-        self._check_targets()
-        made = self._arrival()
+        inventory = self._lvm.inventory()
+        for place in self._places:
+            # Nobody has taken, removed or renamed what is to be replaced. Who has it open since keeps it.
+            check_place(inventory, place)
+        made = self._find(inventory.volumes)
         if made is None or len(made.members) != len(self._places):
             raise PoolError(
                 "a staging volume was lost while it was received",
                 hint=f"see who removes volumes: lvs {self._names[0].vg}; journalctl; then receive it again",
                 retry=True,
             )
-        self._lvm.change_tags(self._names[0], add=(format_tag(Whole(self.id, keep)),))
+        tag = format_tag(Whole(self.id, keep))
+        self._lvm.change_tags(self._names[0], add=(tag,))
         reached("volume whole")
-        whole = self._arrival()
+        volumes = (
+            replace(one, tags=(*one.tags, tag)) if one.name == self._names[0] else one
+            for one in inventory.volumes
+        )
+        whole = self._find(volumes)
         assert whole is not None
         return whole
 
-    def _check_targets(self) -> None:
-        """Nobody has taken, removed or renamed what is to be replaced. Who has it open since keeps it."""
-        for place in self._places:
-            check_place(self._lvm, place)
-
-    def _arrival(self) -> Arrival | None:
-        return next((one for one in read_arrivals(self._lvm.volumes()) if one.id == self.id), None)
+    def _find(self, volumes: Iterable[ThinVolume]) -> Arrival | None:
+        return next((one for one in read_arrivals(volumes) if one.id == self.id), None)
 
     def abandon(self, failure: BaseException) -> None:
         """Remove the volumes, unless they are whole; what cannot be removed now, ``recover`` removes."""
         self.close()
         try:
-            found = self._arrival()
+            found = self._find(self._lvm.volumes())
             if found is not None and found.whole is None:
                 self._lvm.remove(tuple(member.volume.name for member in reversed(found.members)))
         except ThinsyncError as error:
@@ -134,18 +143,16 @@ class VolumeStaging:
         self._devices = []
 
 
-def check_place(lvm: Lvm, place: Place) -> None:
+def check_place(inventory: Inventory, place: Place) -> None:
     """Raises ConflictError when the target is another volume than when it was looked at."""
-    there = False
-    with suppress(NotFoundError):
-        kind = lvm.kind_of(place.target)
+    kind = inventory.kind(place.target)
+    if kind is not None:
         if place.base is None or kind.uuid != place.base.uuid:
             raise ConflictError(
                 f"{place.target} is another volume than at the beginning: it was made or renamed meanwhile",
                 hint="give one of them another name, and receive it again",
             )
-        there = True
-    if place.base is not None and not there:
+    elif place.base is not None:
         raise ConflictError(
             f"{place.target} was removed or renamed meanwhile", hint="find out by whom, and receive it again"
         )

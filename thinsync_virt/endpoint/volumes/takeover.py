@@ -14,8 +14,10 @@ Each step looks at what is there: to begin again is to go on.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from thinsync_virt.endpoint.volumes.arrivals import Arrival, Member, known_tags
-from thinsync_virt.errors import BusyError, ConflictError, NotFoundError
+from thinsync_virt.errors import BusyError, ConflictError
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.tags import Received, Whole, format_tag
 from thinsync_virt.model.volumes import ThinVolume
@@ -30,39 +32,33 @@ def take_over(lvm: Lvm, arrival: Arrival) -> list[str]:
     the set stays whole, under its own names.
     """
     assert arrival.whole is not None
-    for member in arrival.members:
-        _give_name(lvm, member)
-    done = [line for member in arrival.members for line in _retire(lvm, member, arrival.whole)]
+    replaced = [old for member in arrival.members if (old := _give_name(lvm, member)) is not None]
+    done = [line for old in replaced for line in _retire(lvm, old, arrival.whole)]
     for member in reversed(arrival.members):
         _mark_received(lvm, member)
     reached("received")
     return done
 
 
-def _give_name(lvm: Lvm, member: Member) -> None:
-    volumes = {volume.name: volume for volume in lvm.volumes(member.target.vg)}
-    present = volumes.get(member.target)
+def _give_name(lvm: Lvm, member: Member) -> ThinVolume | None:
+    """What the volume replaces, under the name that it has now; None where it is gone, or never was."""
+    inventory = lvm.inventory(member.target.vg)
+    volumes = {volume.name: volume for volume in inventory.volumes}
+    uuid = member.incoming.replaces
+    old = next((volume for volume in inventory.volumes if uuid and volume.uuid == uuid), None)
+    present = inventory.kind(member.target)
     if present is not None and present.uuid == member.volume.uuid:
-        return
-    if present is not None:
-        if present.uuid != member.incoming.replaces:
-            raise _taken(member)
-        away = _free(present, volumes)
-        lvm.rename(present.name, away.lv)
+        return old
+    if old is not None and old.name == member.target:
+        away = _free(old, volumes)
+        lvm.rename(old.name, away.lv)
         reached("replaced volume renamed")
-    else:
-        _check_free(lvm, member)
+        old = replace(old, name=away)
+    elif present is not None:
+        raise _taken(member)
     lvm.rename(member.volume.name, member.target.lv)
     reached("received volume renamed")
-
-
-def _check_free(lvm: Lvm, member: Member) -> None:
-    """No thin volume has the name; some other volume might."""
-    try:
-        lvm.kind_of(member.target)
-    except NotFoundError:
-        return
-    raise _taken(member)
+    return old
 
 
 def _taken(member: Member) -> ConflictError:
@@ -84,11 +80,7 @@ def _free(old: ThinVolume, taken: dict[VolumeName, ThinVolume]) -> VolumeName:
     return name
 
 
-def _retire(lvm: Lvm, member: Member, whole: Whole) -> list[str]:
-    replaces = member.incoming.replaces
-    old = next((volume for volume in lvm.volumes(member.target.vg) if volume.uuid == replaces), None)
-    if not replaces or old is None:
-        return []
+def _retire(lvm: Lvm, old: ThinVolume, whole: Whole) -> list[str]:
     if whole.keep:
         if old.active and not old.open:
             lvm.deactivate((old.name,))
