@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.lab)
         if item.get_closest_marker("timeout") is None:
             # The first test's includes building and booting the lab.
-            item.add_marker(pytest.mark.timeout(1800 if item is items[0] else 600))
+            item.add_marker(pytest.mark.timeout(1800 if item is items[0] else 900))
     if config.getoption("--matrix") == "whole":
         return
     chosen: list[pytest.Item] = []

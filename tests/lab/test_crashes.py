@@ -72,7 +72,7 @@ def stop_at(hosts: Hosts, node: str, step: str) -> None:
 
 def wait_stopped(hosts: Hosts, node: str) -> None:
     wait_for(
-        lambda: hosts.sh(node, f"cat {STOPPED}", check=False) != "", limit=120, what="stopped at the step"
+        lambda: hosts.sh(node, f"cat {STOPPED}", check=False) != "", limit=300, what="stopped at the step"
     )
 
 
@@ -114,7 +114,7 @@ def replicate_beside(hosts: Hosts, name: str) -> None:
 def wait_ended(hosts: Hosts) -> None:
     wait_for(
         lambda: not hosts.sh("alpha", "pgrep -f '[t]hinsync-vm replicate'", check=False),
-        limit=120,
+        limit=300,
         what="the replication ends",
     )
 
@@ -136,7 +136,7 @@ def in_transfer(hosts: Hosts, name: str, moment: int) -> None:
     def far_enough() -> bool:
         return int(hosts.sh("beta", "awk '{print $7}' /sys/block/ubda/stat")) >= wanted
 
-    wait_for(far_enough, limit=120, what="the transfer")
+    wait_for(far_enough, limit=300, what="the transfer")
 
 
 @pytest.mark.matrix(sample=5, group="crashes")
@@ -156,9 +156,7 @@ def test_receiver_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) ->
     in_transfer(hosts, name, moment)
     hosts.sh("beta", "pkill -9 -f '[t]hinsync-vm server'", check=False)
     bootable(hosts, name)
-    wait_for(
-        lambda: not hosts.sh("alpha", "pgrep -f 'thinsync-vm replicate'", check=False), what="the sender ends"
-    )
+    wait_ended(hosts)
     goes_on(hosts, name)
 
 

@@ -127,7 +127,7 @@ def test_power_cut_of_the_target_at_a_checkpoint(pair: tuple[Hosts, str, int], s
         wait_for(lambda: not hosts.sh("beta", "pgrep -f '[t]hinsync-vm server'", check=False), what="its end")
     hosts.sh("beta", f"rm -f {STOPPED}; mkdir -p -m 700 /run/thinsync; echo {shlex.quote(step)} > {STOP}")
     replicate_beside(hosts, name)
-    wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=120, what="the step")
+    wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=300, what="the step")
     hosts.cut("beta")
     hosts.restore()
     assert report(hosts)["outcome"] == "replicated"
@@ -139,7 +139,7 @@ def test_lvm_is_busy_at_the_target_until_it_is_given_up(pair: tuple[Hosts, str, 
     hosts, name, whole = pair
     hosts.sh("beta", f"rm -f {STOPPED}; mkdir -p -m 700 /run/thinsync; echo data synced > {STOP}")
     running = hosts.start_replicating(name, "--json")
-    wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=200, what="the step")
+    wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=300, what="the step")
     hosts.sh("beta", f"setsid flock /run/lock/lvm/V_vg0 sleep 135 >/dev/null 2>&1 </dev/null & rm -f {STOP}")
     said, _ = running.communicate(timeout=400)
     error = json.loads(said)["error"]

@@ -171,7 +171,7 @@ def test_a_power_cut_in_a_receive(volumes: Volumes, step: str) -> None:
     )
     hosts.settle()
     hosts.sh("alpha", f"setsid sh -c {shlex.quote(line)} >/dev/null 2>&1 </dev/null & true")
-    wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=120, what="at the step")
+    wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=300, what="at the step")
     hosts.cut("beta")
     hosts.restore()
     # Recover has run at boot, or runs now.

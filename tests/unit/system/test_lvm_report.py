@@ -15,6 +15,7 @@ from thinsync_virt.system.lvm_report import (
     parse_devices,
     parse_groups,
     parse_health,
+    parse_inventory,
     parse_kinds,
     parse_pools,
     parse_volumes,
@@ -72,6 +73,26 @@ def test_kinds(release: str) -> None:
     assert not kinds["ext"].is_thin
     assert kinds["sys"].segment_type == "thin-pool"
     assert kinds["sys_tmeta"].hidden
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_inventory_is_all_of_it_at_once(release: str) -> None:
+    found = parse_inventory(sample(release, "inventory.json"))
+    pools = {pool.name.lv: pool for pool in found.pools}
+    assert set(pools) == {"pool", "tbpool"}
+    assert (pools["tbpool"].chunk_size, pools["tbpool"].active) == (64 << 10, True)
+    assert all(volume.pool == VolumeName("vg0", "tbpool") for volume in found.volumes)
+    assert {volume.name.lv for volume in found.volumes} == {
+        kind.name.lv for kind in found.kinds if kind.is_thin
+    }
+    insides = {kind.name.lv: kind for kind in found.kinds if kind.hidden}
+    assert {"pool_tdata", "pool_tmeta", "tbpool_tdata", "lvol0_pmspare"} <= set(insides)
+    (group,) = found.groups
+    assert (group.name, group.extent_size, group.writable) == ("vg0", 4 << 20, True)
+    assert group.volumes == sum(not kind.hidden for kind in found.kinds)
+    named = found.kind(VolumeName("vg0", "tbpool"))
+    assert named is not None and named.segment_type == "thin-pool"
+    assert found.kind(VolumeName("vg1", "tbpool")) is None
 
 
 @pytest.mark.parametrize("release", RELEASES)
