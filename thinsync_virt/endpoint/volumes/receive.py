@@ -148,11 +148,11 @@ class VolumeReceiver:
             applier = Applier(fillers, lambda: self._watch(places))
             _apply(events, applier, progress, packed)
             definition = packed.unpack() if packed is not None else None
-            arrival = staging.finish(keep=wishes.keep)
+            arrival, there = staging.finish(keep=wishes.keep)
         except BaseException as failure:
             staging.abandon(failure)
             raise
-        notes = take_over(self._lvm, arrival)
+        notes = take_over(self._lvm, arrival, there)
         made = tuple(ReceivedVolume(place.target, place.held, place.size) for place in places)
         return Reception(made, applier.amounts, definition, tuple(notes))
 

@@ -89,8 +89,10 @@ class VolumeStaging:
             )
         )
 
-    def finish(self, *, keep: bool) -> Arrival:
+    def finish(self, *, keep: bool) -> tuple[Arrival, Inventory]:
         """Everything on stable storage, inactive and read-only; then the one commit that makes it count.
+
+        What is whole then, and what LVM said just before.
 
         Raises ConflictError when a target is not what it was at the beginning, PoolError when a volume was lost.
         """
@@ -121,7 +123,7 @@ class VolumeStaging:
         )
         whole = self._find(volumes)
         assert whole is not None
-        return whole
+        return whole, inventory
 
     def _find(self, volumes: Iterable[ThinVolume]) -> Arrival | None:
         return next((one for one in read_arrivals(volumes) if one.id == self.id), None)

@@ -21,18 +21,20 @@ from thinsync_virt.errors import BusyError, ConflictError
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.tags import Received, Whole, format_tag
 from thinsync_virt.model.volumes import ThinVolume
-from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.lvm import Inventory, Lvm
 from thinsync_virt.system.steps import reached
 
 
-def take_over(lvm: Lvm, arrival: Arrival) -> list[str]:
+def take_over(lvm: Lvm, arrival: Arrival, there: Inventory | None = None) -> list[str]:
     """Finish a whole set; what became of the volumes that it replaces, in words.
+
+    ``there`` is what the set was read from, where that was just now.
 
     The caller holds the locks of its targets. Raises ConflictError when somebody else has taken a name meanwhile:
     the set stays whole, under its own names.
     """
     assert arrival.whole is not None
-    replaced = [old for member in arrival.members if (old := _give_name(lvm, member)) is not None]
+    replaced = [old for member in arrival.members if (old := _give_name(lvm, member, there)) is not None]
     done = [line for old in replaced for line in _retire(lvm, old, arrival.whole)]
     for member in reversed(arrival.members):
         _mark_received(lvm, member)
@@ -40,9 +42,9 @@ def take_over(lvm: Lvm, arrival: Arrival) -> list[str]:
     return done
 
 
-def _give_name(lvm: Lvm, member: Member) -> ThinVolume | None:
+def _give_name(lvm: Lvm, member: Member, there: Inventory | None) -> ThinVolume | None:
     """What the volume replaces, under the name that it has now; None where it is gone, or never was."""
-    inventory = lvm.inventory(member.target.vg)
+    inventory = there or lvm.inventory(member.target.vg)
     volumes = {volume.name: volume for volume in inventory.volumes}
     uuid = member.incoming.replaces
     old = next((volume for volume in inventory.volumes if uuid and volume.uuid == uuid), None)
