@@ -281,7 +281,7 @@ def _read_or_unmap(
         raise PoolError(
             f"{error.message}, and it could not be unmapped",
             hint=f"does its pool pass discards? lvs -o+discards {pool.name}; lvchange --discards passdown {pool.name};"
-            " or give that copy up: remove its points there (lvs -S 'lv_name=~^ts-'), and replicate again",
+            " or leave --seed out: a full copy needs none",
         ) from error
 
 
