@@ -16,7 +16,13 @@ from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.states import SourceState, TargetState
 from thinsync_virt.planning.choices import choose, remembered_state, target_uuid, travelling_disks
-from thinsync_virt.planning.replication import find_conflict, plan_disks, plan_replication, plan_resumption
+from thinsync_virt.planning.replication import (
+    find_conflict,
+    find_missing_store,
+    plan_disks,
+    plan_replication,
+    plan_resumption,
+)
 from thinsync_virt.planning.seeding import Seeds, choose_seeds, with_seeds
 from thinsync_virt.replication.protocols import Source, Target
 from thinsync_virt.replication.request import Observer, Request
@@ -151,13 +157,10 @@ def look(
 
 
 def _check_store(source: Source, target: Target, domain: Domain, key: ReplicaKey) -> None:
-    """A file system that is not mounted shows an empty directory, where nobody wants a second store to begin."""
     known = source.known_targets(domain, target.address)
-    if known and key.target not in known:
-        raise ConflictError(
-            f"{target.host} is not the store that has points of {domain.name}: that one is not there",
-            hint="is the file system mounted? findmnt -T DIR. --new-store begins a new one there, with a full copy",
-        )
+    missing = find_missing_store(domain.name, key.target, known, host=target.host)
+    if missing is not None:
+        raise ConflictError(missing.message, hint=missing.hint)
 
 
 def _left(source: Source, going_on: Replicate) -> dict[str, int]:

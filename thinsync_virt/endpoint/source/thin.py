@@ -145,6 +145,12 @@ class ThinSource:
         ours = self._catalogue(key)
         return SourceState(domain, ours.points, ours.unfinished)
 
+    def known_addresses(self, domain: Domain) -> tuple[str, ...]:
+        """As what the targets that have confirmed points of the domain were named, each once."""
+        points = self.catalogue().points
+        ours = {point.confirmed_by for point in points if point.key.domain == domain.uuid}
+        return tuple(sorted(ours - {""}))
+
     def known_targets(self, domain: Domain, address: str) -> frozenset[str]:
         """The identities of the targets that have confirmed a point of the domain as ``address``."""
         points = self.catalogue().points
