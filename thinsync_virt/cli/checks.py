@@ -7,6 +7,8 @@ from contextlib import suppress
 
 from thinsync_virt import __version__
 from thinsync_virt.cli.build import LocalHost, Session
+from thinsync_virt.endpoint.source.thin import ThinSource
+from thinsync_virt.endpoint.target.stores.opening import open_store
 from thinsync_virt.errors import Code, ThinsyncError, UsageError
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, Severity, refusals
@@ -16,7 +18,7 @@ from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.states import PoolReport, SourceState, TargetState
-from thinsync_virt.model.targets import HostTarget, TargetSpec
+from thinsync_virt.model.targets import HostTarget, StoreTarget, TargetSpec
 from thinsync_virt.planning.choices import (
     Wishes,
     check_targets,
@@ -25,7 +27,7 @@ from thinsync_virt.planning.choices import (
     target_uuid,
     travelling_disks,
 )
-from thinsync_virt.planning.replication import find_conflict, plan_disks, plan_resumption
+from thinsync_virt.planning.replication import find_conflict, find_missing_store, plan_disks, plan_resumption
 from thinsync_virt.planning.seeding import choose_seeds
 from thinsync_virt.units import format_size
 
@@ -103,6 +105,35 @@ def _domain(host: LocalHost, domain: Domain, wishes: Wishes, *, asks_target: boo
     if not asks_target:
         travelling = tuple(disk for disk in domain.disks if disk.target not in wishes.exclude)
         findings += source.check(domain, travelling, Quiesce.AUTO)
+        findings += _known_stores(source, domain)
+    return findings
+
+
+def _known_stores(source: ThinSource, domain: Domain) -> list[Finding]:
+    """What there is to say of the directories of this host that have points of the domain."""
+    findings: list[Finding] = []
+    seen: set[StoreTarget] = set()
+    for address in source.known_addresses(domain):
+        try:
+            spec = TargetSpec.parse(address)
+        except UsageError:
+            continue
+        if not isinstance(spec, StoreTarget) or spec.host is not None or spec in seen:
+            continue
+        seen.add(spec)
+        try:
+            store = open_store(spec, source.host)[0].offer().store
+            known = source.known_targets(domain, str(spec))
+            missing = find_missing_store(domain.name, store, known, host=str(spec))
+        except ThinsyncError as error:
+            findings.append(Finding(Severity.WARNING, str(spec), error.message, error.hint, error.code))
+            continue
+        if missing is not None:
+            findings.append(
+                Finding(Severity.WARNING, str(spec), missing.message, missing.hint, Code.CONFLICT)
+            )
+        else:
+            findings.append(Finding(Severity.OK, str(spec), f"the store that has points of {domain.name}"))
     return findings
 
 
@@ -142,6 +173,9 @@ def _placed(session: Session, domain: Domain, wishes: Wishes) -> tuple[Finding, 
         *_chunks(source.pools(), offer.pools, disks, choices, target.host),
     ]
     conflict = find_conflict(here, there, host=target.host)
+    if conflict is None and offer.store and not here.points:
+        known = source.known_targets(domain, target.address)
+        conflict = find_missing_store(domain.name, key.target, known, host=target.host)
     if conflict is not None:
         subject = f"{target.host}: {domain.name}"
         findings.append(Finding(Severity.REFUSAL, subject, conflict.message, conflict.hint, Code.CONFLICT))

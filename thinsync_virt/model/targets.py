@@ -13,6 +13,9 @@
 A host given with ``ssh://`` and one without are the same value. What begins with ``file:``, ``qcow2:`` or
 ``archive:`` is always that kind, here: a host of that name needs ``ssh://``. The first kind with an absolute path
 after it is the one that counts: ``web2:file:/a:qcow2:/b`` is the directory ``/a:qcow2:/b`` at ``web2``.
+
+A path loses what says nothing: ``/srv//copies/./`` is ``/srv/copies``. Only ``..`` stays: behind a symbolic link it
+leads elsewhere.
 """
 
 from __future__ import annotations
@@ -86,6 +89,7 @@ class StoreTarget:
     def __post_init__(self) -> None:
         if self.kind is TargetKind.HOST:
             raise _refusal(self.path, "a directory")
+        object.__setattr__(self, "path", _plain_path(self.path))
         _check_path(self.path)
 
     def __str__(self) -> str:
@@ -120,6 +124,16 @@ class TargetSpec:
         return _parse_host(text, _address(text))
 
 
+def is_same_target(recorded: str, text: str) -> bool:
+    """Whether both name one target. Earlier versions recorded paths as they were typed."""
+    if recorded == text:
+        return True
+    try:
+        return TargetSpec.parse(recorded) == TargetSpec.parse(text)
+    except UsageError:
+        return False
+
+
 def _address(text: str) -> str:
     return text.removeprefix("ssh://")
 
@@ -152,6 +166,13 @@ def _is_host(host: str) -> bool:
         except ValueError:
             return False
     return len(host) <= _MAX_HOST and _HOST.fullmatch(host) is not None
+
+
+def _plain_path(path: str) -> str:
+    """An absolute path without empty parts and ``.``; another one as it is."""
+    if not path.startswith("/"):
+        return path
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
 
 
 def _check_path(path: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.names import VolumeName, new_id, short_id
 from thinsync_virt.model.plans import Conflict, DiskPlan, Mode, Plan, Replicate, UpToDate
@@ -51,6 +53,20 @@ def find_conflict(source: SourceState, target: TargetState, *, host: str) -> Con
             " from here, remove this host's points of it (lvs -S 'lv_name=~^ts-', lvremove)",
         )
     return None
+
+
+def find_missing_store(domain: str, store: str, known: Collection[str], *, host: str) -> Conflict | None:
+    """Whether the store of that id is another than those known by the words ``host``, or None.
+
+    A file system that is not mounted shows an empty directory, where nobody wants a second store to begin. ``known``
+    are the ids of the targets that have confirmed points of ``domain`` there.
+    """
+    if not known or store in known:
+        return None
+    return Conflict(
+        f"{host} is not the store that has points of {domain}: that one is not there",
+        "is the file system mounted? findmnt -T DIR. --new-store begins a new one there, with a full copy",
+    )
 
 
 def _somebody_elses(domain: Domain, other: RegisteredDomain, host: str) -> Conflict:

@@ -19,10 +19,14 @@ _FORM = "write DISK=VG/LV, such as vda=vg0/restored; with one disk VG/LV will do
 
 @dataclass(frozen=True)
 class Seeds:
-    """Volumes at the target by disk. ``point`` is the damaged point that they belong to, "" where they were named."""
+    """Volumes at the target by disk. ``point`` is the damaged point that they belong to, "" where they were named.
+
+    ``given_up`` is a damaged point of which no copy could be made: there are no volumes then.
+    """
 
     volumes: Mapping[str, VolumeName] = field(default_factory=dict)
     point: str = ""
+    given_up: str = ""
 
 
 def parse_seeds(texts: Iterable[str]) -> dict[str, VolumeName]:
@@ -50,10 +54,12 @@ def choose_seeds(
     *,
     host: str,
     under_way: bool = False,
+    given_up: str = "",
 ) -> Seeds:
     """The seeds of the next point; none where something is common.
 
-    ``under_way``: this run has sent a point before, so that one may be common now. Raises UsageError, ConflictError.
+    ``under_way``: this run has sent a point before, so that one may be common now. ``given_up``: the damaged point of
+    which this run could make no copy. Raises UsageError, ConflictError.
     """
     common = newest_common(source.points, target.points)
     named = _named(wished, disks, source.domain.name) if wished else {}
@@ -70,7 +76,7 @@ def choose_seeds(
                 hint="leave --seed out: only what changed since that point is sent",
             )
         return Seeds()
-    return Seeds(named) if named else _damaged(disks, target, choices)
+    return Seeds(named) if named else _damaged(disks, target, choices, given_up)
 
 
 def _named(wished: Mapping[str, VolumeName], disks: tuple[Disk, ...], domain: str) -> dict[str, VolumeName]:
@@ -92,11 +98,13 @@ def _named(wished: Mapping[str, VolumeName], disks: tuple[Disk, ...], domain: st
     return named
 
 
-def _damaged(disks: tuple[Disk, ...], target: TargetState, choices: Choices) -> Seeds:
+def _damaged(disks: tuple[Disk, ...], target: TargetState, choices: Choices, given_up: str) -> Seeds:
     """Most of a damaged point is right, as a rule: what differs is found again, and nothing else is sent."""
     point = max((one for one in target.points if one.damaged), key=lambda one: one.order, default=None)
     if point is None:
         return Seeds()
+    if point.id == given_up:
+        return Seeds(given_up=given_up)
     found: dict[str, VolumeName] = {}
     for disk in disks:
         held = point.disk(disk.target)
@@ -111,10 +119,15 @@ def _damaged(disks: tuple[Disk, ...], target: TargetState, choices: Choices) -> 
 
 def with_seeds(plan: Replicate, seeds: Seeds) -> Replicate:
     """The plan, with the disks that have a seed made from it."""
-    volumes = dict(seeds.volumes)
-    if not volumes or plan.base is not None or plan.unfinished_head is not None:
+    if plan.base is not None or plan.unfinished_head is not None:
         return plan
-    why = f"point {short_id(seeds.point)} is damaged there" if seeds.point else "made from a seed"
+    if seeds.given_up:
+        why = f"point {short_id(seeds.given_up)} is damaged there, and could not be copied"
+        return replace(plan, disks=tuple(replace(disk, reason=why) for disk in plan.disks))
+    volumes = dict(seeds.volumes)
+    why = "made from a seed"
+    if seeds.point:
+        why = f"point {short_id(seeds.point)} is damaged there; full, if it cannot be copied"
     disks = tuple(
         DiskPlan(disk.target, Mode.SEEDED, f"{why}: {volumes[disk.target]}")
         if disk.target in volumes

@@ -29,6 +29,7 @@ from thinsync_virt.replication.protocols import Outgoing, Source, Target
 from thinsync_virt.replication.request import Observer, Request
 from thinsync_virt.replication.seeding import compare_seeds
 from thinsync_virt.replication.situation import (
+    CannotCopyError,
     CannotGoOnError,
     Situation,
     leads_nowhere,
@@ -58,6 +59,8 @@ class _Run:
     """What is on its way; None before the first, and when it has come to its end."""
     given_up: str = ""
     """The head of an interrupted transfer that cannot go on."""
+    not_copied: str = ""
+    """The damaged point at the target of which no copy could be made."""
     finished: bool = False
     """Whether an interrupted transfer came to its end in this run."""
     started: float = field(default_factory=time.monotonic)
@@ -83,6 +86,13 @@ def replicate(source: Source, target: Target, request: Request, observer: Observ
         except CannotGoOnError as error:
             observer.step(f"the interrupted transfer cannot go on: {error}; beginning anew")
             run.transfer, run.given_up = None, error.point
+            continue
+        except CannotCopyError as error:
+            observer.step(
+                f"the damaged point {short_id(error.point)} cannot be copied at {target.host}: {error};"
+                " a full copy takes its place"
+            )
+            run.transfer, run.not_copied = None, error.point
             continue
         except UnreachableError as error:
             _reconnect(run, error)
@@ -136,6 +146,7 @@ def _round(run: _Run) -> ReplicationReport:
         run.observer,
         given_up=run.given_up,
         under_way=run.transfer is not None or run.finished,
+        not_copied=run.not_copied,
     )
     match make_plan(source, target, situation, run.observer):
         case Conflict(message, hint):
@@ -217,12 +228,12 @@ def _send(run: _Run, situation: Situation, plan: Replicate) -> ReplicationReport
     except UnreachableError:
         # The head stays: the target may have it, or enough of it to go on. It says so when it is back.
         raise
+    except CannotCopyError:
+        _clear(run, situation, plan, transfer)
+        raise
     except ThinsyncError as error:
         if plan.unfinished_head is None:
-            with suppress(ThinsyncError):
-                if plan.seeds:
-                    run.target.tidy(plan.key, "")
-                _forget(run, situation, transfer)
+            _clear(run, situation, plan, transfer)
             raise
         if not leads_nowhere(error):
             raise
@@ -267,7 +278,9 @@ def _sow(run: _Run, situation: Situation, plan: Replicate, transfer: Transfer) -
     if not plan.seeds:
         return plan
     head, name = transfer.head.point, situation.domain.name
-    plan, compared = compare_seeds(run.source, run.target, plan, head, name, situation.choices, run.observer)
+    plan, compared = compare_seeds(
+        run.source, run.target, plan, head, name, situation.choices, run.observer, situation.seeds.point
+    )
     transfer.compared += compared
     return plan
 
@@ -284,6 +297,14 @@ def _move(run: _Run, transfer: Transfer, stream: Outgoing) -> None:
         raise StreamError(
             f"{run.target.host} says that it sealed another point than it was sent", retry=False
         )
+
+
+def _clear(run: _Run, situation: Situation, plan: Replicate, transfer: Transfer | None) -> None:
+    """Remove what failed, as far as the target answers; the rest is for the next round or run."""
+    with suppress(ThinsyncError):
+        if plan.seeds:
+            run.target.tidy(plan.key, "")
+        _forget(run, situation, transfer)
 
 
 def _forget(run: _Run, situation: Situation, transfer: Transfer | None) -> None:

@@ -12,6 +12,7 @@ from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.replication.protocols import Comparable, Source, Target
 from thinsync_virt.replication.request import Observer
+from thinsync_virt.replication.situation import copying
 from thinsync_virt.units import MIB
 
 WINDOW = 512
@@ -30,14 +31,17 @@ def compare_seeds(
     name: str,
     choices: Choices,
     observer: Observer,
+    damaged: str = "",
 ) -> tuple[Replicate, int]:
     """Have the target make its copies from the seeds; the plan with where they differ, and the bytes compared.
 
-    ``name`` is the domain's. Raises ThinsyncError.
+    ``name`` is the domain's, ``damaged`` the point that the seeds belong to, if they are one. Raises ThinsyncError;
+    CannotCopyError when the target can make no copy of that point.
     """
     seeds = {disk: str(volume) for disk, volume in plan.seeds.items()}
     observer.step(f"{target.host}: beginning with {', '.join(seeds.values())}")
-    target.sow(plan.key, head, name, choices, seeds)
+    with copying(damaged):
+        target.sow(plan.key, head, name, choices, seeds)
     shown = False
 
     def progress(done: int, total: int) -> None:
@@ -48,7 +52,7 @@ def compare_seeds(
         observer.progress(done)
 
     with source.prover() as prover:
-        differing, compared = find_differing(prover, _Sown(target), head, tuple(seeds), progress)
+        differing, compared = find_differing(prover, _Sown(target, damaged), head, tuple(seeds), progress)
     return replace(plan, differing=differing), compared
 
 
@@ -57,12 +61,15 @@ class _Sown:
     """What the target has made of the seeds."""
 
     target: Target
+    damaged: str
 
     def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
-        return self.target.seed_mapped(key, point, disk)
+        with copying(self.damaged):
+            return self.target.seed_mapped(key, point, disk)
 
     def digests(self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int) -> bytes:
-        return self.target.seed_digests(key, point, disk, blocks, size)
+        with copying(self.damaged):
+            return self.target.seed_digests(key, point, disk, blocks, size)
 
 
 def find_differing(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, StreamError, ThinsyncError
+from thinsync_virt.errors import Code, ConflictError, NotFoundError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, refusals
@@ -14,10 +16,19 @@ from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.states import SourceState, TargetState
 from thinsync_virt.planning.choices import choose, remembered_state, target_uuid, travelling_disks
-from thinsync_virt.planning.replication import find_conflict, plan_disks, plan_replication, plan_resumption
+from thinsync_virt.planning.replication import (
+    find_conflict,
+    find_missing_store,
+    plan_disks,
+    plan_replication,
+    plan_resumption,
+)
 from thinsync_virt.planning.seeding import Seeds, choose_seeds, with_seeds
 from thinsync_virt.replication.protocols import Source, Target
 from thinsync_virt.replication.request import Observer, Request
+
+_UNFIT = frozenset({Code.POOL, Code.TOOL, Code.NOT_REPLICABLE})
+"""With these the target says that a volume cannot be copied."""
 
 
 class CannotGoOnError(Exception):
@@ -26,6 +37,29 @@ class CannotGoOnError(Exception):
     def __init__(self, point: str, why: str) -> None:
         super().__init__(why)
         self.point = point
+
+
+class CannotCopyError(Exception):
+    """The target could make no copy of its damaged ``point``: a full copy is to be sent in its place."""
+
+    def __init__(self, point: str, why: str) -> None:
+        super().__init__(why)
+        self.point = point
+
+
+@contextmanager
+def copying(point: str) -> Iterator[None]:
+    """Calls to the target that copy its damaged ``point``; "": a seed that was named, and whose failure is told.
+
+    Raises CannotCopyError for what is wrong with the point's volumes. What passes, or would fail a full copy too, is
+    raised as it is.
+    """
+    try:
+        yield
+    except ThinsyncError as error:
+        if point and not error.retry and error.code in _UNFIT:
+            raise CannotCopyError(point, error.message) from error
+        raise
 
 
 def leads_nowhere(error: ThinsyncError) -> bool:
@@ -62,10 +96,12 @@ def look(
     *,
     given_up: str = "",
     under_way: bool = False,
+    not_copied: str = "",
 ) -> Situation:
-    """Ask both ends. Raises ThinsyncError at any conflict or refusal, with nothing changed; CannotGoOnError.
+    """Ask both ends. Raises ThinsyncError at any conflict or refusal, with nothing changed.
 
-    The interrupted transfer of point ``given_up`` counts as remains. ``under_way``: this run has sent something.
+    Raises CannotGoOnError, CannotCopyError. The interrupted transfer of point ``given_up`` counts as remains.
+    ``under_way``: this run has sent something. ``not_copied``: the damaged point of which it could make no copy.
     """
     domain = source.inspect(request.domain)
     observer.step(f"asking {target.host}")
@@ -94,6 +130,7 @@ def look(
         choices,
         host=target.host,
         under_way=under_way,
+        given_up=not_copied,
     )
     definition = source.definition(domain, choices)
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
@@ -109,7 +146,8 @@ def look(
         full = source.mapped(of_mode(Mode.FULL, plans, disks))
         if seeds.volumes:
             named = {disk: str(volume) for disk, volume in seeds.volumes.items()}
-            amounts = target.look_at_seeds(key, choices, named, sizes)
+            with copying(seeds.point):
+                amounts = target.look_at_seeds(key, choices, named, sizes)
             full |= {name: min(amounts.get(name, 0), sizes[name]) for name in named}
     findings = (*findings, *target.check(key, definition, choices, sizes, full))
     refuse(findings, domain.name, target)
@@ -119,13 +157,10 @@ def look(
 
 
 def _check_store(source: Source, target: Target, domain: Domain, key: ReplicaKey) -> None:
-    """A file system that is not mounted shows an empty directory, where nobody wants a second store to begin."""
     known = source.known_targets(domain, target.address)
-    if known and key.target not in known:
-        raise ConflictError(
-            f"{target.host} is not the store that has points of {domain.name}: that one is not there",
-            hint="is the file system mounted? findmnt -T DIR. --new-store begins a new one there, with a full copy",
-        )
+    missing = find_missing_store(domain.name, key.target, known, host=target.host)
+    if missing is not None:
+        raise ConflictError(missing.message, hint=missing.hint)
 
 
 def _left(source: Source, going_on: Replicate) -> dict[str, int]:

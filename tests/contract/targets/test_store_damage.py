@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,9 @@ from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.planning.store_room import reserve
 from thinsync_virt.system.qcow2 import ServedImage, create_image
+
+ASIDE = re.compile(r"^set-aside-\d{8}-")
+"""What a directory that is set aside gets before its name."""
 
 
 @pytest.fixture(params=STORES)
@@ -88,7 +93,9 @@ def test_whole_files_stay_when_another_is_missing(site: StoreSite, replica: Repl
     chained = site.keeper.kind is not TargetKind.FILE
     aside = sorted(path.name for path in folder_of(site).path.glob("set-aside-*"))
     gone = (1, 2, 3) if chained else (1,)
-    assert aside == [f"set-aside-{number:06d}-{identifier(number)}" for number in gone]
+    assert [ASIDE.sub("", name) for name in aside] == [
+        f"{number:06d}-{identifier(number)}" for number in gone
+    ]
     for name in aside:
         assert any(name in line for line in lines)
     assert again == ()
@@ -115,7 +122,7 @@ def test_what_an_older_record_does_not_know_stays(site: StoreSite, replica: Repl
     # The way back.
     path.write_bytes(newer)
     for aside in path.parent.glob("set-aside-*"):
-        aside.rename(aside.with_name(aside.name.removeprefix("set-aside-")))
+        aside.rename(aside.with_name(ASIDE.sub("", aside.name)))
     assert replica.points() == [1, 2, 3]
     replica.check()
 
@@ -446,23 +453,34 @@ def test_what_was_set_aside_is_named_and_goes_after_thirty_days(site: StoreSite,
     stray = folder.path / f"000007-{identifier(7)}"
     stray.mkdir()
     (stray / "vda.raw").write_bytes(ONE)
-    os.utime(stray, (0, 0))
     with site.session() as (target, _):
         target.tidy(site.key, "")
         found = [one for one in target.registered_findings(site.key) if "set aside" in one.message]
-    aside = folder.path / f"set-aside-{stray.name}"
-    assert aside.is_dir(), "its days count from when it was set aside"
+    (aside,) = folder.path.glob(f"set-aside-*-{stray.name}")
+    day = datetime.now(UTC)
+    assert aside.name in (f"set-aside-{ago:%Y%m%d}-{stray.name}" for ago in (day, day - timedelta(days=1)))
     assert [one.severity for one in found] == [Severity.WARNING] and aside.name in found[0].message
     other = folder.path / "set-aside-by-me"
     other.mkdir()
-    for path, days in ((aside, 29), (other, 99)):
-        then = path.stat().st_mtime - days * 86400
-        os.utime(path, (then, then))
+    os.utime(aside, (0, 0))
+    os.utime(other, (0, 0))
+    # By an earlier version, without a day: only its time is left to go by.
+    undated = folder.path / f"set-aside-000008-{identifier(8)}"
+    undated.mkdir()
+    never = folder.path / f"set-aside-20269999-000006-{identifier(6)}"
+    never.mkdir()
+    aside = aside.rename(folder.path / f"set-aside-{day - timedelta(days=29):%Y%m%d}-{stray.name}")
     with site.session() as (target, _):
         assert target.tidy(site.key, "") == ()
-    then = aside.stat().st_mtime - 2 * 86400
-    os.utime(aside, (then, then))
+    aside = aside.rename(folder.path / f"set-aside-{day - timedelta(days=32):%Y%m%d}-{stray.name}")
+    os.utime(aside)  # as a copy without times has it
+    for path in (undated, never):
+        then = path.stat().st_mtime - 32 * 86400
+        os.utime(path, (then, then))
     with site.session() as (target, _):
-        assert any(aside.name in line for line in target.tidy(site.key, ""))
-    assert not aside.exists() and other.is_dir()
+        gone = target.tidy(site.key, "")
+    for path in (aside, undated, never):
+        assert any(path.name in line for line in gone)
+        assert not path.exists()
+    assert other.is_dir()
     replica.check()

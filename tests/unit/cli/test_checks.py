@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +13,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.values import KEY, POOL, bad_disk, disk, domain, identifier, point, pool_report
+from tests.unit.values import KEY, OTHER_GROUP, POOL, bad_disk, disk, domain, identifier, point, pool_report
 from thinsync_virt import __version__
 from thinsync_virt.cli import build, check_command, replicate_command
 from thinsync_virt.cli.commands import group
+from thinsync_virt.endpoint.target.stores.directory import StoreDirectory
 from thinsync_virt.errors import Code, UnreachableError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Disk, Domain
@@ -25,6 +27,7 @@ from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.states import Offer, PoolReport, SourceState, TargetState
+from thinsync_virt.model.targets import StoreTarget, TargetSpec, is_same_target
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.units import KIB, MIB
 
@@ -53,6 +56,14 @@ class Source:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.findings: tuple[Finding, ...] = ()
+        self.known: dict[str, str] = {}
+        """Which targets have confirmed points, by their words."""
+
+    def known_addresses(self, domain: Domain) -> tuple[str, ...]:
+        return tuple(self.known)
+
+    def known_targets(self, domain: Domain, address: str) -> frozenset[str]:
+        return frozenset(self.known[known] for known in self.known if is_same_target(known, address))
 
     def agent(self, domain: Domain, quiesce: Quiesce = Quiesce.AUTO) -> Finding:
         return Finding(Severity.OK, f"domain {domain.name}: guest agent", "answers")
@@ -80,7 +91,7 @@ class Source:
 class Target:
     """The other host; ``announced`` is what it was told that full copies bring, ``choices`` what was chosen."""
 
-    host = "beta"
+    host = address = "beta"
 
     def __init__(self) -> None:
         self.package = __version__
@@ -172,6 +183,65 @@ def test_an_interrupted_transfer_is_shown(head: str, site: Site, monkeypatch: py
 
 def said(findings: list[dict[str, str]], subject: str) -> list[tuple[str, str]]:
     return [(one["severity"], one["message"]) for one in findings if one["subject"] == subject]
+
+
+def store(path: Path, kind: str = "archive") -> tuple[str, str]:
+    """The words for a directory, and the id of the store that is made there."""
+    words = f"{kind}:{path}"
+    spec = TargetSpec.parse(words)
+    assert isinstance(spec, StoreTarget)
+    made = StoreDirectory(spec)
+    made.ensure()
+    return words, made.identity.id
+
+
+def about(findings: list[dict[str, str]], words: str) -> dict[str, str]:
+    (one,) = (one for one in findings if one["subject"] == words)
+    return one
+
+
+@pytest.mark.parametrize("trailing", ["", "/"])
+def test_a_store_that_has_points_and_is_not_mounted(trailing: str, site: Site, tmp_path: Path) -> None:
+    site.domain = domain(disk("vda"))
+    words, made = store(tmp_path / "copies")
+    site.source.known = {words + trailing: made, "beta": KEY.target, "what nobody can read": KEY.target}
+    _, found = site.check("web01")
+    assert about(found, words)["severity"] == "ok"
+    (tmp_path / "copies").rename(tmp_path / "away")
+    for mount_point in (False, True):
+        if mount_point:
+            (tmp_path / "copies").mkdir()
+        status, found = site.check("web01")
+        assert status == 0, "another target may do"
+        one = about(found, words)
+        assert one["severity"] == "warning" and "is not the store that has points of web01" in one["message"]
+        assert "findmnt" in one["hint"] and "--new-store" in one["hint"]
+        assert (tmp_path / "copies").exists() is mount_point, "a check makes nothing"
+    (tmp_path / "copies" / "photos").mkdir()
+    one = about(site.check("web01")[1], words)
+    assert one["severity"] == "warning" and "not empty" in one["message"] and one["hint"]
+
+
+def test_another_store_than_the_one_that_has_points_stops_a_replication(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.domain = domain(disk("vda"))
+    monkeypatch.setattr(site.target, "offer", lambda: Offer((), KEY.target))
+    status, found = site.check("web01", "--to", "beta")
+    assert status == 0, "the first time"
+    site.source.known = {"beta": OTHER_GROUP}
+    status, found = site.check("web01", "--to", "beta")
+    assert status == Code.CONFLICT.exit_status
+    (stop,) = (one for one in found if one["severity"] == "refusal")
+    assert stop["subject"] == "beta: web01" and "is not the store that has points" in stop["message"]
+    assert "findmnt" in stop["hint"]
+    # Begun anew on purpose: both are known by these words.
+    site.source.known = {"beta": KEY.target}
+    assert site.check("web01", "--to", "beta")[0] == 0
+    # The pools of a host are known by their group.
+    site.source.known = {"beta": OTHER_GROUP}
+    monkeypatch.setattr(site.target, "offer", lambda: Offer((pool_report(),)))
+    assert site.check("web01", "--to", "beta")[0] == 0
 
 
 def test_a_host_without_libvirt_or_guard_is_not_ready_and_says_so_once(site: Site) -> None:

@@ -52,10 +52,12 @@ class ThinModel:
             self.chunks[first // CHUNK][at - first : at - first + SECTOR] = whole[at - start :][:SECTOR]
 
     def clear(self, start: int, length: int) -> None:
-        """A discard gives up whole chunks; each piece that still is not zero then is overwritten as a whole."""
+        """A discard gives up whole chunks, and never the one that the volume's end cuts.
+
+        Each piece that still is not zero then is overwritten as a whole.
+        """
         for chunk in range(start // CHUNK, -(-(start + length) // CHUNK)):
-            first, last = chunk * CHUNK, min((chunk + 1) * CHUNK, self.size)
-            if start <= first and last <= start + length:
+            if start <= chunk * CHUNK and (chunk + 1) * CHUNK <= start + length:
                 self.chunks.pop(chunk, None)
         for at in range(start, start + length, PIECE):
             take = min(PIECE, start + length - at)

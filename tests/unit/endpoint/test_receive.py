@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
 from thinsync_virt.endpoint.target import reception
+from thinsync_virt.endpoint.target import staging as staging_module
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.receive import ThinLanding
 from thinsync_virt.endpoint.target.reception import Reception
 from thinsync_virt.endpoint.target.staging import Incoming
-from thinsync_virt.errors import ConflictError, PoolError, SpaceError, StreamError, ThinsyncError
+from thinsync_virt.errors import Code, ConflictError, PoolError, SpaceError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES as CHOICES_PART
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Extent, ExtentKind
@@ -32,6 +34,7 @@ from thinsync_virt.model.tags import Role
 from thinsync_virt.model.volumes import PoolMode, PoolStatus, ThinVolume
 from thinsync_virt.stream.events import Begin, Data, End, Event
 from thinsync_virt.stream.reader import read_stream
+from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.units import KIB, MIB
 
@@ -307,3 +310,31 @@ def test_what_cannot_be_removed_now_does_not_hide_why(target: Target, tmp_path: 
     assert any("could not be removed yet" in note for note in refusal.value.__notes__)
     assert target.points == ()
     assert len(read_catalogue(target.lvm.volumes(), Role.TARGET).unfinished) == 1
+
+
+class BadDevice(BlockDevice):
+    """A chunk of it cannot be read, and so cannot be written to in part."""
+
+    def write(self, start: int, data: bytes | bytearray | memoryview | mmap.mmap) -> None:
+        raise ThinsyncError(f"cannot write {self.path}", code=Code.POOL, hint="look at dmesg", retry=True)
+
+    def clear(self, start: int, length: int) -> int:
+        raise ThinsyncError(f"cannot read {self.path}", code=Code.POOL, hint="look at dmesg", retry=True)
+
+
+@pytest.mark.parametrize("then", [NEW, bytes(SIZE)], ids=["data", "zeroes"])
+def test_a_base_that_has_gone_bad_says_how_it_is_replaced(
+    then: bytes, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write to a part of a chunk reads the rest: every increment fails there, until the base is replaced."""
+    target.receive(events(OLD, tmp=tmp_path))
+    monkeypatch.setattr(staging_module, "BlockDevice", BadDevice)
+    with pytest.raises(ThinsyncError) as ended:
+        target.receive(events(then, number=2, base=1, known=(OLD,), tmp=tmp_path))
+    assert ended.value.retry, "it may be a cable"
+    assert "look at dmesg" in ended.value.hint
+    assert f"thinsync-vm verify {NAME} --repair" in ended.value.hint
+    # Without a base, nothing else than what is written here can be bad.
+    with pytest.raises(ThinsyncError) as ended:
+        target.receive(events(NEW, number=3, tmp=tmp_path))
+    assert "--repair" not in ended.value.hint

@@ -345,10 +345,14 @@ def test_nothing_is_told_of_what_was_not_made(beta: Beta) -> None:
 
 
 class BadDevice(BlockDevice):
-    """Cannot read one chunk, until that is unmapped whole; ``deaf``: nothing is unmapped."""
+    """Cannot read some blocks, until their chunk is unmapped: none is in part, also where the volume ends within it.
+
+    ``deaf``: nothing is unmapped.
+    """
 
     bad: tuple[int, ...] = ()
     deaf = False
+    chunk = CHUNK
 
     def read(self, start: int, length: int) -> bytes:
         for at in self.bad:
@@ -357,7 +361,8 @@ class BadDevice(BlockDevice):
         return super().read(start, length)
 
     def discard(self, start: int, length: int) -> bool:
-        if self.deaf or start % (64 * KIB) or (length % (64 * KIB) and start + length < self.size):
+        self._check(start, length)
+        if self.deaf or start % self.chunk or length % self.chunk:
             return False
         type(self).bad = tuple(at for at in self.bad if not start <= at < start + length)
         super().write(start, bytes(length))
@@ -376,6 +381,24 @@ def test_chunks_that_cannot_be_read_come_whole(beta: Beta, bad: type[BadDevice])
     beta.seed(TRUTH)
     assert beta.bring(TRUTH) == 3 * CHUNK
     assert beta.content(1) == TRUTH and not bad.bad
+
+
+@pytest.mark.parametrize("zeroes", [True, False])
+@pytest.mark.parametrize("at", [3 * MIB, SIZE - 4096], ids=["its first block", "its last block"])
+def test_a_last_chunk_that_the_volume_has_in_part_comes_whole(
+    at: int, zeroes: bool, beta: Beta, bad: type[BadDevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = 3 * CHUNK  # 3 MiB are 16 of them, and the last is cut
+    pool = replace(beta.lvm.known_pools[POOL], chunk_size=chunk, zeroes=zeroes)
+    beta.lvm.known_pools[POOL] = pool
+    monkeypatch.setattr(bad, "chunk", chunk)
+    monkeypatch.setattr(bad, "bad", (at,))
+    beta.seed(TRUTH)
+    assert beta.bring(TRUTH) == SIZE - 3 * MIB
+    assert beta.content(1) == TRUTH and not bad.bad
+    (point,) = beta.points
+    assert point.disks[0].volume.size == SIZE
+    assert Path(SEED.path).read_bytes() == TRUTH
 
 
 @pytest.mark.parametrize(
@@ -407,7 +430,7 @@ def test_what_else_a_chunk_that_cannot_be_read_held_stays(
     pool = replace(beta.lvm.known_pools[POOL], chunk_size=chunk, zeroes=zeroes)
     first = bad // chunk * chunk
     with BadDevice(str(path), write=True) as device:
-        found = seeding_module._read_or_unmap(device, start, length, pool, fine=length < MIB)
+        found = seeding_module._read_or_unmap(device, start, length, pool, device.discard, fine=length < MIB)
         assert not BadDevice.bad
         expected = bytearray(content)
         low, high = max(first, start), min(first + chunk, start + length)
@@ -424,7 +447,7 @@ def test_what_was_found_equal_and_went_bad_since_ends_the_run(
     monkeypatch.setattr(BadDevice, "bad", (4096, MIB + 4096))
     pool = replace(beta.lvm.known_pools[POOL], chunk_size=2 * MIB)
     with BadDevice(str(path), write=True) as device, pytest.raises(PoolError, match="a moment ago") as ended:
-        seeding_module._read_or_unmap(device, MIB, MIB, pool, fine=False)
+        seeding_module._read_or_unmap(device, MIB, MIB, pool, device.discard, fine=False)
     assert ended.value.retry and BadDevice.bad == (4096, MIB + 4096)
 
 

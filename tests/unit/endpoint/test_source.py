@@ -9,8 +9,20 @@ from typing import Any
 
 import pytest
 
-from tests.unit.endpoint.stored import StoredLvm, definition_volume
-from tests.unit.values import CHOICES, GROUP, KEY, NAME, POOL, disk, domain, identifier, pool_report, volume
+from tests.unit.endpoint.stored import StoredLvm, definition_volume, set_volumes
+from tests.unit.values import (
+    CHOICES,
+    GROUP,
+    KEY,
+    NAME,
+    OTHER_GROUP,
+    POOL,
+    disk,
+    domain,
+    identifier,
+    pool_report,
+    volume,
+)
 from thinsync_virt import __version__
 from thinsync_virt.endpoint.source import thin as source_module
 from thinsync_virt.endpoint.source.thin import ThinSource
@@ -25,6 +37,7 @@ from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import Consistency, ReplicaKey
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.tags import Role
+from thinsync_virt.model.targets import TargetSpec
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.units import GIB, KIB, MIB
 
@@ -229,3 +242,20 @@ def test_an_agent_that_cannot_freeze_stops_only_who_insists(
 ) -> None:
     found = refusals(check(monkeypatch, agent=FreezeStatus.FROZEN, quiesce=quiesce))
     assert [one.code for one in found] == ([Code.GUEST] if quiesce is Quiesce.REQUIRE else [])
+
+
+@pytest.mark.parametrize("recorded", ["archive:/srv/x", "archive:/srv/x/", "archive:/srv//./x"])
+def test_a_target_is_known_by_what_its_words_mean(recorded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier versions recorded paths as they were typed."""
+    source, lvm = make(monkeypatch, WHOLE)
+    elsewhere = replace(KEY, target=OTHER_GROUP)
+    for one in (
+        *set_volumes(identifier(1), role=Role.SOURCE, confirmed_by=recorded),
+        *set_volumes(identifier(2), role=Role.SOURCE, confirmed_by="beta", key=elsewhere),
+        *set_volumes(identifier(3), role=Role.SOURCE, key=elsewhere),
+    ):
+        lvm.stored[one.name] = one
+    here = domain(*DISKS)
+    assert source.known_targets(here, str(TargetSpec.parse("archive:/srv/x/"))) == {KEY.target}
+    assert source.known_targets(here, "beta") == {OTHER_GROUP}
+    assert source.known_targets(here, "archive:/srv/y") == frozenset()

@@ -12,6 +12,7 @@ from thinsync_virt.model.targets import (
     StoreTarget,
     TargetKind,
     TargetSpec,
+    is_same_target,
 )
 
 
@@ -32,6 +33,13 @@ from thinsync_virt.model.targets import (
         ("file", HostTarget(None, "file")),
         ("file:/srv/web01.img", StoreTarget(TargetKind.FILE, "/srv/web01.img")),
         ("qcow2:/srv/web 01", StoreTarget(TargetKind.QCOW2, "/srv/web 01")),
+        ("archive:/srv//web01/", StoreTarget(TargetKind.ARCHIVE, "/srv/web01")),
+        (
+            "web2:archive://srv/./web01/.",
+            StoreTarget(TargetKind.ARCHIVE, "/srv/web01", HostTarget(None, "web2")),
+        ),
+        ("archive:/", StoreTarget(TargetKind.ARCHIVE, "/")),
+        ("archive:/srv/.hidden/...", StoreTarget(TargetKind.ARCHIVE, "/srv/.hidden/...")),
         ("archive:/srv/Größe", StoreTarget(TargetKind.ARCHIVE, "/srv/Größe")),
         ("web2:archive:/srv", StoreTarget(TargetKind.ARCHIVE, "/srv", HostTarget(None, "web2"))),
         ("u@web2:22:qcow2:/srv", StoreTarget(TargetKind.QCOW2, "/srv", HostTarget("u", "web2", 22))),
@@ -45,6 +53,24 @@ from thinsync_virt.model.targets import (
 def test_every_form(text: str, target: object) -> None:
     assert TargetSpec.parse(text) == target
     assert TargetSpec.parse(str(target)) == target
+
+
+@pytest.mark.parametrize(
+    ("recorded", "typed", "same"),
+    [
+        ("archive:/srv/x", "archive:/srv/x", True),
+        ("archive:/srv/x/", "archive:/srv/x", True),
+        ("beta:archive:/srv/./x", "ssh://beta:archive:/srv//x", True),
+        ("archive:/srv/x", "qcow2:/srv/x", False),
+        ("archive:/srv/y/../x", "archive:/srv/x", False),  # y may be a symbolic link
+        ("beta:archive:/srv/x", "archive:/srv/x", False),
+        ("what nobody can read", "what nobody can read", True),
+        ("what nobody can read", "archive:/srv/x", False),
+        ("", "archive:/srv/x", False),
+    ],
+)
+def test_what_was_recorded_is_known_again(recorded: str, typed: str, same: bool) -> None:
+    assert is_same_target(recorded, typed) is same
 
 
 def test_kinds() -> None:
@@ -133,6 +159,7 @@ def test_whatever_is_taken_goes_round_and_is_no_option(text: str) -> None:
     assert TargetSpec.parse(str(target)) == target
     if isinstance(target, StoreTarget):
         assert target.path.startswith("/") and target.path.isprintable()
+        assert not {"", "."} & set(target.path.split("/")[1:]) or target.path == "/"
         target = target.host or HostTarget(None, "web2")
     if isinstance(target, HostTarget):
         assert not target.host.startswith("-")

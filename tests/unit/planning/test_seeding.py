@@ -30,6 +30,7 @@ def choose(
     offer: Offer = THIN,
     choices: Choices = CHOICES,
     under_way: bool = False,
+    given_up: str = "",
 ) -> Seeds:
     return choose_seeds(
         wished,
@@ -40,6 +41,7 @@ def choose(
         choices,
         host="beta",
         under_way=under_way,
+        given_up=given_up,
     )
 
 
@@ -116,6 +118,7 @@ def test_a_damaged_point_is_the_seed_of_the_next() -> None:
     seeds = choose({}, ours=(held,), theirs=(older, damaged))
     assert seeds.point == held.id
     assert seeds.volumes == {one.target: one.volume.name for one in held.disks}
+    assert choose({}, ours=(held,), theirs=(older, damaged), given_up=held.id) == Seeds(given_up=held.id)
     # Chunks are shared within a pool; elsewhere it would be copied for nothing.
     assert choose({}, ours=(held,), theirs=(damaged,), choices=Choices(VolumeName("vg0", "other"))) == Seeds()
     # With a good one that both have, what changed since that is less.

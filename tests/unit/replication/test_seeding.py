@@ -11,9 +11,19 @@ import pytest
 from tests.unit.replication.ends import CutError
 from tests.unit.replication.test_driver import Ends, after
 from tests.unit.values import DOMAIN, KEY, point
-from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, UnreachableError
+from thinsync_virt.errors import (
+    BusyError,
+    Code,
+    ConflictError,
+    NotFoundError,
+    PoolError,
+    SpaceError,
+    StreamError,
+    ThinsyncError,
+    UnreachableError,
+)
 from thinsync_virt.model.extents import ByteRange
-from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import PointDisk, ReplicaKey
 from thinsync_virt.model.reports import Outcome
@@ -159,6 +169,98 @@ def test_nothing_new_is_no_reason_to_keep_a_damaged_point() -> None:
     report = ends.run()
     assert report.outcome is Outcome.REPLICATED and report.stream_bytes == 0
     ends.check_done()
+
+
+UNFIT = PoolError("a chunk can be neither read nor unmapped", hint="lvs -o+discards")
+CALLS = ("look_at_seeds", "sow", "seed_mapped", "seed_digests")
+
+
+def unfit(call: str, error: ThinsyncError = UNFIT) -> Ends:
+    """The damaged point cannot be copied: this call says so."""
+    ends = damaged()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    setattr(ends.target, call, fail)
+    return ends
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_damaged_point_that_cannot_be_copied_is_replaced_by_a_full_copy(call: str) -> None:
+    ends = unfit(call)
+    marked = ends.target.sealed()[-1]
+    report = ends.run()
+    assert [disk.mode for disk in report.plan] == [Mode.FULL] * 2
+    assert all("damaged there, and could not be copied" in disk.reason for disk in report.plan)
+    (told,) = (step for step in ends.watcher.steps if UNFIT.message in step)
+    assert "full copy" in told and short_id(marked.id) in told
+    assert [disk.mode for disk in ends.watcher.plans[-1]] == [Mode.FULL] * 2
+    assert report.compared == 0
+    ends.check_done()
+
+
+def test_a_dry_run_says_that_it_may_become_a_full_copy() -> None:
+    (first, second) = unfit("sow").run(dry_run=True).plan
+    assert first.mode is second.mode is Mode.SEEDED
+    assert "full, if it cannot be copied" in first.reason
+    # Where it is known before anything is made.
+    (first, second) = unfit("look_at_seeds").run(dry_run=True).plan
+    assert first.mode is second.mode is Mode.FULL
+    assert "could not be copied" in first.reason
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "error",
+    [
+        PoolError("a cable is loose", hint="dmesg", retry=True),
+        SpaceError("no room", hint="make some"),
+        StreamError("no digest today"),
+        BusyError("not now", hint="later"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_what_passes_or_fails_a_full_copy_too_is_told(call: str, error: ThinsyncError) -> None:
+    ends = unfit(call, error)
+    with pytest.raises(type(error), match=error.message):
+        ends.run()
+    assert len(ends.watcher.plans) == (call != "look_at_seeds")
+    assert ends.target.sealed()[-1].damaged
+
+
+def test_there_has_to_be_room_for_the_full_copy() -> None:
+    ends = unfit("sow")
+    ends.target.room = 0
+    with pytest.raises(ThinsyncError, match="no room") as refusal:
+        ends.run()
+    assert refusal.value.code is Code.SPACE and refusal.value.hint
+    assert not ends.target.unfinished
+
+
+def test_a_seed_that_was_named_is_never_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = seeded()
+
+    def fail(*_: object) -> None:
+        raise UNFIT
+
+    monkeypatch.setattr(ends.target, "sow", fail)
+    with pytest.raises(PoolError):
+        ends.run(seeds=SEEDS)
+    assert not ends.source.points and not ends.target.points
+
+
+def test_a_full_copy_in_place_of_what_cannot_be_copied_cut_off_at_every_step() -> None:
+    for steps in range(300):
+        ends = unfit("seed_digests")
+        try:
+            ends.run(steps=steps)
+        except CutError:
+            ends.run()
+            ends.check_done()
+        else:
+            break
+    assert steps > 30
 
 
 HEAD = point(1, disks=("vda",), size=3 * MIB + 4096)

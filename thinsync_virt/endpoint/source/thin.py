@@ -48,6 +48,7 @@ from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Head, Quiesce, SnapshotReport
 from thinsync_virt.model.states import PoolReport, SourceState
 from thinsync_virt.model.tags import Confirmation, Member, Role, Seal, format_tag, longest_tags
+from thinsync_virt.model.targets import is_same_target
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.planning.retention import expired_at_source
 from thinsync_virt.planning.space import TEXT_PER_VOLUME, volume_text
@@ -144,11 +145,17 @@ class ThinSource:
         ours = self._catalogue(key)
         return SourceState(domain, ours.points, ours.unfinished)
 
+    def known_addresses(self, domain: Domain) -> tuple[str, ...]:
+        """As what the targets that have confirmed points of the domain were named, each once."""
+        points = self.catalogue().points
+        ours = {point.confirmed_by for point in points if point.key.domain == domain.uuid}
+        return tuple(sorted(ours - {""}))
+
     def known_targets(self, domain: Domain, address: str) -> frozenset[str]:
         """The identities of the targets that have confirmed a point of the domain as ``address``."""
         points = self.catalogue().points
         ours = (point for point in points if point.key.domain == domain.uuid)
-        return frozenset(point.key.target for point in ours if point.confirmed_by == address)
+        return frozenset(point.key.target for point in ours if is_same_target(point.confirmed_by, address))
 
     def catalogue(self) -> Catalogue:
         """Everything of ours in the role of a source."""

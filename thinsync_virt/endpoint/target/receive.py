@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from thinsync_virt.endpoint.target.checkpoints import Checkpoints
 from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.staging import Incoming, Staging
 from thinsync_virt.endpoint.target.watching import check_room_left
-from thinsync_virt.errors import StreamError, ThinsyncError
+from thinsync_virt.errors import Code, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
@@ -110,18 +111,34 @@ class ThinPart:
 
     def data(self, disk: int, offset: int, data: memoryview) -> int:
         """Bytes of the pool that it may have taken, which are whole chunks of this end's; the same for the others."""
-        self._fillers[disk].write(offset, data)
+        with self._on_a_base():
+            self._fillers[disk].write(offset, data)
         return self._fillers[disk].chunks(offset, len(data))
 
     def zero(self, disk: int, offset: int, length: int) -> int:
         """Zeroes."""
-        self._fillers[disk].zero(offset, length)
+        with self._on_a_base():
+            self._fillers[disk].zero(offset, length)
         return self._fillers[disk].zeroing(offset, length)
 
     def unmap(self, disk: int, offset: int, length: int) -> int:
         """Nothing mapped any more."""
-        self._fillers[disk].unmap(offset, length)
+        with self._on_a_base():
+            self._fillers[disk].unmap(offset, length)
         return self._fillers[disk].unmapping(offset, length)
+
+    @contextmanager
+    def _on_a_base(self) -> Iterator[None]:
+        """The kernel reads the base's chunk to write to a part of it: a bad block of it fails every increment."""
+        try:
+            yield
+        except ThinsyncError as error:
+            if self._incoming.base and error.code is Code.POOL:
+                error.hint = (
+                    f"{error.hint}; if that does not pass, the base may have gone bad here, and a new point takes its"
+                    f" place: thinsync-vm verify {shlex.quote(self._incoming.domain_name)} --repair, at the source"
+                )
+            raise
 
     def record(self, positions: Mapping[str, int]) -> dict[str, int] | None:
         """Sync the volumes, then write the journal."""

@@ -29,7 +29,7 @@ from thinsync_virt.model.volumes import Pool
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
 from thinsync_virt.system.steps import reached
-from thinsync_virt.units import KIB, MIB, align_down
+from thinsync_virt.units import KIB, MIB, align_down, align_up
 
 GRANULE = 64 * KIB
 """What is copied of a seed is looked at in pieces of this: one of zeroes is not written."""
@@ -45,6 +45,7 @@ class Seeding:
         self._watch = watch
         self._open = ExitStack()
         self._devices: dict[tuple[str, str], BlockDevice] = {}
+        self._names: dict[tuple[str, str], VolumeName] = {}
         self._pools: dict[str, Pool] = {}
 
     def look(
@@ -119,6 +120,7 @@ class Seeding:
         for target, made in names.items():
             device = self._open.enter_context(BlockDevice(made.path, write=True))
             self._devices[point.id, target] = device
+            self._names[point.id, target] = made
         reached("seeds sown")
         for _, seed, target in copies:
             self._copy(seed, self._devices[point.id, target], self._pools[target])
@@ -166,14 +168,18 @@ class Seeding:
         """The SHA-256 of each block; what cannot be read is unmapped first. Raises StreamError, PoolError."""
         if len(blocks) > MAX_WINDOW or size not in FINE_BLOCKS:
             raise StreamError("more digests were asked for than one call gives", retry=False)
-        device = self._device(point, disk)
+        device, name, pool = self._device(point, disk), self._names[point, disk], self._pools[disk]
+
+        def unmap(start: int, length: int) -> None:
+            _unmap_chunk(self._lvm, name, device, start, length)
+
         found = bytearray()
         for block in blocks:
             start = block * size
             if not 0 <= start < device.size:
                 raise StreamError(f"disk {disk} has no block {block}", retry=False)
             length = min(size, device.size - start)
-            data = _read_or_unmap(device, start, length, self._pools[disk], fine=size < MIB)
+            data = _read_or_unmap(device, start, length, pool, unmap, fine=size < MIB)
             found += hashlib.sha256(data).digest()
         return bytes(found)
 
@@ -197,7 +203,7 @@ class Seeding:
         """Close and deactivate what was made; it stays for the stream, or for the next run to remove."""
         for device in self._devices.values():
             device.close()
-        self._devices = {}
+        self._devices, self._names = {}, {}
         self._open.close()
 
 
@@ -223,11 +229,36 @@ def _pieces(origin: BlockDevice, start: int, length: int) -> Iterator[tuple[int,
             yield start + at, piece
 
 
-def _read_or_unmap(device: BlockDevice, start: int, length: int, pool: Pool, *, fine: bool) -> bytes:
+def _unmap_chunk(lvm: Lvm, name: VolumeName, device: BlockDevice, start: int, length: int) -> None:
+    """Unmap the whole chunk of ``length`` bytes at byte ``start``, also where the volume ends within it.
+
+    The kernel unmaps no chunk in part, and a write to a part of a shared one reads the rest: so the volume is as long
+    as its chunks for that moment.
+    """
+    if start + length <= device.size:
+        device.discard(start, length)
+        return
+    lvm.resize(name, align_up(device.size, length))
+    try:
+        with BlockDevice(name.path, write=True) as whole:
+            whole.discard(start, length)
+    finally:
+        lvm.resize(name, device.size)
+
+
+def _read_or_unmap(
+    device: BlockDevice,
+    start: int,
+    length: int,
+    pool: Pool,
+    unmap: Callable[[int, int], object],
+    *,
+    fine: bool,
+) -> bytes:
     """The bytes; chunks that cannot be read are unmapped first, and read as zeroes. Raises PoolError.
 
-    What else such a chunk held stays: before this range, and in the ``fine`` pass behind it, it may have been found
-    equal already.
+    ``unmap`` gives up one whole chunk. What else such a chunk held stays: before this range, and in the ``fine`` pass
+    behind it, it may have been found equal already.
     """
     try:
         return device.read(start, length)
@@ -239,7 +270,7 @@ def _read_or_unmap(device: BlockDevice, start: int, length: int, pool: Pool, *, 
         if _is_unreadable(device, max(chunk, start), min(chunk + size, start + length)):
             kept = [*_outside(device, chunk, start, fine=True)] if chunk < start else []
             kept += _outside(device, start + length, chunk + size, fine=fine)
-            device.discard(chunk, size)
+            unmap(chunk, pool.chunk_size)
             reached("unreadable chunk unmapped")
             filler = ChunkFiller(device, pool, fresh=False)
             for at, data in kept:
@@ -250,7 +281,7 @@ def _read_or_unmap(device: BlockDevice, start: int, length: int, pool: Pool, *, 
         raise PoolError(
             f"{error.message}, and it could not be unmapped",
             hint=f"does its pool pass discards? lvs -o+discards {pool.name}; lvchange --discards passdown {pool.name};"
-            " or give that copy up: remove its points there (lvs -S 'lv_name=~^ts-'), and replicate again",
+            " or leave --seed out: a full copy needs none",
         ) from error
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.directory import INCOMING, POINTS, DomainFolder
@@ -27,7 +27,9 @@ from thinsync_virt.system import steps
 from thinsync_virt.system.files import sync_directory
 
 ASIDE_DAYS = 30
-_ASIDE = re.compile(r"set-aside-[0-9]{6,16}-[0-9a-f]{32}(?:\.[0-9]+)?")
+# Earlier versions gave no date: theirs are judged by their times.
+_ASIDE = re.compile(r"set-aside-(?:(?P<date>[0-9]{8})-)?[0-9]{6,16}-[0-9a-f]{32}(?:\.[0-9]+)?")
+_DATE = "%Y%m%d"
 
 
 def retire_points(folder: DomainFolder, keeper: Keeper, expired: frozenset[str], keep: str) -> None:
@@ -207,16 +209,16 @@ def _set_aside(folder: DomainFolder) -> list[str]:
     They may be somebody's last copy: of a broken point, or of all points that an older record does not know yet.
     """
     done: list[str] = []
+    today = datetime.now(UTC).strftime(_DATE)
     for path in folder.remains():
         if path.name.startswith(INCOMING):
             continue
-        aside = path.with_name(f"set-aside-{path.name}")
+        aside = path.with_name(f"set-aside-{today}-{path.name}")
         number = 1
         while aside.is_symlink() or aside.exists():
             number += 1
-            aside = path.with_name(f"set-aside-{path.name}.{number}")
+            aside = path.with_name(f"set-aside-{today}-{path.name}.{number}")
         with failing("rename", path):
-            os.utime(path)  # from now on its days count
             path.rename(aside)
             sync_directory(folder.path)
         done.append(f"{path} is not in {POINTS}: it is {aside.name} now; it goes after {ASIDE_DAYS} days")
@@ -231,13 +233,21 @@ def aside(folder: DomainFolder) -> list[Path]:
 
 
 def _remove_aside(folder: DomainFolder) -> list[str]:
-    """Those that nobody wanted back in all that time, by when they were set aside or changed last."""
-    oldest, done = time.time() - ASIDE_DAYS * 86400, []
+    """Those that nobody wanted back in all that time."""
+    today, done = datetime.now(UTC).date(), []
     for path in aside(folder):
-        with failing("look at", path):
-            changed = path.lstat().st_mtime
-        if changed < oldest:
+        if (today - _day_of(path)).days > ASIDE_DAYS:
             remove_tree(path)
             steps.reached("files removed")
             done.append(f"removed {path.name}, which was set aside more than {ASIDE_DAYS} days ago")
     return done
+
+
+def _day_of(path: Path) -> date:
+    """The day, in UTC, on which it was set aside: by its name, which copies and backups keep, unlike its times."""
+    found = _ASIDE.fullmatch(path.name)
+    if found is not None and found["date"]:
+        with suppress(ValueError):
+            return datetime.strptime(found["date"], _DATE).replace(tzinfo=UTC).date()
+    with failing("look at", path):
+        return datetime.fromtimestamp(path.lstat().st_mtime, UTC).date()

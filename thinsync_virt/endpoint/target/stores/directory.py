@@ -10,7 +10,8 @@
           definition/domain.xml ...     the parts of its definition; a / in a name is written +
           vda.qcow2                     its disks, or stream.tsv
         incoming-<point id>/            a point on its way, or what a crash left of one
-        set-aside-000007-<point id>/    what looks like a point, and is not in the record; goes after 30 days
+        set-aside-20261128-000007-<point id>/   since that day (UTC): what looks like a point, and is not in the
+                                        record; goes after 30 days
         lock                            empty; whoever changes something here has it locked (flock)
         latest -> 000007-<point id>     for people; nothing here reads it
 
