@@ -107,8 +107,8 @@ def coalesce(extents: Iterable[Extent]) -> Iterator[Extent]:
         yield pending
 
 
-def within(extents: Iterable[Extent], ranges: Iterable[ByteRange | Extent]) -> Iterator[Extent]:
-    """What extents (ascending) say of ranges (ascending): data, or unmapped where no extent is or it says so."""
+def within(extents: Iterable[Extent], ranges: Iterable[Extent]) -> Iterator[Extent]:
+    """What extents (ascending) say of ranges (ascending, of any kind): data, or unmapped where none says so."""
     data = (extent for extent in extents if extent.kind is ExtentKind.DATA)
     current = next(data, None)
     for piece in ranges:

@@ -36,7 +36,7 @@ from thinsync_virt.model.definition import CHOICES as CHOICES_PART
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Extent, ExtentKind, within
 from thinsync_virt.model.names import VolumeName
-from thinsync_virt.model.packed_extents import PackedExtents
+from thinsync_virt.model.packed_extents import MemorySpool, PackedExtents
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint
 from thinsync_virt.model.tags import Damage, Role, format_tag
@@ -120,7 +120,9 @@ class Beta:
         self.target.tidy(KEY, "")
         self.sow(head, seed)
         ours = _Head(content)
-        found, self.compared = find_differing(ours, _Made(self.target), head, ("vda",), lambda *_: None)
+        found, self.compared = find_differing(
+            ours, _Made(self.target), head, ("vda",), lambda *_: None, MemorySpool
+        )
         extents = within(ours.extents(), found["vda"])
         disk = OutgoingDisk(
             "vda", str(self.head_path), len(content), CHUNK, Mode.SEEDED, PackedExtents(extents)

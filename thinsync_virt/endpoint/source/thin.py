@@ -53,6 +53,7 @@ from thinsync_virt.planning.space import TEXT_PER_VOLUME, volume_text
 from thinsync_virt.system.block import flush_host_cache
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest, lacks_room
 from thinsync_virt.system.lvm_lock import wait_until_idle
+from thinsync_virt.system.spool import SpoolFile
 from thinsync_virt.system.steps import reached
 
 POOL_LOCK_WAIT = 60.0
@@ -360,6 +361,10 @@ class ThinSource:
             yield prover
         finally:
             prover.close()
+
+    def spool(self) -> SpoolFile:
+        """Where ranges can be kept; the list of one disk."""
+        return SpoolFile()
 
     def left(self, plan: Replicate) -> dict[str, int]:
         """Bytes of data that are left of the interrupted transfer in ``plan``, by disk target."""
