@@ -64,9 +64,14 @@ class Announcement:
     @classmethod
     def of(cls, extents: Iterable[Extent]) -> Announcement:
         """Of a delta, clipped."""
-        listed = tuple(extents)
-        data = data_bytes(listed)
-        return cls(data, sum(extent.length for extent in listed) - data, len(listed))
+        data = unmapped = count = 0
+        for extent in extents:
+            count += 1
+            if extent.kind is ExtentKind.DATA:
+                data += extent.length
+            else:
+                unmapped += extent.length
+        return cls(data, unmapped, count)
 
 
 def clip(extents: Iterable[Extent], size: int) -> Iterator[Extent]:
@@ -102,9 +107,9 @@ def coalesce(extents: Iterable[Extent]) -> Iterator[Extent]:
         yield pending
 
 
-def within(extents: Iterable[Extent], ranges: Iterable[ByteRange]) -> Iterator[Extent]:
-    """What extents (ascending) say of ranges (ascending): data, or unmapped where no extent is or it says so."""
-    data = iter([extent for extent in extents if extent.kind is ExtentKind.DATA])
+def within(extents: Iterable[Extent], ranges: Iterable[Extent]) -> Iterator[Extent]:
+    """What extents (ascending) say of ranges (ascending, of any kind): data, or unmapped where none says so."""
+    data = (extent for extent in extents if extent.kind is ExtentKind.DATA)
     current = next(data, None)
     for piece in ranges:
         position, end = piece.start, piece.start + piece.length

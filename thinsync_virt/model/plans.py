@@ -6,8 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from thinsync_virt.model.extents import ByteRange
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.transfers import Interrupted
 
@@ -58,7 +58,7 @@ class Replicate:
     unfinished_head: RecoveryPoint | None = None
     interrupted: Interrupted | None = None
     seeds: Mapping[str, VolumeName] = field(default_factory=dict)
-    differing: Mapping[str, tuple[ByteRange, ...]] = field(default_factory=dict)
+    differing: Mapping[str, PackedExtents] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

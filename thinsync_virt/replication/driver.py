@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 
 from thinsync_virt.errors import (
@@ -220,8 +220,9 @@ def _send(run: _Run, situation: Situation, plan: Replicate) -> ReplicationReport
     transfer: Transfer | None = None
     try:
         transfer = _head(run, situation, plan)
-        plan = _sow(run, situation, plan, transfer)
-        with run.source.send(plan, transfer.head) as stream:
+        with ExitStack() as kept:
+            plan = _sow(run, situation, plan, transfer, kept)
+            stream = kept.enter_context(run.source.send(plan, transfer.head))
             empty = plan.unfinished_head is None and nothing_new(plan, transfer.head, stream)
             if not empty:
                 _move(run, transfer, stream)
@@ -273,13 +274,21 @@ def _head(run: _Run, situation: Situation, plan: Replicate) -> Transfer:
     return run.transfer
 
 
-def _sow(run: _Run, situation: Situation, plan: Replicate, transfer: Transfer) -> Replicate:
-    """The plan, with where the head differs from what the target has made of its seeds."""
+def _sow(run: _Run, situation: Situation, plan: Replicate, transfer: Transfer, kept: ExitStack) -> Replicate:
+    """The plan, with where the head differs from what the target has made of its seeds, until ``kept`` is closed."""
     if not plan.seeds:
         return plan
     head, name = transfer.head.point, situation.domain.name
     plan, compared = compare_seeds(
-        run.source, run.target, plan, head, name, situation.choices, run.observer, situation.seeds.point
+        run.source,
+        run.target,
+        plan,
+        head,
+        name,
+        situation.choices,
+        run.observer,
+        kept,
+        situation.seeds.point,
     )
     transfer.compared += compared
     return plan

@@ -10,6 +10,7 @@ from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding
+from thinsync_virt.model.packed_extents import Spool
 from thinsync_virt.model.plans import Replicate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
@@ -118,6 +119,10 @@ class Source(Protocol):
 
     def prover(self) -> AbstractContextManager[Comparable]:
         """What a head here holds, for comparing it with what the target has made of its seeds."""
+        ...
+
+    def spool(self) -> AbstractContextManager[Spool]:
+        """Where it can be kept in which ranges a head differs, however many they are; as long as the context lasts."""
         ...
 
     def send(self, plan: Replicate, head: Head) -> AbstractContextManager[Outgoing]: ...

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from thinsync_virt.errors import StreamError
-from thinsync_virt.model.extents import ByteRange
+from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
+from thinsync_virt.model.packed_extents import PackedExtents, Spool
 from thinsync_virt.model.plans import Replicate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
+from thinsync_virt.replication.blocks import (
+    add_block,
+    block_numbers,
+    count_blocks,
+    has_block,
+    union,
+    windows,
+)
 from thinsync_virt.replication.protocols import Comparable, Source, Target
 from thinsync_virt.replication.request import Observer
 from thinsync_virt.replication.situation import copying
@@ -31,12 +41,13 @@ def compare_seeds(
     name: str,
     choices: Choices,
     observer: Observer,
+    kept: ExitStack,
     damaged: str = "",
 ) -> tuple[Replicate, int]:
     """Have the target make its copies from the seeds; the plan with where they differ, and the bytes compared.
 
-    ``name`` is the domain's, ``damaged`` the point that the seeds belong to, if they are one. Raises ThinsyncError;
-    CannotCopyError when the target can make no copy of that point.
+    ``name`` is the domain's, ``damaged`` the point that the seeds belong to, if they are one. The plan is good until
+    ``kept`` is closed. Raises ThinsyncError; CannotCopyError when the target can make no copy of that point.
     """
     seeds = {disk: str(volume) for disk, volume in plan.seeds.items()}
     observer.step(f"{target.host}: beginning with {', '.join(seeds.values())}")
@@ -52,7 +63,14 @@ def compare_seeds(
         observer.progress(done)
 
     with source.prover() as prover:
-        differing, compared = find_differing(prover, _Sown(target, damaged), head, tuple(seeds), progress)
+        differing, compared = find_differing(
+            prover,
+            _Sown(target, damaged),
+            head,
+            tuple(seeds),
+            progress,
+            spool=lambda: kept.enter_context(source.spool()),
+        )
     return replace(plan, differing=differing), compared
 
 
@@ -78,31 +96,33 @@ def find_differing(
     head: RecoveryPoint,
     targets: tuple[str, ...],
     progress: Callable[[int, int], None],
-) -> tuple[dict[str, tuple[ByteRange, ...]], int]:
+    spool: Callable[[], Spool],
+) -> tuple[dict[str, PackedExtents], int]:
     """Where these disks of ``head`` differ, in steps of 4 KiB; and the bytes that were compared.
 
-    ``progress`` gets bytes compared so far, and in all. Raises StreamError, and what the ends raise.
+    ``progress`` gets bytes compared so far, and in all; ``spool`` makes a place for the ranges of one disk. Raises
+    StreamError, and what the ends raise.
     """
     maps: dict[str, tuple[bytes, bytes]] = {}
     for target in targets:
         maps[target] = ours.mapped(head.key, head.id, target), theirs.mapped(head.key, head.id, target)
         if len(maps[target][0]) != len(maps[target][1]):
             raise StreamError(f"the copy of disk {target} has another size than the disk", retry=False)
-    total = sum(len(_blocks(*pair)) for pair in maps.values()) * MIB
-    found: dict[str, tuple[ByteRange, ...]] = {}
+    total = sum(count_blocks(union(*pair)) for pair in maps.values()) * MIB
+    found: dict[str, PackedExtents] = {}
     done = 0
     for disk in head.disks:
         if disk.target not in maps:
             continue
         pair = _Pair(ours, theirs, head, disk.target, disk.size)
-        blocks, known = _blocks(*maps[disk.target]), frozenset(_blocks(maps[disk.target][1]))
-        differing: list[int] = []
-        for first in range(0, len(blocks), WINDOW):
-            window = blocks[first : first + WINDOW]
-            differing += pair.differing(window, MIB)
+        either, known = union(*maps[disk.target]), maps[disk.target][1]
+        differing = bytearray(len(either))
+        for window in windows(block_numbers(either), WINDOW):
+            for block in pair.differing(window, MIB):
+                add_block(differing, block)
             done += len(window) * MIB
             progress(min(done, total), total)
-        found[disk.target] = tuple(_joined(pair.located(differing, known)))
+        found[disk.target] = PackedExtents(coalesce(pair.located(differing, known)), spool())
     return found, total
 
 
@@ -127,20 +147,18 @@ class _Pair:
         pieces = [slice(number * DIGEST, (number + 1) * DIGEST) for number in range(len(blocks))]
         return [block for block, piece in zip(blocks, pieces, strict=True) if left[piece] != right[piece]]
 
-    def located(self, blocks: list[int], known: frozenset[int]) -> Iterator[ByteRange]:
-        """The same in steps of 4 KiB; of blocks that are not ``known`` at the other end all."""
+    def located(self, differing: bytearray, known: bytes) -> Iterator[Extent]:
+        """The same of a bitmap's blocks in steps of 4 KiB; of those that are not ``known`` at the other end all."""
         per_block = MIB // FINE
-        for first in range(0, len(blocks), FINE_BLOCKS):
-            window = blocks[first : first + FINE_BLOCKS]
+        for window in windows(block_numbers(differing), FINE_BLOCKS):
             fine = tuple(
                 small
                 for block in window
-                if block in known
+                if has_block(known, block)
                 for small in range(block * per_block, min((block + 1) * per_block, -(-self._size // FINE)))
             )
-            differing = self.differing(fine, FINE) if fine else []
             small_of: dict[int, list[int]] = {}
-            for small in differing:
+            for small in self.differing(fine, FINE) if fine else []:
                 small_of.setdefault(small // per_block, []).append(small)
             for block in window:
                 if block not in small_of:
@@ -149,30 +167,6 @@ class _Pair:
                 for small in small_of.get(block, ()):
                     yield self._range(small, FINE)
 
-    def _range(self, block: int, size: int) -> ByteRange:
+    def _range(self, block: int, size: int) -> Extent:
         start = block * size
-        return ByteRange(start, min(size, self._size - start))
-
-
-def _blocks(*maps: bytes) -> tuple[int, ...]:
-    """The numbers of the blocks that are mapped in any of these bitmaps."""
-    return tuple(
-        (index << 3) + bit
-        for index, values in enumerate(zip(*maps, strict=True))
-        if any(values)
-        for bit in range(8)
-        if any(value >> bit & 1 for value in values)
-    )
-
-
-def _joined(ranges: Iterator[ByteRange]) -> Iterator[ByteRange]:
-    pending: ByteRange | None = None
-    for piece in ranges:
-        if pending is not None and pending.start + pending.length == piece.start:
-            pending = ByteRange(pending.start, pending.length + piece.length)
-            continue
-        if pending is not None:
-            yield pending
-        pending = piece
-    if pending is not None:
-        yield pending
+        return Extent(start, min(size, self._size - start), ExtentKind.DATA)

@@ -12,6 +12,7 @@ from thinsync_virt.model.extents import ByteRange as ByteRange
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.replication.blocks import add_block, block_numbers, count_blocks, union, windows
 from thinsync_virt.units import MIB
 
 WINDOW = 512
@@ -108,7 +109,7 @@ def verify(ours: Prover, theirs: Prover, point: RecoveryPoint, progress: Callabl
         )
         for disk in point.disks
     }
-    total = sum(len(blocks) for blocks in maps.values()) * MIB
+    total = sum(count_blocks(bits) for bits in maps.values()) * MIB
     done = 0
 
     def step(count: int) -> None:
@@ -143,20 +144,14 @@ def _bytes(size: int | None) -> str:
     return "nothing" if size is None else f"{size} bytes"
 
 
-def _union(ours: bytes, theirs: bytes) -> list[int]:
+def _union(ours: bytes, theirs: bytes) -> bytes:
     if len(ours) != len(theirs):
         raise StreamError(
             "the disk has different sizes at the two ends",
             hint="do not start it there; remove that point at the target and replicate again",
             retry=False,
         )
-    return [
-        (index << 3) + bit
-        for index, (left, right) in enumerate(zip(ours, theirs, strict=True))
-        if left | right
-        for bit in range(8)
-        if (left | right) >> bit & 1
-    ]
+    return union(ours, theirs)
 
 
 def _compare(
@@ -165,23 +160,23 @@ def _compare(
     point: RecoveryPoint,
     target: str,
     size: int,
-    blocks: list[int],
+    bits: bytes,
     step: Callable[[int], None],
 ) -> DiskProof:
     root = hashlib.sha256(size.to_bytes(8, "little"))
-    differing: list[int] = []
-    for first in range(0, len(blocks), WINDOW):
-        window = tuple(blocks[first : first + WINDOW])
+    differing = bytearray(len(bits))
+    compared = 0
+    for window in windows(block_numbers(bits), WINDOW):
         left = _digests(ours, point, target, window, MIB)
         right = _digests(theirs, point, target, window, MIB)
         for number, block in enumerate(window):
             piece = slice(number * DIGEST, (number + 1) * DIGEST)
             root.update(block.to_bytes(8, "little") + left[piece])
             if left[piece] != right[piece]:
-                differing.append(block)
+                add_block(differing, block)
+        compared += sum(min(MIB, size - block * MIB) for block in window)
         step(len(window))
     ranges = _locate(ours, theirs, point, target, size, differing)
-    compared = sum(min(MIB, size - block * MIB) for block in blocks)
     return DiskProof(target, size, compared, "" if ranges else root.hexdigest(), ranges)
 
 
@@ -193,7 +188,7 @@ def _digests(end: Prover, point: RecoveryPoint, target: str, blocks: tuple[int, 
 
 
 def _locate(
-    ours: Prover, theirs: Prover, point: RecoveryPoint, target: str, size: int, differing: list[int]
+    ours: Prover, theirs: Prover, point: RecoveryPoint, target: str, size: int, differing: bytes | bytearray
 ) -> tuple[ByteRange, ...]:
     found: list[ByteRange] = []
 
@@ -204,7 +199,7 @@ def _locate(
         else:
             found.append(ByteRange(start, length))
 
-    for number, block in enumerate(differing):
+    for number, block in enumerate(block_numbers(differing)):
         if number >= MAX_FINE:
             add(block * MIB, MIB)
             continue

@@ -20,15 +20,13 @@ import hashlib
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
-from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.model.extents import Extent
+from thinsync_virt.model.packed_extents import records_of
 from thinsync_virt.model.plans import Mode
 
 _DISK = struct.Struct("<QQQQ")
-_EXTENT = struct.Struct("<QQQ")
-_AT_ONCE = 4096
 _MODES = {Mode.FULL: 0, Mode.INCREMENTAL: 1, Mode.SEEDED: 2}
 
 
@@ -75,10 +73,6 @@ def delta_id(base: str | None, point: str, disks: Iterable[DeltaDisk]) -> str:
     for disk in disks:
         digest.update(disk.target.encode() + b"\0")
         digest.update(_DISK.pack(disk.size, disk.chunk_size, _MODES[disk.mode], len(disk.extents)))
-        extents = iter(disk.extents)
-        while packed := b"".join(
-            _EXTENT.pack(extent.start, extent.length, extent.kind is ExtentKind.DATA)
-            for extent in islice(extents, _AT_ONCE)
-        ):
-            digest.update(packed)
+        for records in records_of(disk.extents):
+            digest.update(records)
     return digest.hexdigest()[:32]

@@ -202,15 +202,19 @@ def continue_stream(read_at: ReadAt, length: int) -> StreamWriter:
     Raises StreamError when they do not, or are damaged.
     """
     begin, position = _begin(read_at)
-    heads = [read_at(PREAMBLE_SIZE, HEAD_SIZE)]
+    return StreamWriter.after(begin.header, _written_heads(read_at, position, length))
+
+
+def _written_heads(read_at: ReadAt, position: int, length: int) -> Iterator[bytes]:
+    """That of BEGIN, and those from ``position`` on, which have to end at ``length``."""
+    yield read_at(PREAMBLE_SIZE, HEAD_SIZE)
     window = _Window(read_at)
     while position < length:
         raw = window.read(position, HEAD_SIZE)
         position += HEAD_SIZE + _checked(decode_head(raw), position).payload_length
-        heads.append(raw)
-    if position != length:
-        raise StreamError("the stream is cut in the middle of a frame", retry=False)
-    return StreamWriter.after(begin.header, heads)
+        if position > length:
+            raise StreamError("the stream is cut in the middle of a frame", retry=False)
+        yield raw
 
 
 def _begin(read_at: ReadAt) -> tuple[Begin, int]:

@@ -13,7 +13,7 @@ Pieces refer to the payload that was handed in: it must stay as it is until they
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import xxhash
 
@@ -44,7 +44,7 @@ class StreamWriter:
         self._bytes = 0
 
     @classmethod
-    def after(cls, header: StreamHeader, heads: Sequence[bytes]) -> StreamWriter:
+    def after(cls, header: StreamHeader, heads: Iterable[bytes]) -> StreamWriter:
         """One that has written these frames already, BEGIN with ``header`` first. Raises RuleError, StreamError."""
         writer = cls()
         writer._rules.begin(header)

@@ -16,7 +16,7 @@ from typing import Any
 from thinsync_virt.errors import Code, CommandError, ThinsyncError
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.system.nbd import NbdClient
-from thinsync_virt.system.process import Running, find_tool, run, running
+from thinsync_virt.system.process import Running, find_tool, reading, run, running
 
 TOOLS = ("qemu-img", "qemu-nbd", "setpriv")
 _QUICK = 60.0
@@ -60,10 +60,13 @@ def image_backing(path: Path) -> str:
 
 def image_extents(path: Path) -> Iterator[Extent]:
     """What of the disk may hold data, in this image or in those that it stands on, ascending."""
-    answer = run(["qemu-img", "map", "--output=json", "-f", "qcow2", str(path)], timeout=_LONG)
-    for entry in _parsed(answer.stdout, path):
-        if entry["data"] and not entry["zero"]:
-            yield Extent(entry["start"], entry["length"], ExtentKind.DATA)
+    with reading(["qemu-img", "map", "--output=json", "-f", "qcow2", str(path)]) as output:
+        # An array with one object a line: line by line, an image of many extents takes no more memory than one of few.
+        for line in output:
+            text = line.decode(errors="replace").strip().lstrip("[").rstrip(",]")
+            entry = _parsed(text, path) if text else {"data": False}
+            if entry["data"] and not entry["zero"]:
+                yield Extent(entry["start"], entry["length"], ExtentKind.DATA)
 
 
 class ServedImage:

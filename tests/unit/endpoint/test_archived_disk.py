@@ -93,6 +93,28 @@ def test_ten_times_as_many_extents_take_no_more_memory(tmp_path: Path) -> None:
     assert many < 8 * MIB
 
 
+def peak_of_going_on(directory: Path, count: int) -> int:
+    """The most memory that finding the place took where a file of so many frames goes on."""
+    directory.mkdir()
+    path = directory / "one.tsv"
+    writer = StreamFileWriter(path, header(sizes=(2 * STEP * count, STEP)), b"")
+    for number in range(count):
+        writer.data(0, 2 * STEP * number, memoryview(bytes(512)))
+    length = writer.checkpoint()
+    writer.close()
+    tracemalloc.start()
+    try:
+        StreamFileWriter.going_on(path, header(sizes=(2 * STEP * count, STEP)), length).close()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_going_on_takes_no_more_memory_after_ten_times_as_many_frames(tmp_path: Path) -> None:
+    few, many = peak_of_going_on(tmp_path / "few", 500), peak_of_going_on(tmp_path / "many", 5000)
+    assert many < few + 64 * KIB
+
+
 def test_a_file_cut_while_it_is_open_ends_in_an_error_that_names_it(tmp_path: Path) -> None:
     paths, size = stacked(tmp_path, 2000)
     with closing(ArchivedDisk(paths, "vda")) as disk:

@@ -44,12 +44,13 @@ def metadata(base: Mapping, head: Mapping) -> ThinMetadata:
 
 
 def difference(base: Mapping, head: Mapping, base_units: int, head_units: int) -> tuple[Extent, ...]:
-    return read_difference(
+    found = read_difference(
         metadata(base, head),
         volume("base", thin_id=BASE, size=base_units * UNIT),
         volume("head", thin_id=HEAD, size=head_units * UNIT),
         CHUNK,
     )
+    return tuple(found)
 
 
 def apply(extents: Iterable[Extent], target: list[int], head: list[int]) -> None:

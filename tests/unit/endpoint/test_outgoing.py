@@ -23,6 +23,7 @@ from thinsync_virt.endpoint.source.pipeline import GRAIN, differing_runs
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
+from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.stream.events import Begin, Checkpoint, Data, Event, Unmap, Zero
 from thinsync_virt.stream.reader import read_stream
@@ -171,7 +172,14 @@ def test_what_arrives_makes_the_head_of_the_base(
     for path, content in zip(paths, (base, head), strict=True):
         path.write_bytes(content)
     disk = OutgoingDisk(
-        "vda", str(paths[1]), len(head), CHUNK, Mode.INCREMENTAL, extents, str(paths[0]), len(base)
+        "vda",
+        str(paths[1]),
+        len(head),
+        CHUNK,
+        Mode.INCREMENTAL,
+        PackedExtents(extents),
+        str(paths[0]),
+        len(base),
     )
     stream = stream_of(disk)
     events = events_of(stream)
@@ -208,7 +216,7 @@ def test_a_full_copy_reads_what_is_mapped_and_not_a_byte_more(
     for extent in extents:
         content[extent.start : extent.end] = (fill * CHUNK)[: extent.length]
     path.write_bytes(content)
-    stream = stream_of(OutgoingDisk("vda", str(path), size, CHUNK, Mode.FULL, extents))
+    stream = stream_of(OutgoingDisk("vda", str(path), size, CHUNK, Mode.FULL, PackedExtents(extents)))
     events = events_of(stream)
     mapped = sum(extent.length for extent in extents)
     assert stream.read == reads.bytes_of(str(path)) == mapped
@@ -224,7 +232,9 @@ def test_large_extents_are_read_in_pieces_and_zeroes_do_not_travel(tmp_path: Pat
     """Memory is bounded whatever the extent; a mapped chunk of zeroes costs a frame's head."""
     path = tmp_path / "head"
     path.write_bytes(bytes(WIDE - SECTOR) + b"x" * SECTOR)
-    stream = stream_of(OutgoingDisk("vda", str(path), WIDE, CHUNK, Mode.FULL, (data_extent(0, WIDE),)))
+    stream = stream_of(
+        OutgoingDisk("vda", str(path), WIDE, CHUNK, Mode.FULL, PackedExtents([data_extent(0, WIDE)]))
+    )
     events = events_of(stream)
     assert max(length for _, length in reads.ranges[str(path)]) == MIB
     assert stream.read == WIDE
@@ -238,9 +248,16 @@ def test_several_disks_each_by_its_own_mode(tmp_path: Path, reads: Reads) -> Non
         (tmp_path / name).write_bytes(fill * CHUNK)
     holes = (data_extent(0, GRAIN), unmapped(GRAIN, CHUNK - GRAIN))
     stream = stream_of(
-        OutgoingDisk("vda", str(tmp_path / "one"), CHUNK, CHUNK, Mode.FULL, holes),
+        OutgoingDisk("vda", str(tmp_path / "one"), CHUNK, CHUNK, Mode.FULL, PackedExtents(holes)),
         OutgoingDisk(
-            "vdb", str(tmp_path / "two"), CHUNK, CHUNK, Mode.INCREMENTAL, holes, str(tmp_path / "old"), CHUNK
+            "vdb",
+            str(tmp_path / "two"),
+            CHUNK,
+            CHUNK,
+            Mode.INCREMENTAL,
+            PackedExtents(holes),
+            str(tmp_path / "old"),
+            CHUNK,
         ),
     )
     events = events_of(stream)
@@ -261,7 +278,14 @@ def test_what_is_left_makes_the_head_of_what_had_arrived(
     for path, content in zip(paths, (base, head), strict=True):
         path.write_bytes(content)
     whole = OutgoingDisk(
-        "vda", str(paths[1]), len(head), CHUNK, Mode.INCREMENTAL, extents, str(paths[0]), len(base)
+        "vda",
+        str(paths[1]),
+        len(head),
+        CHUNK,
+        Mode.INCREMENTAL,
+        PackedExtents(extents),
+        str(paths[0]),
+        len(base),
     )
     start = min(blocks * GRAIN, len(head))
     stream = stream_of(replace(whole, start=start))
@@ -283,7 +307,10 @@ def test_checkpoints_come_after_each_disk_and_a_part_in_32(
     size = 64 * CHUNK
     path = tmp_path / "head"
     path.write_bytes(b"x" * size)
-    disks = [OutgoingDisk(f"vd{d}", str(path), size, CHUNK, Mode.FULL, (data_extent(0, size),)) for d in "ab"]
+    disks = [
+        OutgoingDisk(f"vd{d}", str(path), size, CHUNK, Mode.FULL, PackedExtents([data_extent(0, size)]))
+        for d in "ab"
+    ]
     events = events_of(stream_of(*disks))
     places = [number for number, event in enumerate(events) if isinstance(event, Checkpoint)]
     assert len(places) == 32
@@ -298,7 +325,7 @@ def test_checkpoints_come_after_each_disk_and_a_part_in_32(
 def whole_disk(path: Path, content: bytes, start: int = 0) -> OutgoingDisk:
     path.write_bytes(content)
     extents = (data_extent(0, len(content)),)
-    return OutgoingDisk("vda", str(path), len(content), CHUNK, Mode.FULL, extents, start=start)
+    return OutgoingDisk("vda", str(path), len(content), CHUNK, Mode.FULL, PackedExtents(extents), start=start)
 
 
 def test_compressed_data_is_what_was_read(tmp_path: Path) -> None:
@@ -327,7 +354,14 @@ def test_a_chunk_travels_whole_if_that_is_wanted(tmp_path: Path, reads: Reads) -
     head.write_bytes(b"h" * GRAIN + b"b" * (CHUNK - GRAIN))
     base.write_bytes(b"b" * CHUNK)
     disk = OutgoingDisk(
-        "vda", str(head), CHUNK, CHUNK, Mode.INCREMENTAL, (data_extent(0, CHUNK),), str(base), CHUNK
+        "vda",
+        str(head),
+        CHUNK,
+        CHUNK,
+        Mode.INCREMENTAL,
+        PackedExtents([data_extent(0, CHUNK)]),
+        str(base),
+        CHUNK,
     )
     sizes = {}
     for grain in Grain:
@@ -348,7 +382,7 @@ def test_what_has_travelled_does_not_again(tmp_path: Path, reads: Reads, sectors
     path = tmp_path / "head"
     path.write_bytes(content)
     extents = (data_extent(0, 2 * CHUNK), data_extent(3 * CHUNK, 2 * CHUNK))
-    whole = OutgoingDisk("vda", str(path), size, CHUNK, Mode.FULL, extents)
+    whole = OutgoingDisk("vda", str(path), size, CHUNK, Mode.FULL, PackedExtents(extents))
     stream = stream_of(replace(whole, start=start))
     events = events_of(stream)
     left = sum(max(0, extent.end - max(start, extent.start)) for extent in extents)
@@ -364,10 +398,11 @@ def test_what_has_travelled_does_not_again(tmp_path: Path, reads: Reads, sectors
 
 def test_other_deltas_have_other_ids(tmp_path: Path) -> None:
     disk = whole_disk(tmp_path / "head", b"x" * CHUNK)
+    halves = (data_extent(0, CHUNK // 2), data_extent(CHUNK // 2, CHUNK // 2))
     others = [
-        replace(disk, extents=(data_extent(0, CHUNK // 2),)),
-        replace(disk, extents=(unmapped(0, CHUNK),)),
-        replace(disk, extents=(data_extent(0, CHUNK // 2), data_extent(CHUNK // 2, CHUNK // 2))),
+        replace(disk, extents=PackedExtents([data_extent(0, CHUNK // 2)])),
+        replace(disk, extents=PackedExtents([unmapped(0, CHUNK)])),
+        replace(disk, extents=PackedExtents(halves)),
         replace(disk, target="vdb"),
         replace(disk, size=2 * CHUNK),
         replace(disk, chunk_size=2 * CHUNK),
@@ -383,7 +418,7 @@ def test_checkpoints_come_after_so_much_was_read_and_after_each_disk(
 ) -> None:
     monkeypatch.setattr(outgoing, "CHECKPOINT_BYTES", 2 * MIB)
     first = whole_disk(tmp_path / "one", b"1" * (5 * MIB))
-    empty = replace(whole_disk(tmp_path / "two", b"2" * CHUNK), target="vdb", extents=())
+    empty = replace(whole_disk(tmp_path / "two", b"2" * CHUNK), target="vdb", extents=PackedExtents(()))
     last = replace(whole_disk(tmp_path / "three", b"3" * CHUNK), target="vdc")
     events = events_of(stream_of(first, empty, last))
     found = [event.positions for event in events if isinstance(event, Checkpoint)]

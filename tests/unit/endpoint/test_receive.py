@@ -27,6 +27,7 @@ from thinsync_virt.model.definition import CHOICES as CHOICES_PART
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint
 from thinsync_virt.model.replicas import Choices
@@ -100,17 +101,17 @@ def events(
         path, base_path = tmp / f"head{index}", tmp / f"base{index}"
         path.write_bytes(content)
         target = f"vd{'abc'[index]}"
-        extents = (Extent(0, len(content), ExtentKind.DATA),)
+        packed = PackedExtents([Extent(0, len(content), ExtentKind.DATA)])
         if base:
             base_path.write_bytes(known[index])
             size = len(known[index])
             disks.append(
                 OutgoingDisk(
-                    target, str(path), len(content), CHUNK, Mode.INCREMENTAL, extents, str(base_path), size
+                    target, str(path), len(content), CHUNK, Mode.INCREMENTAL, packed, str(base_path), size
                 )
             )
         else:
-            disks.append(OutgoingDisk(target, str(path), len(content), CHUNK, Mode.FULL, extents))
+            disks.append(OutgoingDisk(target, str(path), len(content), CHUNK, Mode.FULL, packed))
     members = tuple(PointDisk(disk.target, volume(size=disk.size)) for disk in disks)
 
     def at(which: int) -> RecoveryPoint:

@@ -38,6 +38,7 @@ from thinsync_virt.errors import (
     UnreachableError,
 )
 from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
@@ -93,7 +94,7 @@ class Sender:
                         self.size,
                         CHUNK,
                         Mode.INCREMENTAL,
-                        extents,
+                        PackedExtents(extents),
                         str(old),
                         self.size,
                         start,
@@ -101,7 +102,9 @@ class Sender:
                 )
             else:
                 disks.append(
-                    OutgoingDisk(target, str(path), self.size, CHUNK, Mode.FULL, extents, start=start)
+                    OutgoingDisk(
+                        target, str(path), self.size, CHUNK, Mode.FULL, PackedExtents(extents), start=start
+                    )
                 )
         members = tuple(PointDisk(disk.target, volume(size=disk.size)) for disk in disks)
         points = {

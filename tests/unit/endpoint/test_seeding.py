@@ -36,6 +36,7 @@ from thinsync_virt.model.definition import CHOICES as CHOICES_PART
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Extent, ExtentKind, within
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.packed_extents import MemorySpool, PackedExtents
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint
 from thinsync_virt.model.tags import Damage, Role, format_tag
@@ -119,9 +120,13 @@ class Beta:
         self.target.tidy(KEY, "")
         self.sow(head, seed)
         ours = _Head(content)
-        found, self.compared = find_differing(ours, _Made(self.target), head, ("vda",), lambda *_: None)
-        extents = tuple(within(ours.extents(), found["vda"]))
-        disk = OutgoingDisk("vda", str(self.head_path), len(content), CHUNK, Mode.SEEDED, extents)
+        found, self.compared = find_differing(
+            ours, _Made(self.target), head, ("vda",), lambda *_: None, MemorySpool
+        )
+        extents = within(ours.extents(), found["vda"])
+        disk = OutgoingDisk(
+            "vda", str(self.head_path), len(content), CHUNK, Mode.SEEDED, PackedExtents(extents)
+        )
         stream = OutgoingStream(head, NAME, None, DEFINITION.pack(), (disk,))
         with stream.open():
             sent = b"".join(bytes(piece) for pieces in stream for piece in pieces)
@@ -322,7 +327,7 @@ def test_how_much_the_copies_take_at_once(beta: Beta) -> None:
 
 def test_a_stream_without_what_it_is_for(beta: Beta) -> None:
     head = beta.head(TRUTH)
-    disk = OutgoingDisk("vda", str(beta.head_path), SIZE, CHUNK, Mode.SEEDED, ())
+    disk = OutgoingDisk("vda", str(beta.head_path), SIZE, CHUNK, Mode.SEEDED, PackedExtents(()))
     stream = OutgoingStream(head, NAME, None, DEFINITION.pack(), (disk,))
     with stream.open():
         sent = b"".join(bytes(piece) for pieces in stream for piece in pieces)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.packed_extents import MemorySpool
 from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import Consistency, PointDisk, RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
@@ -227,6 +228,9 @@ class FakeSource:
         self.points[point.id] = (point, dict(self.live))
         self.fuse.step("sealed")
         return Head(point, definition, SnapshotReport(Consistency.CRASH, 0, 0, 0, 0))
+
+    def spool(self) -> AbstractContextManager[MemorySpool]:
+        return nullcontext(MemorySpool())
 
     @contextmanager
     def prover(self) -> Iterator[FakeSource]:

@@ -22,8 +22,9 @@ from thinsync_virt.errors import (
     ThinsyncError,
     UnreachableError,
 )
-from thinsync_virt.model.extents import ByteRange
+from thinsync_virt.model.extents import ByteRange, ExtentKind
 from thinsync_virt.model.names import VolumeName, short_id
+from thinsync_virt.model.packed_extents import MemorySpool
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import PointDisk, ReplicaKey
 from thinsync_virt.model.reports import Outcome
@@ -286,9 +287,12 @@ class Held:
 
 def differing(ours: Held, theirs: Held) -> tuple[ByteRange, ...]:
     told: list[tuple[int, int]] = []
-    found, compared = find_differing(ours, theirs, HEAD, ("vda",), lambda *step: told.append(step))
+    found, compared = find_differing(
+        ours, theirs, HEAD, ("vda",), lambda *step: told.append(step), MemorySpool
+    )
     assert told[-1] == (compared, compared)
-    return found["vda"]
+    assert all(extent.kind is ExtentKind.DATA for extent in found["vda"])
+    return tuple(ByteRange(extent.start, extent.length) for extent in found["vda"])
 
 
 def test_where_two_disks_differ() -> None:
@@ -329,5 +333,5 @@ def test_an_end_that_answers_nonsense() -> None:
 def test_disks_without_a_seed_are_not_compared() -> None:
     head = replace(HEAD, disks=(*HEAD.disks, PointDisk("vdb", HEAD.disks[0].copy)))
     content = bytes(HEAD.disks[0].size)
-    found, _ = find_differing(Held(content), Held(content), head, ("vda",), lambda *_: None)
-    assert found == {"vda": ()} and head.key.domain == DOMAIN
+    found, _ = find_differing(Held(content), Held(content), head, ("vda",), lambda *_: None, MemorySpool)
+    assert list(found) == ["vda"] and not found["vda"] and head.key.domain == DOMAIN

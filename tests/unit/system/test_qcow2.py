@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,14 @@ from tests.unit.left_behind import children, open_files
 from thinsync_virt.errors import SpaceError, ThinsyncError
 from thinsync_virt.model.extents import ExtentKind
 from thinsync_virt.system.nbd import NbdClient
-from thinsync_virt.system.qcow2 import ServedImage, commit_image, create_image, image_size, missing_tools
+from thinsync_virt.system.qcow2 import (
+    ServedImage,
+    commit_image,
+    create_image,
+    image_extents,
+    image_size,
+    missing_tools,
+)
 from thinsync_virt.units import KIB, MIB
 
 CLUSTER = 64 * KIB
@@ -28,6 +36,23 @@ def converted(path: Path) -> bytes:
     command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(path), str(raw)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     return raw.read_bytes()
+
+
+def test_many_extents_are_not_held_together(tmp_path: Path) -> None:
+    path, count = tmp_path / "scattered.qcow2", 2000
+    create_image(path, 2 * count * CLUSTER)
+    image = ServedImage(path, write=True)
+    for number in range(count):
+        image.write(2 * number * CLUSTER, b"a" * 512)
+    image.close()
+    tracemalloc.start()
+    try:
+        found = sum(1 for _ in image_extents(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == count
+    assert peak < 256 * KIB, "the text alone has more"
 
 
 def test_the_tools_are_here() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from thinsync_virt.endpoint.mappings import Mappings
 from thinsync_virt.model.extents import Extent, ExtentKind, behind, clip, coalesce
@@ -12,18 +13,18 @@ from thinsync_virt.units import align_down
 
 def read_difference(
     mappings: Mappings, base: ThinVolume, head: ThinVolume, chunk_size: int
-) -> tuple[Extent, ...]:
-    """What makes ``head`` of ``base``, in bytes, clipped to head's size. Raises as :class:`Mappings`.
+) -> Iterator[Extent]:
+    """What makes ``head`` of ``base``, in bytes, clipped to head's size; lazily, and raises, as :class:`Mappings`.
 
     Mappings past the end of a shrunk volume stay, and come back when it grows again: the base's trees may agree
     about a range that never travelled. So what lies past the base's end is taken from head alone, holes too.
     """
     found = mappings.difference(base.thin_id, head.thin_id)
     if head.size <= base.size:
-        return tuple(clip(found, head.size))
+        return clip(found, head.size)
     start = align_down(base.size, chunk_size)
     grown = _with_holes(behind(mappings.mappings(head.thin_id), start), start, head.size)
-    return tuple(coalesce([*clip(found, start), *grown]))
+    return coalesce(chain(clip(found, start), grown))
 
 
 def _with_holes(extents: Iterable[Extent], start: int, end: int) -> Iterator[Extent]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from thinsync_virt import __version__
 from thinsync_virt.endpoint.source.pipeline import PIECE, Part, Run, prepared, worker_count
 from thinsync_virt.endpoint.source.tuning import Comparing, Tuning
-from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, behind, data_bytes
+from thinsync_virt.model.extents import Announcement, ExtentKind
+from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint
 from thinsync_virt.model.reports import SentDisk
@@ -44,15 +46,10 @@ class OutgoingDisk:
     size: int
     chunk_size: int
     mode: Mode
-    extents: tuple[Extent, ...]
+    extents: PackedExtents
     base_path: str = ""
     base_size: int = 0
     start: int = 0
-
-    @property
-    def left(self) -> tuple[Extent, ...]:
-        """What is still to travel."""
-        return tuple(behind(self.extents, self.start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,25 +94,24 @@ class OutgoingStream:
 
     def __post_init__(self) -> None:
         for delta in self.deltas:
-            changed = sum(extent.length for extent in delta.extents)
-            self._counts[delta.target] = _Count(changed)
+            self._counts[delta.target] = _Count(delta.extents.announced.changed)
 
     @property
     def total(self) -> int:
         """Bytes of data that will be read."""
-        return sum(data_bytes(delta.left) for delta in self.deltas)
+        return sum(announced.data for announced in self.expected.values())
 
     @property
     def skipped(self) -> int:
         """Bytes of data that are not read again, because an interrupted transfer brought them."""
-        return sum(data_bytes(delta.extents) for delta in self.deltas) - self.total
+        return sum(delta.extents.announced.data for delta in self.deltas) - self.total
 
-    @property
+    @cached_property
     def expected(self) -> dict[str, Announcement]:
         """What each disk will bring."""
-        return {delta.target: Announcement.of(delta.left) for delta in self.deltas}
+        return {delta.target: delta.extents.announced_behind(delta.start) for delta in self.deltas}
 
-    @property
+    @cached_property
     def delta(self) -> str:
         """The id of what travels, whatever of it has travelled before."""
         return delta_id(
@@ -177,7 +173,7 @@ class OutgoingStream:
     def _parts(self, comparing: Comparing) -> Iterator[Part]:
         for index, delta in enumerate(self.deltas):
             head = self._devices[delta.path]
-            for extent in delta.left:
+            for extent in delta.extents.behind(delta.start):
                 if extent.kind is ExtentKind.UNMAPPED:
                     # A full copy begins with nothing mapped.
                     if delta.mode is not Mode.FULL:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.source.difference import read_difference
-from thinsync_virt.model.extents import Extent, clip
+from thinsync_virt.model.extents import clip
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.spool import SpoolFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +25,27 @@ class Pair:
     base: ThinVolume | None
 
 
-def read_pairs(lvm: Lvm, mappings: MappingsOpener, pairs: Iterable[Pair]) -> dict[str, tuple[Extent, ...]]:
+@contextmanager
+def read_pairs(
+    lvm: Lvm, mappings: MappingsOpener, pairs: Iterable[Pair]
+) -> Iterator[Mapping[str, PackedExtents]]:
     """By disk target, in bytes, clipped to the head's size; one metadata snapshot for each pool.
 
-    Raises PoolError, BusyError, NotFoundError, CommandError.
+    They are kept for as long as the context lasts; the metadata snapshots are gone when it begins. Raises PoolError,
+    BusyError, NotFoundError, CommandError, SpaceError.
     """
     by_pool: dict[VolumeName, list[Pair]] = {}
     for pair in pairs:
         by_pool.setdefault(pair.head.pool, []).append(pair)
-    extents: dict[str, tuple[Extent, ...]] = {}
-    for pool, members in by_pool.items():
-        known = lvm.pool(pool)
-        with mappings.open(known) as opened:
-            for pair in members:
-                if pair.base is not None:
-                    found = read_difference(opened, pair.base, pair.head, known.chunk_size)
-                else:
-                    found = tuple(clip(opened.mappings(pair.head.thin_id), pair.head.size))
-                extents[pair.target] = found
-    return extents
+    extents: dict[str, PackedExtents] = {}
+    with ExitStack() as spools:
+        for pool, members in by_pool.items():
+            known = lvm.pool(pool)
+            with mappings.open(known) as opened:
+                for pair in members:
+                    if pair.base is not None:
+                        found = read_difference(opened, pair.base, pair.head, known.chunk_size)
+                    else:
+                        found = clip(opened.mappings(pair.head.thin_id), pair.head.size)
+                    extents[pair.target] = PackedExtents(found, spools.enter_context(SpoolFile()))
+        yield extents

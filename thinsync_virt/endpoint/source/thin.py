@@ -30,19 +30,18 @@ from thinsync_virt.endpoint.removal import (
 )
 from thinsync_virt.endpoint.source.agent_check import look_at_agent
 from thinsync_virt.endpoint.source.amounts import differing_bytes, mapped_bytes
-from thinsync_virt.endpoint.source.deltas import read_deltas, with_modes
+from thinsync_virt.endpoint.source.deltas import outgoing_disks, read_deltas, volumes_read
 from thinsync_virt.endpoint.source.opening import open_stream
-from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.endpoint.source.outgoing import OutgoingStream
 from thinsync_virt.endpoint.source.tuning import Tuning
 from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, SpaceError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import CacheMode, Disk, Domain
-from thinsync_virt.model.extents import behind, data_bytes, within
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import VolumeName, short_id
-from thinsync_virt.model.plans import Mode, Replicate
+from thinsync_virt.model.plans import Replicate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Head, Quiesce, SnapshotReport
@@ -55,6 +54,7 @@ from thinsync_virt.planning.space import TEXT_PER_VOLUME, volume_text
 from thinsync_virt.system.block import flush_host_cache
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest, lacks_room
 from thinsync_virt.system.lvm_lock import wait_until_idle
+from thinsync_virt.system.spool import SpoolFile
 from thinsync_virt.system.steps import reached
 
 POOL_LOCK_WAIT = 60.0
@@ -347,39 +347,18 @@ class ThinSource:
 
         The deltas are read when the context opens, under one metadata snapshot per pool.
         """
-        chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
-        extents = read_deltas(self._lvm, self._mappings, plan, head.point)
-        for target, ranges in plan.differing.items():
-            extents[target] = tuple(within(extents[target], ranges))
-        starts = plan.interrupted.positions if plan.interrupted is not None else {}
-        deltas: list[OutgoingDisk] = []
-        names = [disk.volume.name for disk in head.point.disks]
-        for disk, mode in with_modes(plan, head.point):
-            volume = disk.volume
-            base = plan.base.disk(disk.target) if plan.base and mode is Mode.INCREMENTAL else None
-            if base is not None:
-                names.append(base.volume.name)
-            deltas.append(
-                OutgoingDisk(
-                    disk.target,
-                    volume.name.path,
-                    volume.size,
-                    chunk_sizes[volume.pool],
-                    mode,
-                    extents[disk.target],
-                    base.volume.name.path if base else "",
-                    base.volume.size if base else 0,
-                    min(starts.get(disk.target, 0), volume.size),
+        with read_deltas(self._lvm, self._mappings, plan, head.point) as extents:
+            chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
+            deltas = outgoing_disks(plan, head.point, extents, chunk_sizes)
+            names = volumes_read(plan, head.point)
+            domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
+            with activated(self._lvm, names), ExitStack() as devices:
+                stream = OutgoingStream(
+                    head.point, domain_name, plan.base, head.definition.pack(), deltas, tuning=self._tuning
                 )
-            )
-        domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
-        with activated(self._lvm, tuple(names)), ExitStack() as devices:
-            stream = OutgoingStream(
-                head.point, domain_name, plan.base, head.definition.pack(), tuple(deltas), tuning=self._tuning
-            )
-            devices.enter_context(open_stream(self._lvm, stream, tuple(names)))
-            devices.enter_context(self._tuning.priority.applied())
-            yield stream
+                devices.enter_context(open_stream(self._lvm, stream, names))
+                devices.enter_context(self._tuning.priority.applied())
+                yield stream
 
     @contextmanager
     def prover(self) -> Iterator[Prover]:
@@ -390,12 +369,19 @@ class ThinSource:
         finally:
             prover.close()
 
+    def spool(self) -> SpoolFile:
+        """Where ranges can be kept; the list of one disk."""
+        return SpoolFile()
+
     def left(self, plan: Replicate) -> dict[str, int]:
         """Bytes of data that are left of the interrupted transfer in ``plan``, by disk target."""
         assert plan.unfinished_head is not None and plan.interrupted is not None
-        extents = read_deltas(self._lvm, self._mappings, plan, plan.unfinished_head)
         starts = plan.interrupted.positions
-        return {target: data_bytes(behind(found, starts.get(target, 0))) for target, found in extents.items()}
+        with read_deltas(self._lvm, self._mappings, plan, plan.unfinished_head) as deltas:
+            return {
+                target: extents.announced_behind(starts.get(target, 0)).data
+                for target, extents in deltas.items()
+            }
 
     def reopen(self, point: RecoveryPoint) -> Head:
         """A head that is here already. Raises PoolError when its definition cannot be read."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.mappings import MappingsOpener
@@ -22,12 +22,14 @@ from thinsync_virt.endpoint.target.seeds import Seed, find_seed
 from thinsync_virt.errors import Code, ConflictError, NotFoundError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.extents import Extent, ExtentKind, clip, data_bytes
 from thinsync_virt.model.names import VolumeName, check_disk_target
+from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.tags import Member, Role, format_tag
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
+from thinsync_virt.system.spool import SpoolFile
 from thinsync_virt.system.steps import reached
 from thinsync_virt.units import KIB, MIB, align_down, align_up
 
@@ -57,7 +59,11 @@ class Seeding:
             seed = find_seed(self._lvm, VolumeName.parse(text), key)
             size = min(seed.size, sizes.get(check_disk_target(disk), 0))
             shared = seed.thin is not None and seed.thin.pool == choices.pool_of(disk)
-            found[disk] = 0 if shared else data_bytes(clip(self._extents(seed), size))
+            if shared:
+                found[disk] = 0
+                continue
+            with self._extents(seed) as extents:
+                found[disk] = data_bytes(clip(extents, size))
         return found
 
     def sow(
@@ -133,10 +139,9 @@ class Seeding:
     def _copy(self, seed: Seed, device: BlockDevice, pool: Pool) -> None:
         """The seed's data into a new, empty volume. What cannot be read is left out: it comes with what differs."""
         filler = ChunkFiller(device, pool, fresh=True)
-        extents = tuple(clip(self._extents(seed), min(seed.size, device.size)))
         unwatched = 0
-        with seed.opened(self._lvm) as origin:
-            for extent in extents:
+        with self._extents(seed) as extents, seed.opened(self._lvm) as origin:
+            for extent in clip(extents, min(seed.size, device.size)):
                 for start in range(extent.start, extent.end, MIB):
                     for at, data in _pieces(origin, start, min(MIB, extent.end - start)):
                         filler.write(at, memoryview(data))
@@ -145,12 +150,17 @@ class Seeding:
                         unwatched = 0
                         self._watch(pool.name)
 
-    def _extents(self, seed: Seed) -> tuple[Extent, ...]:
-        """Where the seed may hold data."""
-        if seed.thin is None:
-            return (Extent(0, seed.size, ExtentKind.DATA),) if seed.size else ()
-        with self._mappings.open(self._lvm.pool(seed.thin.pool)) as mappings:
-            return tuple(clip(mappings.mappings(seed.thin.thin_id), seed.size))
+    @contextmanager
+    def _extents(self, seed: Seed) -> Iterator[PackedExtents]:
+        """Where the seed may hold data; kept for as long as the context lasts."""
+        with SpoolFile() as spool:
+            if seed.thin is None:
+                whole = Extent(0, seed.size, ExtentKind.DATA)
+                extents = PackedExtents([whole] if seed.size else [], spool)
+            else:
+                with self._mappings.open(self._lvm.pool(seed.thin.pool)) as mappings:
+                    extents = PackedExtents(clip(mappings.mappings(seed.thin.thin_id), seed.size), spool)
+            yield extents
 
     def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
         """The bitmap of what was made: which 1 MiB blocks have anything mapped."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
@@ -24,6 +24,7 @@ from thinsync_virt.errors import (
 )
 from thinsync_virt.model.findings import refusals
 from thinsync_virt.model.names import VolumeName, short_id
+from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint
 from thinsync_virt.model.sources import volume_id
@@ -76,12 +77,13 @@ class VolumeSender:
                 notify(_describe_snapshot(source))
             moment = int(time.time()) if head is not source else head.created
             pair = Pair(name.lv, head, older)
+            extents = stack.enter_context(read_pairs(self._lvm, self._mappings, (pair,)))
             stream = OutgoingStream(
                 VolumeHead(volume_id(head.uuid), moment, Consistency.CRASH),
                 "",
                 VolumeHead(volume_id(older.uuid), older.created, Consistency.CRASH) if older else None,
                 b"",
-                self._deltas((pair,)),
+                self._deltas((pair,), extents),
                 addressed=False,
                 tuning=self._tuning_for(writer),
             )
@@ -110,18 +112,19 @@ class VolumeSender:
         for pair in pairs:
             if base is not None and pair.base is None:
                 notify(f"{pair.target}: all that is mapped, since it is not in point {short_id(base.id)}")
-        stream = OutgoingStream(
-            sent.point,
-            sent.domain_name,
-            base,
-            sent.packed_definition,
-            self._deltas(pairs),
-            addressed=False,
-            tuning=self._tuning_for(writer),
-        )
-        stream.write_with(writer)
-        with self._opened(stream, pairs, notify):
-            yield stream
+        with read_pairs(self._lvm, self._mappings, pairs) as extents:
+            stream = OutgoingStream(
+                sent.point,
+                sent.domain_name,
+                base,
+                sent.packed_definition,
+                self._deltas(pairs, extents),
+                addressed=False,
+                tuning=self._tuning_for(writer),
+            )
+            stream.write_with(writer)
+            with self._opened(stream, pairs, notify):
+                yield stream
 
     def _tuning_for(self, writer: Writer) -> Tuning:
         """thin-send-recv's format knows no compression: packing would be for nothing."""
@@ -137,9 +140,10 @@ class VolumeSender:
                 hint=finding.hint,
             )
 
-    def _deltas(self, pairs: Sequence[Pair]) -> tuple[OutgoingDisk, ...]:
+    def _deltas(
+        self, pairs: Sequence[Pair], extents: Mapping[str, PackedExtents]
+    ) -> tuple[OutgoingDisk, ...]:
         chunk_sizes = {pool.name: pool.chunk_size for pool in self._lvm.pools()}
-        extents = read_pairs(self._lvm, self._mappings, pairs)
         return tuple(
             OutgoingDisk(
                 pair.target,
