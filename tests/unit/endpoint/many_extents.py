@@ -54,7 +54,7 @@ def main(count: int, path: str) -> None:
     # It has grown, by a tenth: there all that is not mapped counts as well.
     base, head = volume("base", size=size - size // 10), volume("head", size=size)
     start = size - 2 * SENT * CHUNK
-    with read_pairs(lvm, mappings, [Pair("vda", head, base)]) as extents:
+    with read_pairs(lvm.pools(), mappings, [Pair("vda", head, base)]) as extents:
         disk = OutgoingDisk(
             "vda", path, size, CHUNK, Mode.INCREMENTAL, extents["vda"], path, base.size, start
         )

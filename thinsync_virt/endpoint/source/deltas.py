@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from thinsync_virt.endpoint.mappings import MappingsOpener
@@ -14,18 +14,17 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.plans import Mode, Replicate
 from thinsync_virt.model.points import PointDisk, RecoveryPoint
-from thinsync_virt.model.volumes import ThinVolume
-from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.model.volumes import Pool, ThinVolume
 from thinsync_virt.system.spool import SpoolFile
 
 
 @contextmanager
 def read_deltas(
-    lvm: Lvm, opener: MappingsOpener, plan: Replicate, point: RecoveryPoint
+    pools: Iterable[Pool], opener: MappingsOpener, plan: Replicate, point: RecoveryPoint
 ) -> Iterator[Mapping[str, PackedExtents]]:
     """The extents of each disk of ``point``, clipped to its size, under one metadata snapshot per pool.
 
-    Of a disk that was compared with a seed those in which it differs. Kept for as long as the context lasts. Raises as
+    ``pools`` are those of this host. Of a disk that was compared with a seed those in which it differs. Kept for as long as the context lasts. Raises as
     :func:`read_pairs`.
     """
     pairs: list[Pair] = []
@@ -37,7 +36,7 @@ def read_deltas(
                 hint="run it again: then all of that disk is sent",
             )
         pairs.append(Pair(disk.target, disk.volume, base))
-    with read_pairs(lvm, opener, pairs) as extents, ExitStack() as spools:
+    with read_pairs(pools, opener, pairs) as extents, ExitStack() as spools:
         narrowed = {
             target: PackedExtents(within(extents[target], ranges), spools.enter_context(SpoolFile()))
             for target, ranges in plan.differing.items()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.source.difference import read_difference
+from thinsync_virt.errors import NotFoundError
 from thinsync_virt.model.extents import clip
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.packed_extents import PackedExtents
-from thinsync_virt.model.volumes import ThinVolume
-from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.model.volumes import Pool, ThinVolume
 from thinsync_virt.system.spool import SpoolFile
 
 
@@ -27,20 +27,23 @@ class Pair:
 
 @contextmanager
 def read_pairs(
-    lvm: Lvm, mappings: MappingsOpener, pairs: Iterable[Pair]
+    pools: Iterable[Pool], mappings: MappingsOpener, pairs: Iterable[Pair]
 ) -> Iterator[Mapping[str, PackedExtents]]:
     """By disk target, in bytes, clipped to the head's size; one metadata snapshot for each pool.
 
-    They are kept for as long as the context lasts; the metadata snapshots are gone when it begins. Raises PoolError,
+    ``pools`` are those of this host. The extents are kept for as long as the context lasts; the metadata snapshots are gone when it begins. Raises PoolError,
     BusyError, NotFoundError, CommandError, SpaceError.
     """
+    known_pools = {pool.name: pool for pool in pools}
     by_pool: dict[VolumeName, list[Pair]] = {}
     for pair in pairs:
         by_pool.setdefault(pair.head.pool, []).append(pair)
     extents: dict[str, PackedExtents] = {}
     with ExitStack() as spools:
         for pool, members in by_pool.items():
-            known = lvm.pool(pool)
+            known = known_pools.get(pool)
+            if known is None:
+                raise NotFoundError(f"pool {pool} is gone", hint="see the pools: lvs -S segtype=thin-pool")
             with mappings.open(known) as opened:
                 for pair in members:
                     if pair.base is not None:

@@ -347,8 +347,9 @@ class ThinSource:
 
         The deltas are read when the context opens, under one metadata snapshot per pool.
         """
-        with read_deltas(self._lvm, self._mappings, plan, head.point) as extents:
-            chunk_sizes = {report.name: report.chunk_size for report in self._lvm.pools()}
+        pools = self._lvm.pools()
+        with read_deltas(pools, self._mappings, plan, head.point) as extents:
+            chunk_sizes = {pool.name: pool.chunk_size for pool in pools}
             deltas = outgoing_disks(plan, head.point, extents, chunk_sizes)
             names = volumes_read(plan, head.point)
             domain_name = self._catalogue(head.point.key).names[head.point.key.domain]
@@ -377,7 +378,7 @@ class ThinSource:
         """Bytes of data that are left of the interrupted transfer in ``plan``, by disk target."""
         assert plan.unfinished_head is not None and plan.interrupted is not None
         starts = plan.interrupted.positions
-        with read_deltas(self._lvm, self._mappings, plan, plan.unfinished_head) as deltas:
+        with read_deltas(self._lvm.pools(), self._mappings, plan, plan.unfinished_head) as deltas:
             return {
                 target: extents.announced_behind(starts.get(target, 0)).data
                 for target, extents in deltas.items()

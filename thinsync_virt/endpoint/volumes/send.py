@@ -29,7 +29,7 @@ from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency, RecoveryPoint
 from thinsync_virt.model.sources import volume_id
 from thinsync_virt.model.states import PoolReport
-from thinsync_virt.model.volumes import ThinVolume
+from thinsync_virt.model.volumes import Pool, ThinVolume
 from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
@@ -77,13 +77,13 @@ class VolumeSender:
                 notify(_describe_snapshot(source))
             moment = int(time.time()) if head is not source else head.created
             pair = Pair(name.lv, head, older)
-            extents = stack.enter_context(read_pairs(self._lvm, self._mappings, (pair,)))
+            extents = stack.enter_context(read_pairs(there.pools, self._mappings, (pair,)))
             stream = OutgoingStream(
                 VolumeHead(volume_id(head.uuid), moment, Consistency.CRASH),
                 "",
                 VolumeHead(volume_id(older.uuid), older.created, Consistency.CRASH) if older else None,
                 b"",
-                self._deltas((pair,), extents),
+                _deltas((pair,), extents, there.pools),
                 addressed=False,
                 tuning=self._tuning_for(writer),
             )
@@ -112,13 +112,14 @@ class VolumeSender:
         for pair in pairs:
             if base is not None and pair.base is None:
                 notify(f"{pair.target}: all that is mapped, since it is not in point {short_id(base.id)}")
-        with read_pairs(self._lvm, self._mappings, pairs) as extents:
+        pools = self._lvm.pools()
+        with read_pairs(pools, self._mappings, pairs) as extents:
             stream = OutgoingStream(
                 sent.point,
                 sent.domain_name,
                 base,
                 sent.packed_definition,
-                self._deltas(pairs, extents),
+                _deltas(pairs, extents, pools),
                 addressed=False,
                 tuning=self._tuning_for(writer),
             )
@@ -139,24 +140,6 @@ class VolumeSender:
                 code=finding.code,
                 hint=finding.hint,
             )
-
-    def _deltas(
-        self, pairs: Sequence[Pair], extents: Mapping[str, PackedExtents]
-    ) -> tuple[OutgoingDisk, ...]:
-        chunk_sizes = {pool.name: pool.chunk_size for pool in self._lvm.pools()}
-        return tuple(
-            OutgoingDisk(
-                pair.target,
-                pair.head.name.path,
-                pair.head.size,
-                chunk_sizes[pair.head.pool],
-                Mode.FULL if pair.base is None else Mode.INCREMENTAL,
-                extents[pair.target],
-                pair.base.name.path if pair.base is not None else "",
-                pair.base.size if pair.base is not None else 0,
-            )
-            for pair in pairs
-        )
 
     @contextmanager
     def _opened(self, stream: OutgoingStream, pairs: Sequence[Pair], notify: Notify) -> Iterator[None]:
@@ -239,6 +222,25 @@ def _base(there: Inventory, source: ThinVolume, name: VolumeName) -> ThinVolume:
             " for the next time: lvcreate -s -pr makes read-only snapshots",
         )
     return base
+
+
+def _deltas(
+    pairs: Sequence[Pair], extents: Mapping[str, PackedExtents], pools: Sequence[Pool]
+) -> tuple[OutgoingDisk, ...]:
+    chunk_sizes = {pool.name: pool.chunk_size for pool in pools}
+    return tuple(
+        OutgoingDisk(
+            pair.target,
+            pair.head.name.path,
+            pair.head.size,
+            chunk_sizes[pair.head.pool],
+            Mode.FULL if pair.base is None else Mode.INCREMENTAL,
+            extents[pair.target],
+            pair.base.name.path if pair.base is not None else "",
+            pair.base.size if pair.base is not None else 0,
+        )
+        for pair in pairs
+    )
 
 
 def _base_of(target: str, head: ThinVolume, base: RecoveryPoint | None) -> ThinVolume | None:
