@@ -75,6 +75,7 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
     "tpm_state._make_directories/sync_path": Proof("TPM state named"),
     "tpm_state._write": Proof("TPM state placed"),
     "tpm_state._write/sync_path": Proof("TPM state placed"),
+    "tpm_state._end_hold/sync_path": Proof("TPM state gone"),
     "tpm_state._keep/sync_path": Spared("the flush after the write to the same place covers the rename"),
     # Stores
     f"directory.DomainFolder.commit/{_SYNC_PARENT}": _THERE,

@@ -7,6 +7,7 @@ Where the definition names the directory, the define is the switch, as for all e
     the place is held: no emulator takes it     of the older, then of the newer point; a start fails
     the place holds the newer point's state     of the newer point
 
+A point whose TPM has no state, as after it was reset at the source, leaves the place empty in the third step.
 A place that is held, after a crash, gets the state of the point that the definition names: at boot before libvirt
 starts, by ``recover``, and when the next run begins. Whatever else stands there is left alone.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.flushes import flush
 from thinsync_virt.hypervisor import tpm
-from thinsync_virt.hypervisor.files import has_content, read_stable, sync_path
+from thinsync_virt.hypervisor.files import has_content, read_stable, remove_file, sync_path
 from thinsync_virt.hypervisor.mark import read_mark
 from thinsync_virt.hypervisor.markup import Element, parse
 from thinsync_virt.hypervisor.replica.draft import TpmState
@@ -41,7 +42,9 @@ _SETTING = re.compile(r'^\s*(swtpm_user|swtpm_group)\s*=\s*"\+?([^"]+)"', re.MUL
 
 
 def in_place(state: TpmState) -> bool:
-    """Whether a start would take this state."""
+    """Whether a start would take this state; where there is none, whether it would find none."""
+    if not state.data:
+        return not os.path.lexists(state.place)
     return has_content(state.place or state.path, state.data)
 
 
@@ -54,7 +57,7 @@ def prepare(state: TpmState, ours: bool, reached: Callable[[str], None]) -> None
     if not has_content(state.path, state.data):
         _write(state.path, state.data)
     reached("TPM state written")
-    if not state.place or has_content(state.place, state.data) or has_content(state.place, HELD):
+    if not state.place or in_place(state) or has_content(state.place, HELD):
         return
     if not ours and os.path.exists(state.place):
         _keep(state.place)
@@ -67,7 +70,7 @@ def put_in_place(state: TpmState, reached: Callable[[str], None]) -> None:
     if not state.place:
         return
     if has_content(state.place, HELD):
-        _write(state.place, state.data)
+        _end_hold(state.place, state.data)
     reached("TPM in place")
 
 
@@ -87,12 +90,12 @@ def finish(root: Element) -> bool:
         data = read_stable(path, MAX_TPM)
     except NotFoundError:
         data = None
-    if not data:
+    if data is None:
         raise ThinsyncError(
             f"the TPM state of point {short_id(mark.point)} is not at {path}: the replica cannot start",
             hint="the next replication brings it: thinsync-vm replicate",
         )
-    _write(place, data)
+    _end_hold(place, data)
     return True
 
 
@@ -120,6 +123,17 @@ def remove_old(domain: str, used: set[str]) -> list[str]:
                 shutil.rmtree(path, ignore_errors=True)
                 removed.append(str(path))
     return removed
+
+
+def _end_hold(place: str, data: bytes) -> None:
+    if data:
+        _write(place, data)
+        return
+    try:
+        remove_file(place)
+        sync_path(os.path.dirname(place))
+    except OSError as error:
+        raise _failure(place, error) from error
 
 
 def _keep(place: str) -> None:

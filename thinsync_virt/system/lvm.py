@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 
 from thinsync_virt.errors import (
@@ -30,6 +30,7 @@ from thinsync_virt.system.dm_names import dm_name, lvm_device
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.flush import GroupFlush
 from thinsync_virt.system.lvm_commands import Batch, SnapshotRequest, snapshot_batch
+from thinsync_virt.system.lvm_lock import timed_out
 from thinsync_virt.system.lvm_report import Inventory, VolumeGroup, VolumeKind
 from thinsync_virt.system.process import Completed, run
 from thinsync_virt.units import SECTOR, align_up
@@ -38,6 +39,8 @@ __all__ = ["Batch", "Inventory", "Lvm", "SnapshotRequest", "VolumeGroup", "Volum
 
 # LVM waits for its own locks without end; a command of another program may hold the group for long.
 _TIMEOUT = 120.0
+# A report may be asked for again at any time; before a freeze nothing waits longer for a lock.
+_REPORT_TIMEOUT = 60.0
 # thin_check reads all of a pool's metadata.
 _CHECK_TIMEOUT = 900.0
 # Known to 0.9.0 and 1.x: leaked blocks are given back, after everything else was found right.
@@ -148,7 +151,7 @@ class Lvm:
         Raises as :meth:`confirm_snapshots`.
         """
         batch = snapshot_batch(requests, in_freeze=False)
-        done = run(
+        done = _run(
             batch.argv,
             stdin=batch.stdin,
             timeout=_TIMEOUT,
@@ -267,7 +270,7 @@ class Lvm:
         if not names:
             return
         try:
-            run(["lvchange", "-ay", "-K", *_texts(names)], timeout=_TIMEOUT, kill_on_timeout=False)
+            _run(["lvchange", "-ay", "-K", *_texts(names)], timeout=_TIMEOUT, kill_on_timeout=False)
         except CommandError as error:
             raise _not_found(error, _listed(names)) or error from error
         for name in names:
@@ -276,7 +279,7 @@ class Lvm:
     def activate_group(self, vg: str) -> None:
         """Activate what a boot activates of a group, leaked blocks in its pools mended. Raises CommandError."""
         config = f'global{{thin_check_options=["-q","{_MEND_LEAKS}"]}}'
-        run(
+        _run(
             ["vgchange", "--config", config, "-aay", check_lvm_name(vg)],
             timeout=_CHECK_TIMEOUT,
             kill_on_timeout=False,
@@ -288,7 +291,7 @@ class Lvm:
         """Deactivate volumes. Raises BusyError naming one that is open."""
         if not names:
             return
-        done = run(
+        done = _run(
             ["lvchange", "-an", *_texts(names)],
             timeout=_TIMEOUT,
             ok=(0, _FAILED),
@@ -358,6 +361,32 @@ class Lvm:
         _change(["lvrename", name.vg, name.lv, check_lvm_name(new)], f"{name} or {new}", name.vg)
 
 
+def _run(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    stdin: str | None = None,
+    ok: Collection[int] = (0,),
+    hint: str = "",
+    kill_on_timeout: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> Completed:
+    """As :func:`run`; what did not end in time for a lock that another command holds says which."""
+    try:
+        return run(
+            argv,
+            stdin=stdin,
+            timeout=timeout,
+            ok=ok,
+            hint=hint,
+            kill_on_timeout=kill_on_timeout,
+            environment=environment,
+        )
+    except CommandError as error:
+        busy = timed_out(f"{argv[0]}: no end after {timeout:g} s") if error.status is None else None
+        raise busy or error from error
+
+
 def _wait_for_link(name: VolumeName) -> None:
     """A volume that was active already, or that LVM's udev cookie timed out for, may not have its link yet."""
     deadline = time.monotonic() + _LINK_SECONDS
@@ -384,7 +413,7 @@ def _report(command: str, fields: str, select: str | None, scope: list[str]) -> 
     ]
     argv += ["-o", fields, *(["-S", select] if select else []), *scope]
     try:
-        return run(argv, timeout=_TIMEOUT, hint="try it by hand: lvs").stdout
+        return _run(argv, timeout=_REPORT_TIMEOUT, hint="try it by hand: lvs").stdout
     except CommandError as error:
         raise (
             _not_found(error, " ".join(word for word in scope if not word.startswith("-"))) or error
@@ -405,7 +434,7 @@ def _change(words: Sequence[str], what: str, *groups: str, ok: Sequence[int] = (
     # -An: no backup file either; LVM's own metadata on the disks is what counts.
     argv = [words[0], "--config", lvm_commands.NO_ARCHIVE, "-An", *words[1:]]
     try:
-        done = run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False, hint=_LOOK_HINT)
+        done = _run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False, hint=_LOOK_HINT)
     except CommandError as error:
         raise _meaning(error, what) from error
     for vg in groups:

@@ -11,13 +11,15 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from thinsync_virt.errors import BusyError
+from thinsync_virt.errors import BusyError, Code, ThinsyncError
 from thinsync_virt.model.names import check_lvm_name
+from thinsync_virt.model.text import printable
 
 LOCKING_DIR = Path("/run/lock/lvm")
+_LOCKS = Path("/proc/locks")
 _POLL_SECONDS = 0.02
 
 
@@ -27,10 +29,7 @@ def wait_until_idle(vg: str, seconds: float, *, directory: Path = LOCKING_DIR) -
     deadline = time.monotonic() + seconds
     while not _is_free(path):
         if time.monotonic() >= deadline:
-            raise BusyError(
-                f"volume group {vg} is in use by other LVM commands since {seconds:.0f} s",
-                hint="see which: ps -ef | grep lv",
-            )
+            raise _busy(vg, path, f" since {seconds:.0f} s")
         time.sleep(_POLL_SECONDS)
 
 
@@ -41,14 +40,85 @@ def hold_group(vg: str, seconds: float, *, directory: Path = LOCKING_DIR) -> Ite
     deadline = time.monotonic() + seconds
     while (descriptor := _take(path)) is None:
         if time.monotonic() >= deadline:
-            raise BusyError(
-                f"volume group {vg} is in use by other LVM commands", hint="see which: ps -ef | grep lv"
-            )
+            raise _busy(vg, path, "")
         time.sleep(_POLL_SECONDS)
     try:
         yield
     finally:
         os.close(descriptor)
+
+
+def locked_groups(*, directory: Path = LOCKING_DIR) -> dict[str, tuple[int, ...]]:
+    """The volume groups that a process holds just now, and its pid; several where they only read.
+
+    Nothing where LVM keeps its locks elsewhere.
+    """
+    found = {path.name.removeprefix("V_"): _holders(path) for path in sorted(directory.glob("V_*"))}
+    return {vg: pids for vg, pids in found.items() if pids}
+
+
+def described(pids: Iterable[int]) -> str:
+    """Processes for people: ``lvcreate, pid 42``."""
+    return "; ".join(f"{name}, pid {pid}" if (name := _command(pid)) else f"pid {pid}" for pid in pids)
+
+
+def _busy(vg: str, path: Path, since: str) -> BusyError:
+    pids = _holders(path)
+    if not pids:
+        return BusyError(
+            f"volume group {vg} is in use by other LVM commands{since}", hint="see which: ps -ef | grep lv"
+        )
+    return BusyError(
+        f"volume group {vg} is in use{since}: {described(pids)}",
+        hint=f"{_wait_for(pids)}; then run it again",
+    )
+
+
+def _wait_for(pids: Iterable[int]) -> str:
+    return f"wait for it to end; see what it does: ps -fp {','.join(map(str, pids))}"
+
+
+def timed_out(what: str, *, directory: Path = LOCKING_DIR) -> ThinsyncError | None:
+    """For a command that waited for a group in vain: who holds one. None where nobody does.
+
+    No BusyError: that is said of single volumes, which callers leave for the next run, and go on to the next command.
+    """
+    groups = locked_groups(directory=directory)
+    if not groups:
+        return None
+    held = "; ".join(f"volume group {vg} is in use: {described(pids)}" for vg, pids in groups.items())
+    pids = sorted({pid for some in groups.values() for pid in some})
+    return ThinsyncError(
+        f"{what}: {held}", code=Code.BUSY, hint=f"{_wait_for(pids)}; then run it again", retry=True
+    )
+
+
+def _holders(path: Path) -> tuple[int, ...]:
+    """Who has it locked, by what the kernel lists; an arrow is before those that wait for it.
+
+    ::
+
+        1: FLOCK  ADVISORY  WRITE 4509 00:1b:4135 0 EOF
+        1: -> FLOCK  ADVISORY  WRITE 4711 00:1b:4135 0 EOF
+    """
+    try:
+        status, lines = path.stat(follow_symlinks=False), _LOCKS.read_text().splitlines()
+    except OSError:
+        return ()
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    pids = set[int]()
+    for line in lines:
+        match line.split():
+            case [_, "FLOCK", _, _, pid, where, *_] if where == device and pid.isdecimal():
+                pids.add(int(pid))
+    return tuple(sorted(pids))
+
+
+def _command(pid: int) -> str:
+    try:
+        return printable(Path(f"/proc/{pid}/comm").read_text(errors="replace"), 40)
+    except OSError:
+        return ""
 
 
 def _take(path: Path) -> int | None:

@@ -329,6 +329,23 @@ def tpm_state_placed(ground: Ground) -> None:
     assert place.with_name(f"{place.name}.before-thinsync").read_bytes() == b"somebody's"
 
 
+def tpm_state_gone(ground: Ground) -> None:
+    """A place that libvirt fixes, with an older point's state, and a point whose TPM has none."""
+    directory = ground.root / "swtpm"
+    place = directory / "UUID" / "tpm2" / "tpm2-00.permall"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"keys of point 1")
+    state = TpmState(str(place.parent / "thinsync-2" / place.name), str(place), b"")
+    ground.monkeypatch.setattr(tpm, "TPM_DIRECTORY", str(directory))
+    ground.monkeypatch.setattr(tpm_state, "_owner", lambda: (-1, -1))
+    ground.begin()
+    tpm_state.prepare(state, True, lambda _: None)
+    tpm_state.put_in_place(state, lambda _: None)
+    ground.cut()
+    assert not place.exists(), "the replica would not start, or with other keys"
+    assert Path(state.path).read_bytes() == b"", "recover could not tell that there is none"
+
+
 def tpm_state_named(ground: Ground) -> None:
     """A directory of the point's own, which the definition names."""
     directory = ground.root / "swtpm"
@@ -362,4 +379,5 @@ SMALL: dict[str, Callable[[Ground], None]] = {
     "settled": settled,
     "TPM state placed": tpm_state_placed,
     "TPM state named": tpm_state_named,
+    "TPM state gone": tpm_state_gone,
 }

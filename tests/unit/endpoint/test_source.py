@@ -259,3 +259,21 @@ def test_a_target_is_known_by_what_its_words_mean(recorded: str, monkeypatch: py
     assert source.known_targets(here, str(TargetSpec.parse("archive:/srv/x/"))) == {KEY.target}
     assert source.known_targets(here, "beta") == {OTHER_GROUP}
     assert source.known_targets(here, "archive:/srv/y") == frozenset()
+
+
+@pytest.mark.parametrize("what", ["pool_lock", "wait_until_idle"])
+def test_what_was_waited_for_in_vain_before_the_window_is_not_tried_again_at_once(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver begins again after a BusyError, which stands for a collision inside the freeze."""
+    source, lvm = make(monkeypatch, WHOLE)
+
+    def wait(*_: object, **__: object) -> None:
+        raise BusyError("volume group vg0 is in use since 60 s: lvconvert, pid 4711", hint="ps -fp 4711")
+
+    monkeypatch.setattr(source_module, what, wait)
+    with pytest.raises(ThinsyncError, match="pid 4711") as ended:
+        take(source)
+    assert not isinstance(ended.value, BusyError)
+    assert ended.value.code is Code.BUSY and ended.value.retry and ended.value.hint == "ps -fp 4711"
+    assert {one.lv for one in lvm.stored} == {f"{NAME}-vda", f"{NAME}-vdb"}

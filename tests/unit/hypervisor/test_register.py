@@ -84,13 +84,14 @@ def plan(sequence: int = 1, name: str = "web01", medium: bytes = b"seed") -> Rep
     return plan_replica(definition, mark, {"vda": f"/dev/vg1/web01-{sequence}"}, FACTS_HERE)
 
 
-def tpm_plan(sequence: int, state: bytes, version: int = 9_000_000) -> ReplicaPlan:
+def tpm_plan(sequence: int, state: bytes | None, version: int = 9_000_000) -> ReplicaPlan:
     """A plan for a guest with a TPM."""
     mark = Mark(KEY, f"{sequence:032x}"[::-1], sequence)
     text = XML.format(name="web01").replace(
         "<graphics", "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm><graphics"
     )
-    definition = definition_of(text, CHOSEN, {"tpm/tpm2-00.permall": state})
+    parts = {} if state is None else {"tpm/tpm2-00.permall": state}
+    definition = definition_of(text, CHOSEN, parts)
     facts = replace(FACTS_HERE, libvirt_version=version)
     return plan_replica(definition, mark, {"vda": f"/dev/vg1/web01-{sequence}"}, facts)
 
@@ -168,6 +169,23 @@ def test_a_tpm_gets_the_state_of_each_point(connection: Connection, tmp_path: Pa
     (gone,) = register.remove_files(connection, UUID)
     assert gone.endswith("thinsync-10000000")
     assert register.differences(connection, switched) == ()
+
+
+def test_a_tpm_that_lost_its_state_at_the_source_has_none_at_the_target(connection: Connection) -> None:
+    """An older point's keys do not belong to these disks. What an earlier version left there is found too."""
+    assert register.define(connection, tpm_plan(1, b"one"))
+    reset = tpm_plan(2, None)
+    assert reset.tpm is not None
+    place = Path(reset.tpm.place)
+    assert register.define(connection, reset)
+    assert not place.exists()
+    assert not register.define(connection, reset)
+    place.write_bytes(b"one")
+    assert register.differences(connection, reset) == ("its TPM state is missing or is another point's",)
+    assert register.define(connection, reset)
+    assert not place.exists()
+    assert register.define(connection, tpm_plan(3, b"three"))
+    assert place.read_bytes() == b"three"
 
 
 @pytest.mark.parametrize("step", ["TPM state written", "TPM held", "defined, not synced", "TPM in place"])

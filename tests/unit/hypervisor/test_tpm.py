@@ -148,8 +148,10 @@ def test_a_source_of_the_other_host_is_never_kept() -> None:
 
 
 def test_a_tpm_that_was_never_started_has_no_state() -> None:
+    plan, _ = plan_for(text(), DISKS, facts=NEWER)
+    assert plan.tpm is None, "its directory is its point's alone"
     plan, _ = plan_for(text(), DISKS, facts=HERE)
-    assert plan.tpm is None
+    assert plan.tpm is not None and plan.tpm.data == b"" and plan.tpm.place
     assert "no state yet" in found(plan, Severity.INFO)["TPM"].message
 
 
@@ -243,6 +245,48 @@ def test_a_start_after_a_crash_gets_the_state_of_its_definition(
     assert list(tpm_state.held(str(definitions))) == []
     switch(other, definitions, other_xml)
     assert tpm_state.in_place(other)
+
+
+@pytest.mark.parametrize("at", ["TPM state written", "TPM held", "defined", "TPM in place", ""])
+@pytest.mark.parametrize(("before", "after"), [(b"keys", None), (None, b"keys"), (None, None)])
+def test_a_tpm_without_state_starts_with_no_other_points_keys(
+    tmp_path: Path, before: bytes | None, after: bytes | None, at: str
+) -> None:
+    """It was reset at the source: older keys at the fixed place do not belong to the disks of the newer point."""
+    definitions = tmp_path / "definitions"
+    definitions.mkdir()
+    first, first_xml = planned(HERE, before, OTHER)
+    other, other_xml = planned(HERE, after)
+    assert first is not None and other is not None
+    place = Path(other.place)
+
+    def found() -> bytes | None:
+        return place.read_bytes() if place.exists() else None
+
+    switch(first, definitions, first_xml)
+    assert found() == before
+    try:
+        switch(other, definitions, other_xml, at)
+    except StoppedError:
+        for _, _, definition in tpm_state.held(str(definitions)):
+            assert tpm_state.finish(definition)
+    defined = (definitions / "web01.xml").read_text()
+    assert found() == (after if defined == other_xml else before)
+    assert list(tpm_state.held(str(definitions))) == []
+    switch(other, definitions, other_xml)
+    assert found() == after and tpm_state.in_place(other)
+
+
+def test_what_stood_there_before_the_replica_is_kept_where_that_has_no_state(tmp_path: Path) -> None:
+    state, _ = planned(HERE, None)
+    assert state is not None
+    place = Path(state.place)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"of a domain before")
+    tpm_state.prepare(state, False, quiet)
+    tpm_state.put_in_place(state, quiet)
+    assert not place.exists()
+    assert Path(f"{place}.before-thinsync").read_bytes() == b"of a domain before"
 
 
 def test_what_a_guest_has_written_meanwhile_is_left_alone(tmp_path: Path) -> None:

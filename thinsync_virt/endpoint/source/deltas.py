@@ -24,8 +24,8 @@ def read_deltas(
 ) -> Iterator[Mapping[str, PackedExtents]]:
     """The extents of each disk of ``point``, clipped to its size, under one metadata snapshot per pool.
 
-    ``pools`` are those of this host. Of a disk that was compared with a seed those in which it differs. Kept for as long as the context lasts. Raises as
-    :func:`read_pairs`.
+    ``pools`` are those of this host. Of a disk that was compared with a seed those extents in which it differs. Kept
+    for as long as the context lasts. Raises as :func:`read_pairs`.
     """
     pairs: list[Pair] = []
     for disk, _, base in _travelling(plan, point):

@@ -31,8 +31,8 @@ def read_pairs(
 ) -> Iterator[Mapping[str, PackedExtents]]:
     """By disk target, in bytes, clipped to the head's size; one metadata snapshot for each pool.
 
-    ``pools`` are those of this host. The extents are kept for as long as the context lasts; the metadata snapshots are gone when it begins. Raises PoolError,
-    BusyError, NotFoundError, CommandError, SpaceError.
+    ``pools`` are those of this host. The extents are kept for as long as the context lasts; the metadata snapshots are
+    gone when it begins. Raises PoolError, BusyError, NotFoundError, CommandError, SpaceError.
     """
     known_pools = {pool.name: pool for pool in pools}
     by_pool: dict[VolumeName, list[Pair]] = {}

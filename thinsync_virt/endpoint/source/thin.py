@@ -34,7 +34,15 @@ from thinsync_virt.endpoint.source.deltas import outgoing_disks, read_deltas, vo
 from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingStream
 from thinsync_virt.endpoint.source.tuning import Tuning
-from thinsync_virt.errors import BusyError, GuestError, NotFoundError, PoolError, SpaceError, ThinsyncError
+from thinsync_virt.errors import (
+    BusyError,
+    Code,
+    GuestError,
+    NotFoundError,
+    PoolError,
+    SpaceError,
+    ThinsyncError,
+)
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
@@ -201,7 +209,8 @@ class ThinSource:
     ) -> Head:
         """Take one set and seal it. ``limit`` is seconds from freeze to confirmed thaw.
 
-        Raises BusyError when LVM was busy inside the window (again is worth a try). Whatever fails, the set is
+        Raises BusyError when LVM was busy inside the window (again is worth a try); what was busy for a minute before
+        it is no BusyError, but has its code. Whatever fails, the set is
         removed: unsealed, it would be garbage.
         """
         requests = self._requests(domain, disks, plan, int(time.time()))
@@ -279,10 +288,11 @@ class ThinSource:
         # The guard flushes too, under the locks: what it still finds is little, however much the host held.
         _flush(disks)
         with ExitStack() as locks:
-            for pool in pools:
-                locks.enter_context(pool_lock(self._lvm.pool(pool), wait=POOL_LOCK_WAIT))
-            for vg in sorted({pool.vg for pool in pools}):
-                wait_until_idle(vg, POOL_LOCK_WAIT)
+            with _waited_for():
+                for pool in pools:
+                    locks.enter_context(pool_lock(self._lvm.pool(pool), wait=POOL_LOCK_WAIT))
+                for vg in sorted({pool.vg for pool in pools}):
+                    wait_until_idle(vg, POOL_LOCK_WAIT)
             report = self._guard.take_set(request)
             if not report.ok:
                 raise GuestError(
@@ -411,6 +421,15 @@ class ThinSource:
         clear_unfinished(self._lvm, (*ours.unfinished, *ours.broken))
         retire_points(self._lvm, expired_at_source(ours.points))
         remove_unused_definitions(self._lvm, self._catalogue(key))
+
+
+@contextmanager
+def _waited_for() -> Iterator[None]:
+    """A minute of waiting is not begun again at once, as an attempt is that LVM has spoilt within the window."""
+    try:
+        yield
+    except BusyError as error:
+        raise ThinsyncError(error.message, code=Code.BUSY, hint=error.hint, retry=True) from error
 
 
 def _flush(disks: tuple[Disk, ...]) -> None:

@@ -18,7 +18,8 @@ from thinsync_virt.model.replicas import Choices, Mark
 class TpmState:
     """A TPM's state and its file ``path``, which is its point's alone.
 
-    ``place`` is where libvirt looks for it when the definition cannot name the directory, else "".
+    ``place`` is where libvirt looks for it when the definition cannot name the directory, else "". With no ``data``
+    the point's TPM has no state: there must be none at ``place``, and an empty file at ``path`` says so.
     """
 
     path: str

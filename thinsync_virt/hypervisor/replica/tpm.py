@@ -39,6 +39,8 @@ def map_tpm(draft: Draft) -> None:
     state = draft.definition.parts.get(TPM + state_name(backend))
     if state is None:
         draft.info("TPM", "it has no state yet: the first start makes a new one")
+        if place:  # an older point's may be there
+            draft.tpm = TpmState(path, place, b"")
     elif not 0 < len(state) <= MAX_TPM:
         draft.refuse(
             "TPM",
