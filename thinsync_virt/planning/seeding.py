@@ -125,11 +125,10 @@ def with_seeds(plan: Replicate, seeds: Seeds) -> Replicate:
         why = f"point {short_id(seeds.given_up)} is damaged there, and could not be copied"
         return replace(plan, disks=tuple(replace(disk, reason=why) for disk in plan.disks))
     volumes = dict(seeds.volumes)
-    why = "made from a seed"
-    if seeds.point:
-        why = f"point {short_id(seeds.point)} is damaged there; full, if it cannot be copied"
+    why = f"point {short_id(seeds.point)} is damaged there" if seeds.point else "made from a seed"
+    otherwise = "; full, if that cannot be copied" if seeds.point else ""
     disks = tuple(
-        DiskPlan(disk.target, Mode.SEEDED, f"{why}: {volumes[disk.target]}")
+        DiskPlan(disk.target, Mode.SEEDED, f"{why}: {volumes[disk.target]}{otherwise}")
         if disk.target in volumes
         else disk
         for disk in plan.disks

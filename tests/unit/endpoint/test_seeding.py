@@ -406,6 +406,40 @@ def test_a_last_chunk_that_the_volume_has_in_part_comes_whole(
     assert Path(SEED.path).read_bytes() == TRUTH
 
 
+def test_a_last_chunk_that_cannot_be_unmapped_leaves_the_volume_as_long_as_it_was(
+    beta: Beta, bad: type[BadDevice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk = 3 * CHUNK
+    beta.lvm.known_pools[POOL] = replace(beta.lvm.known_pools[POOL], chunk_size=chunk)
+    monkeypatch.setattr(bad, "chunk", chunk)
+    monkeypatch.setattr(bad, "bad", (SIZE - 4096,))
+
+    def fail(*_: object) -> bool:
+        raise ThinsyncError("cannot discard", code=Code.POOL, hint="dmesg", retry=True)
+
+    monkeypatch.setattr(bad, "discard", fail)
+    beta.seed(TRUTH)
+    beta.sow(beta.head(TRUTH))
+    with pytest.raises(ThinsyncError, match="cannot discard"):
+        beta.target.seed_digests(KEY, identifier(1), "vda", (3,), MIB)
+    (made,) = (one for one in beta.lvm.volumes() if one.name in beta.ours())
+    assert made.size == SIZE
+    # And when that fails as well, it is not what is told.
+    sizes = []
+
+    def resize(name: VolumeName, size: int) -> ThinVolume:
+        sizes.append(size)
+        if size == SIZE:
+            raise PoolError("cannot cut", hint="lvs")
+        return made
+
+    monkeypatch.setattr(beta.lvm, "resize", resize)
+    with pytest.raises(ThinsyncError, match="cannot discard") as failed:
+        beta.target.seed_digests(KEY, identifier(1), "vda", (3,), MIB)
+    assert sizes == [17 * chunk, SIZE]
+    assert any("cannot cut" in note for note in failed.value.__notes__)
+
+
 @pytest.mark.parametrize(
     ("chunk", "bad", "start", "length"),
     [

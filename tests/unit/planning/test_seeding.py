@@ -135,5 +135,12 @@ def test_a_plan_with_seeds() -> None:
     assert [one.mode for one in seeded.disks] == [Mode.FULL, Mode.SEEDED]
     assert str(SEED) in seeded.disks[1].reason and seeded.seeds == {"vdb": SEED}
     assert with_seeds(plan, Seeds()) == plan
+    replacing = with_seeds(plan, Seeds({"vdb": SEED}, "b" * 32))
+    assert replacing.disks[0].reason == "no point" and "full, if that" in replacing.disks[1].reason
+    assert "full, if that" not in seeded.disks[1].reason, "a seed that was named is never passed over"
+    in_full = with_seeds(plan, Seeds(given_up="b" * 32))
+    assert [one.mode for one in in_full.disks] == [Mode.FULL] * 2 and not in_full.seeds
+    assert all("could not be copied" in one.reason for one in in_full.disks)
     going_on = replace(plan, unfinished_head=point(1))
     assert with_seeds(going_on, Seeds({"vdb": SEED})) == going_on
+    assert with_seeds(going_on, Seeds(given_up="b" * 32)) == going_on

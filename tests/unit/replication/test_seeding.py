@@ -204,7 +204,7 @@ def test_a_damaged_point_that_cannot_be_copied_is_replaced_by_a_full_copy(call: 
 def test_a_dry_run_says_that_it_may_become_a_full_copy() -> None:
     (first, second) = unfit("sow").run(dry_run=True).plan
     assert first.mode is second.mode is Mode.SEEDED
-    assert "full, if it cannot be copied" in first.reason
+    assert "full, if that cannot be copied" in first.reason
     # Where it is known before anything is made.
     (first, second) = unfit("look_at_seeds").run(dry_run=True).plan
     assert first.mode is second.mode is Mode.FULL

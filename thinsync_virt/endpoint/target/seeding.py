@@ -252,8 +252,13 @@ def _unmap_chunk(lvm: Lvm, name: VolumeName, device: BlockDevice, start: int, le
     try:
         with BlockDevice(name.path, write=True) as whole:
             whole.discard(start, length)
-    finally:
-        lvm.resize(name, device.size)
+    except ThinsyncError as failure:
+        try:
+            lvm.resize(name, device.size)
+        except ThinsyncError as error:
+            failure.add_note(f"and {name} could not be cut to its size again: {error.message}")
+        raise
+    lvm.resize(name, device.size)
 
 
 def _read_or_unmap(
