@@ -49,12 +49,12 @@ class Scattered:
 def main(count: int, path: str) -> None:
     size = 2 * count * CHUNK
     os.truncate(path, size)
-    lvm: Any = SimpleNamespace(pool=lambda name: SimpleNamespace(chunk_size=CHUNK))
     mappings: Any = Scattered(count)
     # It has grown, by a tenth: there all that is not mapped counts as well.
     base, head = volume("base", size=size - size // 10), volume("head", size=size)
+    pool: Any = SimpleNamespace(name=head.pool, chunk_size=CHUNK)
     start = size - 2 * SENT * CHUNK
-    with read_pairs(lvm.pools(), mappings, [Pair("vda", head, base)]) as extents:
+    with read_pairs([pool], mappings, [Pair("vda", head, base)]) as extents:
         disk = OutgoingDisk(
             "vda", path, size, CHUNK, Mode.INCREMENTAL, extents["vda"], path, base.size, start
         )

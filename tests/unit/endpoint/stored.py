@@ -11,7 +11,7 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import Consistency, ReplicaKey
 from thinsync_virt.model.tags import Confirmation, DefinitionMember, Member, Role, Seal, format_tag
 from thinsync_virt.model.volumes import Pool, ThinVolume
-from thinsync_virt.system.lvm import Inventory, Lvm, VolumeGroup, VolumeKind
+from thinsync_virt.system.lvm import Inventory, Lvm, VolumeKind
 
 
 class PowerCutError(BaseException):
@@ -48,15 +48,12 @@ class StoredLvm(Lvm):
         return self.known_pools[name]
 
     def inventory(self, vg: str | None = None) -> Inventory:
-        """As the reports one by one; groups are as large as a test wants them."""
+        """As the reports one by one. Of groups nothing is kept here."""
         kinds = tuple(VolumeKind(one.name, one.uuid, "thin", (), False) for one in self.volumes(vg))
-        return Inventory(self.volumes(vg), self.pools(vg), kinds, self.volume_groups())
+        return Inventory(self.volumes(vg), self.pools(vg), kinds, ())
 
     def active_uuid(self, name: VolumeName) -> str:
         return self.stored[name].uuid if name in self.stored else ""
-
-    def volume_groups(self) -> tuple[VolumeGroup, ...]:
-        return ()
 
     def check_transaction(self, pool: VolumeName, said: int | None = None) -> int:
         if any(name in self.stored and self.stored[name].pool == pool for name in self.half_made):
