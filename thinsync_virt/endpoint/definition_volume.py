@@ -14,7 +14,7 @@ from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.tags import DefinitionMember, Role, format_tag
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.lvm import Lvm
-from thinsync_virt.units import align_up
+from thinsync_virt.units import align_down, align_up
 
 _BLOCK = 4096
 _ATTEMPTS = 3
@@ -59,7 +59,10 @@ def write_definition(
     tag = format_tag(DefinitionMember(role, key, definition.id))
     lvm.create_thin(name, pool, size, (tag,), active=False)
     with activated(lvm, (name,)), BlockDevice(name.path, write=True) as device:
-        device.write(0, packed + bytes(align_up(len(packed), _BLOCK) - len(packed)))
+        whole = align_down(len(packed), _BLOCK)
+        device.write(0, memoryview(packed)[:whole])
+        if whole < len(packed):
+            device.write(whole, packed[whole:].ljust(_BLOCK, b"\0"))
         device.sync()
     if replaces is not None:
         with suppress(BusyError):
@@ -81,12 +84,10 @@ def read_definition(lvm: Lvm, entry: DefinitionVolume) -> Definition:
 def _read(lvm: Lvm, entry: DefinitionVolume) -> Definition:
     name = entry.volume.name
     with activated(lvm, (name,)), BlockDevice(name.path) as device:
-        prefix = bytes(device.read(0, min(_PREFIX, entry.volume.size)))
+        prefix = device.read(0, min(_PREFIX, entry.volume.size))
         try:
             length = packed_size(prefix)
-            rest = align_up(max(length - len(prefix), 0), _BLOCK)
-            tail = bytes(device.read(len(prefix), rest)) if rest else b""
-            definition = unpack(prefix + tail)
+            definition = unpack(prefix if length <= len(prefix) else device.read(0, align_up(length, _BLOCK)))
         except ThinsyncError as error:
             raise PoolError(
                 f"{name}: {error.message}", hint="the point cannot be used; use another"

@@ -95,7 +95,7 @@ class Definition:
         return b"".join(pieces)
 
 
-def unpack(data: bytes) -> Definition:
+def unpack(data: bytes | bytearray) -> Definition:
     """The definition in ``data`` (trailing bytes are ignored: a volume is larger than its content).
 
     Raises StreamError when it is not one or is damaged.
@@ -108,13 +108,15 @@ def unpack(data: bytes) -> Definition:
         raise StreamError("this is not a definition of a version that is known here", retry=False)
     position = _PREFIX.size + length
     parts: dict[str, bytes] = {}
+    # A view: with media it may be large, and is copied once and not twice.
+    view = memoryview(data)
     try:
-        header = json.loads(data[_PREFIX.size : position])
+        header = json.loads(bytes(view[_PREFIX.size : position]))
         for entry in header["parts"]:
             name, size, digest = entry["name"], entry["size"], entry["sha256"]
             if not (isinstance(name, str) and type(size) is int and 0 <= size <= MAX_PART) or name in parts:
                 raise StreamError("definition header is damaged", retry=False)
-            part = bytes(data[position : position + size])
+            part = bytes(view[position : position + size])
             if len(part) != size or hashlib.sha256(part).hexdigest() != digest:
                 raise StreamError(f"definition part {name} is damaged", retry=False)
             parts[name] = part

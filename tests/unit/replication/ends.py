@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -159,6 +159,8 @@ class FakeSource:
         self.unreadable: ThinsyncError | None = None
         """Why a head that is here already cannot be opened."""
         self.description = "one"
+        self.spools = [0, 0]
+        """How many were given, and how many came back."""
 
     def write(self) -> None:
         """The guest writes to all disks."""
@@ -229,8 +231,13 @@ class FakeSource:
         self.fuse.step("sealed")
         return Head(point, definition, SnapshotReport(Consistency.CRASH, 0, 0, 0, 0))
 
-    def spool(self) -> AbstractContextManager[MemorySpool]:
-        return nullcontext(MemorySpool())
+    @contextmanager
+    def spool(self) -> Iterator[MemorySpool]:
+        self.spools[0] += 1
+        try:
+            yield MemorySpool()
+        finally:
+            self.spools[1] += 1
 
     @contextmanager
     def prover(self) -> Iterator[FakeSource]:

@@ -53,6 +53,7 @@ def test_what_is_equal_does_not_travel() -> None:
     assert [(disk.mode, disk.expected) for disk in report.plan] == [(Mode.SEEDED, None)] * 2
     assert report.compared == 2 * MIB and report.stream_bytes == MIB
     assert f"comparing {2 * MIB}" in ends.watcher.steps
+    assert ends.source.spools == [2, 2], "one for each disk, and none kept"
     ends.check_done()
 
 
@@ -90,6 +91,7 @@ def test_cut_off_at_every_step() -> None:
             try:
                 ends.run(steps=steps, seeds=SEEDS)
             except CutError:
+                assert ends.source.spools[0] == ends.source.spools[1]
                 common = ends.source.points.keys() & ends.target.points.keys()
                 ends.target.connected = True
                 ends.run(seeds={} if common else again)

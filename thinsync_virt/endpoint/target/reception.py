@@ -181,7 +181,8 @@ class Reception:
         header = self._header
         if header is None or not header.definition_size or len(self._packed) < header.definition_size:
             return
-        definition = unpack(bytes(self._packed))
+        definition = unpack(self._packed)
+        self._packed = bytearray()
         choices = _choices(header, definition)
         self._targets = [disk.target for disk in header.disks]
         self._positions = {disk.target: disk.start for disk in header.disks}

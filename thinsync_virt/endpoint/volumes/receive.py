@@ -203,7 +203,7 @@ class _Packed:
         self._bytes += piece.data
 
     def unpack(self) -> Definition:
-        definition = unpack(bytes(self._bytes))
+        definition = unpack(self._bytes)
         if definition.id != self._id:
             raise StreamError(
                 "the definition in the stream is not the one that its header names", retry=False
