@@ -36,8 +36,10 @@ class ServerProcess:
     name = "beta"
 
     def failure(self, error: ThinsyncError) -> ThinsyncError:
-        status = self.process.wait(60)
-        return UnreachableError(f"beta: status {status}: {self.stderr.read_text()}")
+        # As ssh's: it may not end before its descriptors are closed, which is the caller's next step.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        return UnreachableError(f"beta: status {self.process.returncode}: {self.stderr.read_text()}")
 
     def close(self) -> None:
         self.process.wait(60)
