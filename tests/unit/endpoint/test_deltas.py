@@ -14,7 +14,7 @@ from tests.unit.left_behind import open_files
 from tests.unit.thin.images import Image
 from tests.unit.values import KEY, POOL, identifier, point, volume
 from thinsync_virt.endpoint.source.deltas import outgoing_disks, read_deltas, volumes_read
-from thinsync_virt.errors import PoolError
+from thinsync_virt.errors import NotFoundError, PoolError
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.packed_extents import PackedExtents
@@ -28,7 +28,7 @@ from thinsync_virt.units import KIB
 CHUNK = 64 * KIB
 SIZE = 8 * CHUNK
 MAPPINGS = {1: {0: 1, 1: 2, 5: 3}, 2: {0: 1, 1: 9, 6: 4}, 3: {2: 5}, 4: {0: 6, 1: 7, 7: 8}}
-LVM: Any = SimpleNamespace(pool=lambda name: SimpleNamespace(chunk_size=CHUNK))
+POOLS: Any = (SimpleNamespace(name=POOL, chunk_size=CHUNK),)
 CHUNK_SIZES = {POOL: CHUNK}
 
 
@@ -80,7 +80,7 @@ def unmapped(start: int, length: int = CHUNK) -> Extent:
 def test_each_disk_by_its_mode(in_memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "IN_MEMORY", in_memory)
     before, opener = open_files(), Opener()
-    with read_deltas(LVM, opener, PLAN, HEAD) as extents:
+    with read_deltas(POOLS, opener, PLAN, HEAD) as extents:
         assert opener.opened == 1
         vda, vdb, vdc = outgoing_disks(PLAN, HEAD, extents, CHUNK_SIZES)
         assert list(vda.extents) == [data(CHUNK), unmapped(5 * CHUNK), data(6 * CHUNK)]
@@ -96,7 +96,7 @@ def test_each_disk_by_its_mode(in_memory: int, monkeypatch: pytest.MonkeyPatch) 
 def test_one_that_goes_on_begins_where_it_stopped() -> None:
     positions = {"vda": 5 * CHUNK + 4096, "vdb": 2 * SIZE}
     plan = replace(PLAN, interrupted=Interrupted(HEAD.id, BASE.id, identifier(3), positions))
-    with read_deltas(LVM, Opener(), plan, HEAD) as extents:
+    with read_deltas(POOLS, Opener(), plan, HEAD) as extents:
         vda, vdb, vdc = outgoing_disks(plan, HEAD, extents, CHUNK_SIZES)
         assert (vda.start, vdb.start, vdc.start) == (5 * CHUNK + 4096, SIZE, 0)
         assert vda.extents.announced_behind(vda.start) == Announcement(CHUNK, CHUNK - 4096, 2)
@@ -110,5 +110,14 @@ def test_a_base_in_another_pool_is_none() -> None:
     held = BASE.disks[0].volume
     elsewhere = replace(held, pool=VolumeName("vg0", "other"))
     plan = replace(PLAN, base=replace(BASE, disks=(PointDisk("vda", elsewhere),)))
-    with pytest.raises(PoolError, match="different pools"), read_deltas(LVM, Opener(), plan, HEAD):
+    with pytest.raises(PoolError, match="different pools"), read_deltas(POOLS, Opener(), plan, HEAD):
         pytest.fail("a delta of two pools")
+
+
+def test_a_pool_that_is_gone() -> None:
+    with (
+        pytest.raises(NotFoundError, match=f"pool {POOL} is gone") as error,
+        read_deltas((), Opener(), PLAN, HEAD),
+    ):
+        pytest.fail("a delta of no pool")
+    assert error.value.hint
