@@ -8,10 +8,11 @@ from pathlib import Path
 
 import flush_sites
 import pytest
-from flush_scenarios import CHANGES
+from flush_scenarios import APART, CHANGES
 from flushes import FLUSHES, InLab
 from product import Hosts
 from seeds import seed
+from thinlab.storage import VG
 
 pytestmark = pytest.mark.matrix(sample=1, group="flushes")
 
@@ -25,23 +26,27 @@ NAMES = sorted(name for name, entry in FLUSHES.items() if isinstance(entry, InLa
 def node(hosts: Hosts) -> Iterator[Hosts]:
     yield hosts
     hosts.restore()
-    hosts.sh(
-        "beta",
-        f"rm -f {LEAVE_OUT}; lvremove -qqy -S 'lv_name=~^flush-' vg0; sync; blockdev --flushbufs /dev/ubda",
-    )
+    hosts.sh("beta", f"rm -f {LEAVE_OUT}")
+    scenario(hosts, "clean")
+    hosts.node("beta").flush()
 
 
-def found(hosts: Hosts, change: str, lines: tuple[str, ...], chosen: int) -> str:
-    """What is there of a change after a cut just behind it."""
-    hosts.restore()
+def scenario(hosts: Hosts, *words: str) -> str:
+    """What ``flush_scenarios.py`` prints on the node; /run is empty after each boot."""
     hosts.node("beta").put(PLACE, SCRIPT.read_bytes())
-    hosts.sh("beta", f"python3 {PLACE} {change} prepare")
+    return hosts.sh("beta", f"python3 {PLACE} {' '.join(words)}", timeout=300)
+
+
+def found(hosts: Hosts, entry: InLab, lines: tuple[str, ...], chosen: int) -> str:
+    """What is there of a change after a cut just behind it."""
+    words = (entry.change, APART if entry.apart else VG)
+    hosts.restore()
+    scenario(hosts, "prepare", *words)
     hosts.node("beta").put(LEAVE_OUT, "\n".join(lines))
-    hosts.sh("beta", f"python3 {PLACE} {change} do")
+    scenario(hosts, "do", *words)
     hosts.lab.cut("beta", volatile=True, seed=chosen)
     hosts.restore()
-    hosts.node("beta").put(PLACE, SCRIPT.read_bytes())
-    return hosts.sh("beta", f"python3 {PLACE} {change} look")
+    return scenario(hosts, "look", *words)
 
 
 @pytest.mark.timeout(900)
@@ -53,8 +58,8 @@ def test_what_lvm_commits_needs_a_flush(name: str, node: Hosts) -> None:
     chance = random.Random(f"{seed()}:{name}")
     for _ in range(TRIES):
         chosen = chance.randrange(1 << 32)
-        if found(node, entry.change, lines, chosen) != "there":
+        if found(node, entry, lines, chosen) != "there":
             break
     else:
         pytest.fail(f"{TRIES} cuts without it, and nothing was lost")
-    assert found(node, entry.change, (), chosen) == "there"
+    assert found(node, entry, (), chosen) == "there"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import flush_sites
 import pytest
-from flushes import FLUSHES, Proof
+from flush_scenarios import CHANGES
+from flushes import FLUSHES, InLab, Proof
 
 WAYS_OUT = ("fsync", "fdatasync", "sync", "sync_file_range", "syncfs")
 
@@ -21,6 +22,10 @@ def test_those_left_out_beside_another_are_in_the_table() -> None:
     for name, entry in FLUSHES.items():
         if isinstance(entry, Proof):
             assert set(entry.also) <= set(FLUSHES) - {name}
+
+
+def test_each_change_of_lvm_has_one_proof_in_the_lab() -> None:
+    assert sorted(entry.change for entry in FLUSHES.values() if isinstance(entry, InLab)) == sorted(CHANGES)
 
 
 @pytest.mark.parametrize("path", sorted(flush_sites.ROOT.rglob("*.py")), ids=lambda path: path.stem)
