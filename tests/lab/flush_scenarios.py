@@ -142,6 +142,8 @@ def clean() -> None:
         device, _, image = row.partition(" ")
         if image.strip().startswith(f"{IMAGES}/"):
             command("losetup", "--detach", device)
+            forget(device)
+    Path("/run/lvm/vgs_online", APART).unlink(missing_ok=True)
     shutil.rmtree(IMAGES, ignore_errors=True)
     for copy in Path("/etc/lvm").glob(f"*/{APART}*"):
         copy.unlink()
@@ -149,6 +151,13 @@ def clean() -> None:
     left = command("dmsetup", "info", "-c", "--noheadings", "-o", "name", check=False)
     if f"{APART}-" in left or IMAGES.exists():
         sys.exit(f"not removed: {left} {IMAGES}")
+
+
+def forget(device: str) -> None:
+    """A disk that went: what LVM's udev rules have noted of it."""
+    for note in Path("/run/lvm/pvs_online").glob("*"):
+        if f"dev:{device}" in note.read_text().split():
+            note.unlink()
 
 
 def command(*words: str, check: bool = True) -> str:
