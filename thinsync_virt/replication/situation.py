@@ -27,8 +27,8 @@ from thinsync_virt.planning.seeding import Seeds, choose_seeds, with_seeds
 from thinsync_virt.replication.protocols import Source, Target
 from thinsync_virt.replication.request import Observer, Request
 
-_UNFIT = frozenset({Code.POOL, Code.TOOL, Code.NOT_REPLICABLE})
-"""With these the target says that a volume cannot be copied."""
+_UNFIT = frozenset({Code.POOL, Code.NOT_REPLICABLE})
+"""With these the target says that a volume cannot be copied. A tool that failed says nothing of the volume."""
 
 
 class CannotGoOnError(Exception):

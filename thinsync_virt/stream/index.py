@@ -207,6 +207,8 @@ def continue_stream(read_at: ReadAt, length: int) -> StreamWriter:
 
 def _written_heads(read_at: ReadAt, position: int, length: int) -> Iterator[bytes]:
     """That of BEGIN, and those from ``position`` on, which have to end at ``length``."""
+    if position > length:
+        raise StreamError("the stream is cut in the middle of a frame", retry=False)
     yield read_at(PREAMBLE_SIZE, HEAD_SIZE)
     window = _Window(read_at)
     while position < length:

@@ -158,6 +158,7 @@ class Lvm:
             ok=range(256),
             kill_on_timeout=False,
             environment=lvm_commands.SHELL_ENVIRONMENT,
+            groups={request.origin.vg for request in requests},
         )
         if "already exists" in f"{done.stdout}{done.stderr}":
             raise ConflictError(
@@ -270,7 +271,12 @@ class Lvm:
         if not names:
             return
         try:
-            _run(["lvchange", "-ay", "-K", *_texts(names)], timeout=_TIMEOUT, kill_on_timeout=False)
+            _run(
+                ["lvchange", "-ay", "-K", *_texts(names)],
+                timeout=_TIMEOUT,
+                kill_on_timeout=False,
+                groups={name.vg for name in names},
+            )
         except CommandError as error:
             raise _not_found(error, _listed(names)) or error from error
         for name in names:
@@ -284,6 +290,7 @@ class Lvm:
             timeout=_CHECK_TIMEOUT,
             kill_on_timeout=False,
             hint=f"look at its pools: lvs -a {vg}; dmesg",
+            groups=(vg,),
         )
         _flush(vg)
 
@@ -296,6 +303,7 @@ class Lvm:
             timeout=_TIMEOUT,
             ok=(0, _FAILED),
             kill_on_timeout=False,
+            groups={name.vg for name in names},
         )
         if done.status == 0:
             return
@@ -330,12 +338,12 @@ class Lvm:
         done = _change(words, _listed(names), *groups, ok=(0, _FAILED))
         if done.status == 0:
             return
-        # It fails for what is so already, after it has changed the others.
+        # It fails for what is so already, after it has changed the others; and for what went wrong.
         there = {volume.name: volume for vg in groups for volume in self.volumes(vg)}
         for name in names:
             if name not in there:
                 raise NotFoundError(f"{name} does not exist", hint="see what there is: vgs; lvs")
-            if there[name].read_only is not (permission == "r"):
+            if there[name].read_only is not (permission == "r") or not _only_already(done.stderr):
                 raise _meaning(CommandError(done.argv, done.status, done.stderr, hint=_LOOK_HINT), str(name))
 
     def resize(self, name: VolumeName, size: int) -> ThinVolume:
@@ -348,12 +356,12 @@ class Lvm:
             return volume
         words = ["lvresize", "--yes", "--force", "--size", f"{align_up(size, SECTOR)}b", str(name)]
         try:
-            _change(words, str(name), name.vg)
-        except CommandError as error:
-            # Since 2.03.17 LVM wants to look at a file system before it shrinks; 2.03.16 does not know the option.
-            if "--fs" not in error.stderr:
-                raise
+            # Since 2.03.17 LVM else looks at what a guest wrote there, and has opinions about it.
             _change([*words, "--fs", "ignore"], str(name), name.vg)
+        except CommandError as error:
+            if "unrecognized option" not in error.stderr.lower():
+                raise
+            _change(words, str(name), name.vg)
         return self.volume(name)
 
     def rename(self, name: VolumeName, new: str) -> None:
@@ -370,8 +378,12 @@ def _run(
     hint: str = "",
     kill_on_timeout: bool = True,
     environment: Mapping[str, str] | None = None,
+    groups: Iterable[str] | None = None,
 ) -> Completed:
-    """As :func:`run`; what did not end in time for a lock that another command holds says which."""
+    """As :func:`run`; what did not end in time for a lock that another command holds says which.
+
+    ``groups`` are those that it needs, None for all.
+    """
     try:
         return run(
             argv,
@@ -383,8 +395,16 @@ def _run(
             environment=environment,
         )
     except CommandError as error:
-        busy = timed_out(f"{argv[0]}: no end after {timeout:g} s") if error.status is None else None
+        if error.status is not None:
+            raise
+        busy = timed_out(argv[0], timeout, groups, goes_on=not kill_on_timeout)
         raise busy or error from error
+
+
+def _only_already(stderr: str) -> bool:
+    """Whether ``lvchange --permission`` complains of nothing but that something is so already."""
+    lines = [line for line in map(str.strip, stderr.splitlines()) if line and not line.startswith("WARNING")]
+    return all("is already read only" in line or "is already writable" in line for line in lines)
 
 
 def _wait_for_link(name: VolumeName) -> None:
@@ -413,7 +433,8 @@ def _report(command: str, fields: str, select: str | None, scope: list[str]) -> 
     ]
     argv += ["-o", fields, *(["-S", select] if select else []), *scope]
     try:
-        return _run(argv, timeout=_REPORT_TIMEOUT, hint="try it by hand: lvs").stdout
+        groups = {word.partition("/")[0] for word in scope if not word.startswith("-")}
+        return _run(argv, timeout=_REPORT_TIMEOUT, hint="try it by hand: lvs", groups=groups or None).stdout
     except CommandError as error:
         raise (
             _not_found(error, " ".join(word for word in scope if not word.startswith("-"))) or error
@@ -434,7 +455,7 @@ def _change(words: Sequence[str], what: str, *groups: str, ok: Sequence[int] = (
     # -An: no backup file either; LVM's own metadata on the disks is what counts.
     argv = [words[0], "--config", lvm_commands.NO_ARCHIVE, "-An", *words[1:]]
     try:
-        done = _run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False, hint=_LOOK_HINT)
+        done = _run(argv, timeout=_TIMEOUT, ok=ok, kill_on_timeout=False, hint=_LOOK_HINT, groups=groups)
     except CommandError as error:
         raise _meaning(error, what) from error
     for vg in groups:

@@ -53,8 +53,24 @@ def locked_groups(*, directory: Path = LOCKING_DIR) -> dict[str, tuple[int, ...]
 
     Nothing where LVM keeps its locks elsewhere.
     """
-    found = {path.name.removeprefix("V_"): _holders(path) for path in sorted(directory.glob("V_*"))}
-    return {vg: pids for vg, pids in found.items() if pids}
+    found = {path.name.removeprefix("V_"): path for path in sorted(directory.glob("V_*"))}
+    # V_GROUP:aux is held by whoever waits for V_GROUP (LVM's lib/locking/file_locking.c).
+    held = {vg: _holders(path) for vg, path in found.items() if not vg.endswith(":aux")}
+    return {vg: pids for vg, pids in held.items() if pids}
+
+
+def _is_ours(pid: int, command: str) -> bool:
+    """Whether it is that command, started by this process."""
+    return _parent(pid) == os.getpid() and _command(pid) == command
+
+
+def _parent(pid: int) -> int:
+    """0 where the process is gone."""
+    try:
+        # "PID (NAME) STATE PARENT ...": the name may hold anything.
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def described(pids: Iterable[int]) -> str:
@@ -78,18 +94,35 @@ def _wait_for(pids: Iterable[int]) -> str:
     return f"wait for it to end; see what it does: ps -fp {','.join(map(str, pids))}"
 
 
-def timed_out(what: str, *, directory: Path = LOCKING_DIR) -> ThinsyncError | None:
-    """For a command that waited for a group in vain: who holds one. None where nobody does.
+def timed_out(
+    command: str,
+    seconds: float,
+    groups: Iterable[str] | None = None,
+    *,
+    goes_on: bool = False,
+    directory: Path = LOCKING_DIR,
+) -> ThinsyncError | None:
+    """For a ``command`` of ours that waited for a group in vain: who holds one of ``groups`` (None: any).
 
-    No BusyError: that is said of single volumes, which callers leave for the next run, and go on to the next command.
+    None where nobody else does. ``goes_on``: the command still waits, and will do what it was to do. No BusyError: that
+    is said of single volumes, which callers leave for the next run, and go on to the next command.
     """
-    groups = locked_groups(directory=directory)
-    if not groups:
+    wanted = set(groups) if groups is not None else None
+    found: dict[str, tuple[int, ...]] = {}
+    for vg, pids in locked_groups(directory=directory).items():
+        others = tuple(pid for pid in pids if not _is_ours(pid, command))
+        if others and (wanted is None or vg in wanted):
+            found[vg] = others
+    if not found:
         return None
-    held = "; ".join(f"volume group {vg} is in use: {described(pids)}" for vg, pids in groups.items())
-    pids = sorted({pid for some in groups.values() for pid in some})
+    held = "; ".join(f"volume group {vg} is in use: {described(pids)}" for vg, pids in found.items())
+    everybody = sorted({pid for some in found.values() for pid in some})
+    later = "; what was asked of LVM still waits, and is done when that ends" if goes_on else ""
     return ThinsyncError(
-        f"{what}: {held}", code=Code.BUSY, hint=f"{_wait_for(pids)}; then run it again", retry=True
+        f"{command}: no end after {seconds:g} s: {held}{later}",
+        code=Code.BUSY,
+        hint=f"{_wait_for(everybody)}; then run it again",
+        retry=True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.pools import Holder, HolderKind
 from thinsync_virt.model.states import PoolReport
 from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus
-from thinsync_virt.system.lvm_report import VolumeGroup
+from thinsync_virt.system.lvm_report import Inventory, VolumeGroup
 
 NAMES = (VolumeName("vg0", "pool"), VolumeName("vg0", "broken"), VolumeName("vg0", "fast"))
 HINT = "deactivate the pool and run thin_check on its metadata"
@@ -32,6 +33,9 @@ class ManyPools(StoredLvm):
 
     def pools(self, vg: str | None = None) -> tuple[Pool, ...]:
         return tuple(self.known_pools.values())
+
+    def inventory(self, vg: str | None = None) -> Inventory:
+        return replace(super().inventory(vg), groups=self.volume_groups())
 
     def volume_groups(self) -> tuple[VolumeGroup, ...]:
         room = pool_report().group

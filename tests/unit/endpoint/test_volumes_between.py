@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from thinsync_virt.errors import (
     CommandError,
     ConflictError,
     NotFoundError,
+    PoolError,
     SpaceError,
     StreamError,
     ThinsyncError,
@@ -50,12 +51,12 @@ from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.sources import PointName, parse_source, volume_id
 from thinsync_virt.model.tags import Received, format_tag
-from thinsync_virt.model.volumes import Pool, PoolMode
+from thinsync_virt.model.volumes import Pool, PoolMode, ThinVolume
 from thinsync_virt.stream.events import Begin, Event
 from thinsync_virt.stream.reader import read_stream
 from thinsync_virt.stream.thin_send_recv import ThinSendWriter
 from thinsync_virt.stream.writer import StreamWriter
-from thinsync_virt.system.lvm import VolumeKind
+from thinsync_virt.system.lvm import SnapshotRequest, VolumeKind
 from thinsync_virt.thin.metadata import ThinMetadata
 from thinsync_virt.units import KIB, MIB
 
@@ -563,3 +564,59 @@ def test_options_for_streams_without_identity_are_for_those_only(pair: World) ->
     stream = pair.send(SECOND, FIRST)
     for wishes in ({"size": SIZE}, {"base_id": "ab" * 16}, {"unchecked_base": True}):
         refuses(pair, UsageError, "thin-send-recv", lambda wishes=wishes: pair.receive(stream, **wishes))
+
+
+def test_a_target_that_is_resized_as_its_snapshot_is_made(
+    pair: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = pair.lvm.create_snapshots
+
+    def grown(requests: Sequence[SnapshotRequest]) -> tuple[ThinVolume, ...]:
+        pair.lvm.resize(COPY, SIZE + CHUNK)
+        return make(requests)
+
+    monkeypatch.setattr(pair.lvm, "create_snapshots", grown)
+    (done,) = pair.receive(pair.send(SECOND, FIRST)).volumes
+    assert done.size == pair.lvm.stored[COPY].size == SIZE
+    assert pair.content() == pair.content(SECOND)
+
+
+def test_a_staging_volume_that_somebody_resizes(pair: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    protect = pair.lvm.set_read_only
+
+    def resized(names: Sequence[VolumeName]) -> None:
+        protect(names)
+        pair.lvm.resize(names[0], SIZE + CHUNK)
+
+    monkeypatch.setattr(pair.lvm, "set_read_only", resized)
+    refuses(pair, PoolError, "lost, or resized", lambda: pair.receive(pair.send(SECOND, FIRST)))
+
+
+def test_a_pool_that_was_bad_when_the_receiver_started_and_is_good_again(pair: World) -> None:
+    stream, good = pair.send(SECOND, FIRST), pair.reports
+    pair.reports = tuple(
+        replace(one, status=replace(one.status, transaction_id=one.status.transaction_id + 1)) for one in good
+    )
+    pair.receiver.look()
+    refuses(pair, ThinsyncError, "transaction id", lambda: pair.receive(stream))
+    pair.receiver.look()
+    pair.reports = good
+    pair.receive(stream)
+    assert pair.content() == pair.content(SECOND)
+
+
+def test_what_is_kept_and_opened_meanwhile_stays_active(pair: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.lvm.stored[COPY] = replace(pair.lvm.stored[COPY], active=True)
+    rename = pair.lvm.rename
+
+    def opened(name: VolumeName, new: str) -> None:
+        rename(name, new)
+        if name == COPY:
+            there = VolumeName(name.vg, new)
+            pair.lvm.stored[there] = replace(pair.lvm.stored[there], open=True)
+
+    monkeypatch.setattr(pair.lvm, "rename", opened)
+    (note,) = pair.receive(pair.send(SECOND, FIRST), keep=True).notes
+    assert note.startswith("kept the state before as vg1/copy-")
+    tag = Received(volume_id(pair.lvm.stored[SECOND].uuid), "")
+    assert pair.lvm.stored[COPY].tags == (format_tag(tag),)

@@ -6,6 +6,7 @@ import fcntl
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -78,7 +79,25 @@ def test_only_groups_that_are_locked_are_named(other: Other, tmp_path: Path) -> 
 
 def test_a_command_without_end_where_nobody_holds_a_group_is_another_matter(tmp_path: Path) -> None:
     (tmp_path / "V_vg0").touch()
-    assert timed_out("lvs", directory=tmp_path) is None
+    assert timed_out("lvs", 60, directory=tmp_path) is None
+
+
+def test_a_group_that_the_command_does_not_need_is_no_reason(other: Other, tmp_path: Path) -> None:
+    pid = other("vg1")
+    assert timed_out("lvs", 60, ["vg0"], directory=tmp_path) is None
+    for groups in (["vg0", "vg1"], None):
+        busy = timed_out("lvs", 60, groups, directory=tmp_path)
+        assert busy is not None and f"pid {pid}" in busy.message and "still waits" not in busy.message
+    waits = timed_out("lvremove", 120, ["vg1"], goes_on=True, directory=tmp_path)
+    assert waits is not None and "still waits" in waits.message
+
+
+def test_neither_who_waits_nor_our_own_command_is_named(other: Other, tmp_path: Path) -> None:
+    other("vg0:aux")
+    assert timed_out("lvs", 60, directory=tmp_path) is None
+    own = Path(f"/proc/{other('vg0')}/comm").read_text().strip()
+    assert timed_out("lvs", 60, directory=tmp_path) is not None
+    assert timed_out(own, 60, directory=tmp_path) is None
 
 
 @pytest.fixture
@@ -92,7 +111,7 @@ def endless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
     monkeypatch.setattr(lvm_module, "_TIMEOUT", 0.1)
     monkeypatch.setattr(lvm_module, "_REPORT_TIMEOUT", 0.1)
-    monkeypatch.setattr(lvm_module, "timed_out", lambda what: lvm_lock.timed_out(what, directory=tmp_path))
+    monkeypatch.setattr(lvm_module, "timed_out", partial(lvm_lock.timed_out, directory=tmp_path))
 
 
 @pytest.mark.parametrize("call", ["volumes", "remove"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -159,7 +160,14 @@ class VolumeReceiver:
     def _check_room(self, places: tuple[Place, ...]) -> None:
         """Room for the volumes themselves. That for data is watched: a stream does not say how much comes."""
         early, self._early = self._early, None
-        found = early if early is not None else self._reports()
+        if early is not None:
+            # What was wrong then may be right by now: that alone refuses nothing.
+            with suppress(ThinsyncError):
+                self._judge(places, early)
+                return
+        self._judge(places, self._reports())
+
+    def _judge(self, places: tuple[Place, ...], found: tuple[PoolReport, ...]) -> None:
         reports = {report.pool.name: report for report in found}
         counts: dict[VolumeName, int] = {}
         for place in places:

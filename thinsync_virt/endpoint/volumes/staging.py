@@ -60,14 +60,14 @@ class VolumeStaging:
                     SnapshotRequest(place.base.name, name.lv, (tag,), read_only=False, skip=True, active=same)
                 )
         self._names = tuple(names)
-        if snapshots:
-            self._lvm.create_snapshots(snapshots)
+        sizes = {made.name: made.size for made in self._lvm.create_snapshots(snapshots)} if snapshots else {}
         inactive: list[VolumeName] = []
         for index, (name, place) in enumerate(zip(names, self._places, strict=True), start=1):
             if place.base is None:
                 self._lvm.create_thin(name, place.pool, place.size, (self._tag(index, place),), active=False)
                 inactive.append(name)
-            elif place.base.size != place.size:
+            elif sizes[name] != place.size:
+                # Its base may have been resized since it was looked at; then it is active already.
                 self._lvm.resize(name, place.size)
                 inactive.append(name)
         self._lvm.activate(inactive)
@@ -108,10 +108,11 @@ class VolumeStaging:
             # Nobody has taken, removed or renamed what is to be replaced. Who has it open since keeps it.
             check_place(inventory, place)
         made = self._find(inventory.volumes)
-        if made is None or len(made.members) != len(self._places):
+        sizes = [member.volume.size for member in made.members] if made is not None else []
+        if made is None or sizes != [place.size for place in self._places]:
             raise PoolError(
-                "a staging volume was lost while it was received",
-                hint=f"see who removes volumes: lvs {self._names[0].vg}; journalctl; then receive it again",
+                "a staging volume was lost, or resized, while it was received",
+                hint=f"see who changes volumes: lvs {self._names[0].vg}; journalctl; then receive it again",
                 retry=True,
             )
         tag = format_tag(Whole(self.id, keep))

@@ -14,6 +14,7 @@ Each step looks at what is there: to begin again is to go on.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from thinsync_virt.endpoint.volumes.arrivals import Arrival, Member, known_tags
@@ -84,8 +85,9 @@ def _free(old: ThinVolume, taken: dict[VolumeName, ThinVolume]) -> VolumeName:
 
 def _retire(lvm: Lvm, old: ThinVolume, whole: Whole) -> list[str]:
     if whole.keep:
-        if old.active and not old.open:
-            lvm.deactivate((old.name,))
+        if old.active:
+            with suppress(BusyError):  # whoever has it open needs it active
+                lvm.deactivate((old.name,))
         return [f"kept the state before as {old.name}"]
     try:
         lvm.remove((old.name,))
