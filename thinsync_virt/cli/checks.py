@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from thinsync_virt import __version__
 from thinsync_virt.cli.build import LocalHost, Session
@@ -29,6 +30,7 @@ from thinsync_virt.planning.choices import (
 )
 from thinsync_virt.planning.replication import find_conflict, find_missing_store, plan_disks, plan_resumption
 from thinsync_virt.planning.seeding import choose_seeds
+from thinsync_virt.system.patience import give_up_after
 from thinsync_virt.units import format_size
 
 
@@ -109,6 +111,14 @@ def _domain(host: LocalHost, domain: Domain, wishes: Wishes, *, asks_target: boo
     return findings
 
 
+_STORE_SECONDS = 10.0
+"""After so long a directory's file system does not answer."""
+
+
+def _store_id(spec: StoreTarget, host: str) -> str:
+    return open_store(spec, host)[0].offer().store
+
+
 def _known_stores(source: ThinSource, domain: Domain) -> list[Finding]:
     """What there is to say of the directories of this host that have points of the domain."""
     findings: list[Finding] = []
@@ -122,7 +132,7 @@ def _known_stores(source: ThinSource, domain: Domain) -> list[Finding]:
             continue
         seen.add(spec)
         try:
-            store = open_store(spec, source.host)[0].offer().store
+            store = give_up_after(_STORE_SECONDS, partial(_store_id, spec, source.host), str(spec))
             known = source.known_targets(domain, str(spec))
             missing = find_missing_store(domain.name, store, known, host=str(spec))
         except ThinsyncError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 
 from tests.unit.values import KEY, OTHER_GROUP, POOL, bad_disk, disk, domain, identifier, point, pool_report
 from thinsync_virt import __version__
-from thinsync_virt.cli import build, check_command, replicate_command
+from thinsync_virt.cli import build, check_command, checks, replicate_command
 from thinsync_virt.cli.commands import group
 from thinsync_virt.endpoint.target.stores.directory import StoreDirectory
 from thinsync_virt.errors import Code, UnreachableError
@@ -220,6 +221,24 @@ def test_a_store_that_has_points_and_is_not_mounted(trailing: str, site: Site, t
     (tmp_path / "copies" / "photos").mkdir()
     one = about(site.check("web01")[1], words)
     assert one["severity"] == "warning" and "not empty" in one["message"] and one["hint"]
+
+
+def test_a_store_that_does_not_answer_is_said_to_be_so(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.domain = domain(disk("vda"))
+    words, made = store(tmp_path / "copies")
+    site.source.known = {words: made}
+    server = threading.Event()
+    monkeypatch.setattr(checks, "_STORE_SECONDS", 0.01)
+    monkeypatch.setattr(checks, "open_store", lambda *_: server.wait())
+    try:
+        status, found = site.check("web01")
+    finally:
+        server.set()
+    assert status == 0
+    one = about(found, words)
+    assert one["severity"] == "warning" and "does not answer" in one["message"] and one["hint"]
 
 
 def test_another_store_than_the_one_that_has_points_stops_a_replication(
