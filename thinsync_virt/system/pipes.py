@@ -30,7 +30,7 @@ class StreamInput:
     def __init__(self, descriptor: int, name: str) -> None:
         """``name`` is what messages call it."""
         self._descriptor = descriptor
-        self._name = name
+        self.name = name
         self._ahead = b""
         self.position = 0
         """Bytes read so far, those that were looked at included."""
@@ -75,7 +75,7 @@ class StreamInput:
                 select.select([self._descriptor], [], [])
             except OSError as error:
                 raise ThinsyncError(
-                    f"cannot read {self._name}: {error.strerror}", hint="look at where it comes from; dmesg"
+                    f"cannot read {self.name}: {error.strerror}", hint="look at where it comes from; dmesg"
                 ) from error
 
 
