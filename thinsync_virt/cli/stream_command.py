@@ -14,15 +14,24 @@ from thinsync_virt.errors import DiffersError, StreamError, UsageError
 _FILE = click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 
 
-@click.group("stream", context_settings={"max_content_width": 100})
+@click.group("stream", epilog=EXIT_STATUS)
 def command() -> None:
-    """Look at streams that were kept in files, and make one of a point that a directory keeps."""
+    """Look at streams that were kept in files, and make one of a point that a directory keeps.
+
+    Each of the commands takes --json.
+
+    \b
+    Example:
+      thinsync-vm stream info web01.tsv
+      thinsync-vm stream verify web01.tsv
+      thinsync-vm stream cat archive:/mnt/usb web01 | thinsync-vm receive vg0/web01
+    """
 
 
 command.add_command(cat_command.command)
 
 
-@command.command("info", epilog=EXIT_STATUS)
+@command.command("info", short_help="What a stream carries, from its header.", epilog=EXIT_STATUS)
 @_FILE
 @json_option
 def info(file: str, as_json: bool) -> None:
@@ -63,7 +72,7 @@ def info(file: str, as_json: bool) -> None:
         stream_output.print_header(stream.header, size)
 
 
-@command.command("verify", epilog=EXIT_STATUS)
+@command.command("verify", short_help="Read all of a stream, and check it.", epilog=EXIT_STATUS)
 @_FILE
 @json_option
 def verify(file: str, as_json: bool) -> None:

@@ -47,7 +47,17 @@ def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...]
             yield from leaves(below, *path, name)
 
 
+def groups(command: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Group]]:
+    """Every command with commands below it that cannot be run by itself, but for the program's own."""
+    for name in command.list_commands(click.Context(command)):
+        below = command.get_command(click.Context(command), name)
+        if isinstance(below, click.Group):
+            yield (*path, name), below
+            yield from groups(below, *path, name)
+
+
 ALL = dict(leaves(group))
+GROUPS = dict(groups(group))
 # What prints no result: a protocol on standard output, and a service that writes to the journal.
 WITHOUT_JSON = {("server",), ("guard",)}
 
@@ -71,7 +81,7 @@ def test_wrong_usage_is_one_document_too(words: tuple[str, ...], capsys: pytest.
     assert "Error" in err
 
 
-@pytest.mark.parametrize("path", ALL, ids=" ".join)
+@pytest.mark.parametrize("path", [*ALL, *GROUPS], ids=" ".join)
 def test_help_has_an_example_and_the_exit_status(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(group, [*path, "--help"])
     assert result.exit_code == 0
@@ -79,10 +89,27 @@ def test_help_has_an_example_and_the_exit_status(path: tuple[str, ...]) -> None:
     assert "Example:" in result.output
     for code in Code:
         assert str(code.exit_status) in result.output.partition("Exit status:")[2]
-    options = {name for param in ALL[path].params for name in param.opts}
-    assert ("--json" in options) is (path not in WITHOUT_JSON)
+    if path in ALL:
+        options = {name for param in ALL[path].params for name in param.opts}
+        assert ("--json" in options) is (path not in WITHOUT_JSON)
     # Who looks for it in vain is told why.
     assert "--json" in result.output
+
+
+@pytest.mark.parametrize("path", [(), *ALL, *GROUPS], ids=" ".join)
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_what_commands_do_is_said_whole(path: tuple[str, ...], columns: int) -> None:
+    """click cuts what does not fit its line, with dots; however wide the terminal is."""
+    output = CliRunner().invoke(group, [*path, "--help"], terminal_width=columns).output
+    _, found, below = output.partition("ommands:\n")
+    assert bool(found) is (path in {(), ("pool",), *GROUPS})
+    summaries = below.partition("Exit status:")[0]
+    assert "..." not in summaries
+    assert all(line.endswith(".") for line in summaries.split("\n\n")[0].splitlines()[-1:])
+
+
+def test_there_is_a_group() -> None:
+    assert ("stream",) in GROUPS and ("stream", "cat") in ALL
 
 
 def test_the_overview_puts_daily_commands_first() -> None:
