@@ -45,6 +45,12 @@ def check_id(text: str) -> str:
     return text
 
 
+def parse_uuid(text: str) -> str | None:
+    """The id that a UUID means, written with dashes (as libvirt shows it) or without; None for what is none."""
+    digits = text.lower().replace("-", "") if text.count("-") in (0, 4) else ""
+    return digits if _HEX_ID.fullmatch(digits) else None
+
+
 def check_lvm_uuid(text: str) -> str:
     """The text if it is an LVM UUID with its dashes, else UsageError."""
     if _LVM_UUID.fullmatch(text) is None:

@@ -396,7 +396,7 @@ def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     left = Interrupted(identifier(3), identifier(2), identifier(7), {"vda": MIB})
     states = (TargetState(KEY, there, (), (), "", (), None, left),)
     monkeypatch.setattr(build.Session, "open", session)
-    monkeypatch.setattr(build, "local_points", lambda name: here)
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": here)
     _, out, _ = run("points", "web01", "--to", "beta", "--json", capsys=capsys)
     assert [(row["sequence"], row["here"], row["there"], row["in_part"]) for row in json.loads(out)] == [
         (1, False, True, False),
@@ -414,7 +414,7 @@ def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "THERE" in out
     _, out, _ = run("points", "web01", capsys=capsys)
     assert "THERE" not in out
-    monkeypatch.setattr(build, "local_points", lambda name: ())
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": ())
     _, out, _ = run("points", "web01", capsys=capsys)
     assert "There are no recovery points of web01." in out
 
@@ -440,7 +440,7 @@ def test_points_of_a_directory_name_what_was_set_aside_there(
         )
 
     monkeypatch.setattr(build.Session, "open", session)
-    monkeypatch.setattr(build, "local_points", lambda name: ())
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": ())
     _, out, _ = run("points", "web01", "--to", "archive:/srv", capsys=capsys)
     assert "set-aside-000007" in out
     assert "remove it" in out
@@ -462,7 +462,7 @@ def test_points_of_two_targets_say_who_confirmed_which(
         point(4, number=40, confirmed_by="[b]gamma[/b]", key=elsewhere),
         point(5, number=50, key=elsewhere),
     )
-    monkeypatch.setattr(build, "local_points", lambda name: held)
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": held)
     lines = run("points", "web01", capsys=capsys)[1].splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["#4", "#4", "#5"]
     assert "confirmed by beta" in lines[1] and "confirmed by [b]gamma[/b]" in lines[2]
@@ -553,9 +553,9 @@ def test_a_metadata_snapshot_is_not_released_against_the_answer(
 
 def test_the_recorded_target(monkeypatch: pytest.MonkeyPatch) -> None:
     held = (point(1, confirmed_by="old"), point(2, confirmed_by="beta"), point(3))
-    monkeypatch.setattr(build, "local_points", lambda name: held)
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": held)
     assert build.recorded_target("web01") == "beta"
-    monkeypatch.setattr(build, "local_points", lambda name: held[2:])
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": held[2:])
     with pytest.raises(NotFoundError) as refusal:
         build.recorded_target("web01")
     assert "--to HOST" in refusal.value.hint
