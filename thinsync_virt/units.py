@@ -24,7 +24,9 @@ def parse_size(text: str) -> int:
         raise UsageError(f"{text!r} is not a size", hint="write a number with K, M, G or T, such as 64K")
     size = float(match[1]) * _FACTORS[match[2].lower()]
     if size >= _MOST:
-        raise UsageError(f"{text:.40} is 8 EiB or more", hint="the kernel knows none larger")
+        raise UsageError(
+            f"{text:.40} is 8 EiB or more", hint="give a smaller one: the kernel knows none larger"
+        )
     return int(size)
 
 

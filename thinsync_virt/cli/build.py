@@ -198,10 +198,13 @@ def _uuid_of(host: LocalHost, domain: str) -> str:
         raise error
 
 
-def local_points(domain: str) -> tuple[RecoveryPoint, ...]:
-    """All points of a domain on this host, in either role. Raises NotFoundError."""
+def local_points(domain: str, uuid: str = "") -> tuple[RecoveryPoint, ...]:
+    """All points of a domain on this host, in either role; of ``uuid``, if that is known.
+
+    Raises NotFoundError when it is not, and nothing of the domain is here.
+    """
     host = LocalHost.make()
-    uuid = _uuid_of(host, domain)
+    uuid = uuid or _uuid_of(host, domain)
     both = (*host.prover(Role.SOURCE).points(uuid), *host.prover(Role.TARGET).points(uuid))
     return tuple(sorted(both, key=lambda point: point.order))
 
@@ -311,8 +314,22 @@ class Session:
                 notify(f"  what to do: {failed.hint}")
 
     def uuid_of(self, domain: str) -> str:
-        """The domain's UUID. Raises NotFoundError."""
-        return _uuid_of(self.host, domain)
+        """The domain's UUID: as it is known here, else in the directory, else as it is named. Raises NotFoundError."""
+        from thinsync_virt.endpoint.target.local import LocalTarget
+        from thinsync_virt.model.names import parse_uuid
+
+        try:
+            return _uuid_of(self.host, domain)
+        except (NotFoundError, UnreachableError) as error:
+            if isinstance(self.target, LocalTarget):
+                return self.target.uuid_of(domain)
+            named = parse_uuid(domain)
+            if named is not None:
+                return named
+            raise NotFoundError(
+                f"nothing of {domain} is here: {error.message}",
+                hint=f"name it by its UUID, or ask at {self.target.host} itself: thinsync-vm points {domain}",
+            ) from error
 
     def with_registered(self, proof: Proof) -> Proof:
         """The proof, with what is wrong with what is registered at the target, or why that cannot be told."""

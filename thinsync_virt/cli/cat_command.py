@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _STDOUT = 1
 
 
-@click.command("cat", epilog=EXIT_STATUS)
+@click.command("cat", short_help="A point that a directory keeps, as a full stream.", epilog=EXIT_STATUS)
 @click.argument("store", metavar="STORE")
 @click.argument("domain")
 @click.option(

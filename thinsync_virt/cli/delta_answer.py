@@ -10,8 +10,10 @@ from thinsync_virt.cli.bulk_output import BulkOutput
 from thinsync_virt.cli.delta_rows import gathered
 from thinsync_virt.cli.delta_shapes import Difference, JsonShape, ThinDeltaShape
 from thinsync_virt.cli.failures import say
+from thinsync_virt.errors import PoolError
 from thinsync_virt.system.metadata_reader import MetadataReader
 from thinsync_virt.thin.metadata import ThinMetadata
+from thinsync_virt.thin.superblock import NoMetadataSnapshotError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
 
 def answer(request: Request) -> None:
     """Print what was asked for. Raises NotFoundError, PoolError, ThinsyncError, BrokenPipeError."""
+    try:
+        _answer(request)
+    except NoMetadataSnapshotError as error:
+        if not os.path.isfile(request.metadata):
+            raise
+        raise PoolError(
+            error.message, hint="leave out --metadata-snap: a copy is read as the pool was when it was made"
+        ) from error
+
+
+def _answer(request: Request) -> None:
     begun = time.perf_counter()
     with MetadataReader(request.metadata) as reader:
         metadata = ThinMetadata(reader, metadata_snapshot=request.metadata_snapshot)

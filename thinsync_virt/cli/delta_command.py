@@ -92,7 +92,7 @@ def _answer_for_volumes(base: str, head: str, *, shape: str, stats: bool) -> Non
     if old.pool != new.pool:
         raise UsageError(
             f"{old.name} lies in pool {old.pool}, {new.name} in {new.pool}",
-            hint="only volumes of one pool share chunks that can be compared",
+            hint="name two volumes of one pool: others share no chunks that could be compared",
         )
     with OwnOpener().open(lvm.pool(old.pool)) as metadata:
         found = Difference(metadata.trees, old.thin_id, new.thin_id, new.size)

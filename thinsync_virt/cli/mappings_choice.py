@@ -17,5 +17,5 @@ def chosen_opener() -> MappingsOpener:
             return ThinToolsOpener()
         case other:
             raise UsageError(
-                f"THINSYNC_MAPPINGS is {other!r}", hint="own (what holds without it) or thin-tools"
+                f"THINSYNC_MAPPINGS is {other!r}", hint="set it to own (what holds without it) or thin-tools"
             )

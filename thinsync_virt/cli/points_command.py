@@ -23,12 +23,14 @@ from thinsync_virt.units import format_size
 def command(domain: str, to: str | None, as_json: bool) -> None:
     """Recovery points of DOMAIN here, and with --to at the other host too.
 
-    Of a directory (archive:, file:, qcow2:) also what was set aside there, and is no point.
+    Of a directory (archive:, file:, qcow2:) also what was set aside there, and is no point. For a directory of this
+    host nothing of DOMAIN need be here; for any other target DOMAIN is then its UUID.
 
     \b
     Example:
       thinsync-vm points web01
       thinsync-vm points web01 --to backup1
+      thinsync-vm points web01 --to archive:/mnt/usb
     """
     from thinsync_virt.cli.build import Session, local_points
 
@@ -40,7 +42,7 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
     else:
         with Session.open(to) as session:
             uuid = session.uuid_of(domain)
-            here = local_points(domain)
+            here = local_points(domain, uuid)
             there = session.target_prover.points(uuid)
             states = session.target.states(uuid, domain)
             interrupted = {one.interrupted.point for one in states if one.interrupted is not None}

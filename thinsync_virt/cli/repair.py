@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from thinsync_virt.cli.build import Session
 from thinsync_virt.cli.progress import LineObserver
-from thinsync_virt.errors import ConflictError
+from thinsync_virt.errors import ConflictError, NotFoundError
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import ReplicationReport
@@ -30,6 +30,12 @@ def compare(session: Session, domain: str, wanted: str, observer: LineObserver) 
     """Compare the point ``wanted`` ("": the newest common one) at both ends. Raises ThinsyncError."""
     uuid = session.uuid_of(domain)
     ours, theirs = session.source_prover.points(uuid), session.target_prover.points(uuid)
+    if theirs and not ours:
+        raise NotFoundError(
+            f"{domain} has no points here that those of {session.target.host} could be compared with",
+            hint="for a directory of this host, each point by itself:"
+            f" thinsync-vm stream cat STORE {domain} | thinsync-vm stream verify -",
+        )
     return _judge(session, choose_point(ours, theirs, wanted, domain), observer)
 
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from thinsync_virt.cli import cat_command
 from thinsync_virt.cli.options import EXIT_STATUS, json_option
 from thinsync_virt.cli.output import print_json
-from thinsync_virt.errors import DiffersError, StreamError
+from thinsync_virt.errors import DiffersError, StreamError, UsageError
 
 _FILE = click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 
 
-@click.group("stream", context_settings={"max_content_width": 100})
+@click.group("stream", epilog=EXIT_STATUS)
 def command() -> None:
-    """Look at streams that were kept in files, and make one of a point that a directory keeps."""
+    """Look at streams that were kept in files, and make one of a point that a directory keeps.
+
+    Each of the commands takes --json.
+
+    \b
+    Example:
+      thinsync-vm stream info web01.tsv
+      thinsync-vm stream verify web01.tsv
+      thinsync-vm stream cat archive:/mnt/usb web01 | thinsync-vm receive vg0/web01
+    """
 
 
 command.add_command(cat_command.command)
 
 
-@command.command("info", epilog=EXIT_STATUS)
+@command.command("info", short_help="What a stream carries, from its header.", epilog=EXIT_STATUS)
 @_FILE
 @json_option
 def info(file: str, as_json: bool) -> None:
@@ -32,11 +43,22 @@ def info(file: str, as_json: bool) -> None:
       thinsync-vm stream info web01.tsv --json | jq .point
     """
     from thinsync_virt.cli import stream_output
-    from thinsync_virt.cli.stream_source import PlainStream, open_stream
+    from thinsync_virt.cli.stream_source import NotAStreamError, PlainStream, open_stream
     from thinsync_virt.system.pipes import open_input
 
     with open_input(file) as source:
-        stream = open_stream(source)
+        try:
+            stream = open_stream(source)
+        except NotAStreamError as error:
+            raise UsageError(error.message, hint=error.hint) from error
+        except StreamError as error:
+            # What lies in a file is the same the next time.
+            raise StreamError(
+                f"{source.name}: {error.message}",
+                hint=f"what it carries cannot be told; make it again, and look at it with:"
+                f" thinsync-vm stream verify {shlex.quote(file)}",
+                retry=False,
+            ) from error
         size = source.size()
     if isinstance(stream, PlainStream):
         if as_json:
@@ -50,7 +72,7 @@ def info(file: str, as_json: bool) -> None:
         stream_output.print_header(stream.header, size)
 
 
-@command.command("verify", epilog=EXIT_STATUS)
+@command.command("verify", short_help="Read all of a stream, and check it.", epilog=EXIT_STATUS)
 @_FILE
 @json_option
 def verify(file: str, as_json: bool) -> None:

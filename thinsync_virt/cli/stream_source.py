@@ -30,8 +30,12 @@ class PlainStream:
     events: Iterator[Event]
 
 
+class NotAStreamError(StreamError):
+    """What was named holds something else."""
+
+
 def open_stream(source: StreamInput) -> NativeStream | PlainStream:
-    """Told by its first bytes. Raises UsageError (a terminal), StreamError."""
+    """Told by its first bytes. Raises UsageError (a terminal), NotAStreamError, StreamError."""
     if source.is_terminal:
         raise UsageError(
             "a stream does not come from a terminal", hint="thinsync-vm receive ... < FILE; or through a pipe"
@@ -43,6 +47,13 @@ def open_stream(source: StreamInput) -> NativeStream | PlainStream:
     if not first:
         raise StreamError(
             "there is nothing in the stream: its sender failed", hint="see what the sender said", retry=True
+        )
+    if first != MAGIC[: len(first)]:
+        raise NotAStreamError(
+            f"{source.name} is not a thinsync stream: it begins with other bytes",
+            hint="name what thinsync-vm send or thinsync-vm stream cat has written; if it came through a login shell"
+            " (ssh), see that it prints nothing of its own: .bashrc, .profile, motd",
+            retry=False,
         )
     events = read_stream(source.readinto)
     begin = next(events)

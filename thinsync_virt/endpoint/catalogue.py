@@ -164,7 +164,7 @@ def damaged_points(points: Iterable[RecoveryPoint], where: str) -> tuple[Finding
     if newest is None or not newest.damaged:
         return ()
     text = f"the newest point #{newest.sequence} {short_id(newest.id)} is damaged"
-    return (Finding(Severity.WARNING, where, text, "the next replication makes a good one"),)
+    return (Finding(Severity.WARNING, where, text, "replicate again: that makes a good one"),)
 
 
 def _deltag(volume: ThinVolume, tag: str) -> str:

@@ -95,7 +95,7 @@ def _read(lvm: Lvm, entry: DefinitionVolume) -> Definition:
     if definition.id != entry.definition:
         raise PoolError(
             f"{name}: the definition on it is not {entry.definition}",
-            hint="it was written over or only half written; the next replication makes it anew",
+            hint="replicate again: that makes it anew; if nothing crashed here, find out who wrote to it",
         )
     return definition
 

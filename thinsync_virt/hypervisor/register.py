@@ -210,7 +210,10 @@ def _ours(connection: Connection, plan: ReplicaPlan, rename: bool = True) -> Kno
     if mine is None:
         return None
     if mine.live is not None:
-        raise ConflictError(f"replica {mine.name} is running here", hint="it is never replaced while it runs")
+        raise ConflictError(
+            f"replica {mine.name} is running here",
+            hint="shut it down, or let it run: it is never replaced while it does",
+        )
     with translated(f"look at domain {mine.name}"):
         if mine.handle.hasManagedSaveImage(0):
             raise ConflictError(

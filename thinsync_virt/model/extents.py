@@ -53,7 +53,7 @@ class Announcement:
         if min(self.data, self.unmapped) < 0 or not bool(self.changed) <= self.extents <= self.changed:
             raise UsageError(
                 f"{self.data} bytes of data and {self.unmapped} unmapped in {self.extents} extents",
-                hint="no bytes have no extent, others at least one and at most as many as they are",
+                hint="upgrade thinsync-virt on the older host; no bytes have no extent, others at least one",
             )
 
     @property

@@ -22,7 +22,7 @@ _LVM_UUID = re.compile(r"[A-Za-z0-9]{6}(?:-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}")
 def check_lvm_name(name: str) -> str:
     """The name if LVM would take it, else UsageError. A leading dash can never pass as an option."""
     if _LVM_NAME.fullmatch(name) is None or name in (".", ".."):
-        raise UsageError(f"{name!r} is not a legal LVM name", hint="letters, digits and _ + . - only")
+        raise UsageError(f"{name!r} is not a legal LVM name", hint="use letters, digits and _ + . - only")
     return name
 
 
@@ -38,8 +38,17 @@ def check_disk_target(name: str) -> str:
 def check_id(text: str) -> str:
     """The text if it is an id of ours (32 hexadecimal digits), else UsageError."""
     if _HEX_ID.fullmatch(text) is None:
-        raise UsageError(f"{text!r} is not an id", hint="ids have 32 hexadecimal digits")
+        raise UsageError(
+            f"{text!r} is not an id",
+            hint="write its 32 hexadecimal digits: thinsync-vm points --json",
+        )
     return text
+
+
+def parse_uuid(text: str) -> str | None:
+    """The id that a UUID means, written with dashes (as libvirt shows it) or without; None for what is none."""
+    digits = text.lower().replace("-", "") if text.count("-") in (0, 4) else ""
+    return digits if _HEX_ID.fullmatch(digits) else None
 
 
 def check_lvm_uuid(text: str) -> str:

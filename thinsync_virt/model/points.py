@@ -20,7 +20,7 @@ def check_sequence(number: int) -> int:
     if not 0 <= number <= MAX_SEQUENCE:
         raise UsageError(
             f"sequence {number} is none of 0 to {MAX_SEQUENCE}",
-            hint="points are counted from 1, one more for each replication",
+            hint="give its number as thinsync-vm points shows it: they are counted from 1",
         )
     return number
 
@@ -67,7 +67,7 @@ class StoredDisk:
 
     def __post_init__(self) -> None:
         if self.size < 0:
-            raise UsageError(f"a disk of {self.size} bytes", hint="sizes are 0 or more")
+            raise UsageError(f"a disk of {self.size} bytes", hint="give 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class Interrupted:
             if position < 0 or position % SECTOR:
                 raise UsageError(
                     f"{position} is no position of disk {target}",
-                    hint="positions are bytes from the start of the disk, in whole sectors",
+                    hint="upgrade thinsync-virt on the older of the two hosts; positions are bytes, in whole sectors",
                 )
         if not (self.point and self.delta and any(self.positions.values())):
             raise UsageError(

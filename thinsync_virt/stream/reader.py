@@ -145,7 +145,7 @@ class StreamReader:
         """Check the preamble as far as it is there; whether it is whole."""
         have = bytes(self._scratch_view[: min(self._end, PREAMBLE_SIZE)])
         if have[:8] != MAGIC[: len(have)]:
-            self._fail("this is not a thinsync stream", hint="it begins with other bytes")
+            self._fail("this is not a thinsync stream: it begins with other bytes")
         if len(have) < PREAMBLE_SIZE:
             return False
         version = int.from_bytes(have[8:10], "little")
@@ -192,9 +192,7 @@ class StreamReader:
         """The event of a frame whose payload is whole."""
         payload, raw = self._payload, self._head_bytes
         if checksum(raw[:24], payload, self._number) != head.checksum:
-            self._fail(
-                "the checksum does not match", hint="damaged on the way, or frames lost or out of order"
-            )
+            self._fail("the checksum does not match: damaged on the way, or frames lost or out of order")
         digest_before = self._digest.digest() if head.type == FrameType.END else b""
         self._digest.update(raw)
         if head.type == FrameType.ERROR:

@@ -256,7 +256,7 @@ class BlockDevice:
         message = f"cannot {verb} {self.path} at byte {position}: {error.strerror}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return SpaceError(
-                message, hint="its thin pool is full: extend the pool, or delete recovery points"
+                message, hint="give its thin pool room: lvextend, or remove what nobody needs; it is full"
             )
         # It may pass: a cable, a path, another host's storage.
         return ThinsyncError(message, code=Code.POOL, hint=_DEVICE_HINT, retry=True)

@@ -117,7 +117,7 @@ class DmSetup:
                 raise
             raise PoolError(
                 f"pool {pool} refuses a metadata snapshot: {error}",
-                hint="a pool that is read-only or failed takes none",
+                hint="look at the pool: dmsetup status, dmesg; one that is read-only or failed takes none",
             ) from error
 
     def release(self, pool: VolumeName) -> None:

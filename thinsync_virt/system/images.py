@@ -1,7 +1,7 @@
 """Raw images as sparse files: written, holes punched, cloned by reference, and what of them holds data.
 
-Positions and lengths are bytes. What is written goes past the page cache as soon as it is on stable storage: an image
-is larger than memory, and nobody reads it again soon.
+Positions and lengths are bytes. The page cache is let go of what is written as soon as it is on stable storage, and of
+what was read: an image is larger than memory, and nobody reads it again soon.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Self
 from thinsync_virt.errors import Code, SpaceError, ThinsyncError
 from thinsync_virt.flushes import flush
 from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.system.page_cache import ReadBehind
 from thinsync_virt.units import MIB
 
 _FICLONE = 0x40049409
@@ -36,6 +37,7 @@ class SparseFile:
         with _failing("open", path):
             self._fd = os.open(path, flags)
             self.size = os.fstat(self._fd).st_size
+        self._behind = ReadBehind(self._fd)
         self._written = 0
         self._lost: ThinsyncError | None = None
 
@@ -73,6 +75,7 @@ class SparseFile:
     def close(self) -> None:
         """Close it; nothing is flushed (see :meth:`sync`)."""
         if self._fd >= 0:
+            self._behind.finish()
             os.close(self._fd)
             self._fd = -1
 
@@ -115,6 +118,7 @@ class SparseFile:
                         hint="somebody shrank it meanwhile: find out who, and run it again",
                     )
                 pieces.append(piece)
+                self._behind.read(start, len(piece))
                 start, length = start + len(piece), length - len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

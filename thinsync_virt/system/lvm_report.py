@@ -103,7 +103,7 @@ class Inventory:
 def check_tag(tag: str) -> str:
     """The tag if LVM would take it (and keep it whole), else UsageError."""
     if _TAG.fullmatch(tag) is None or tag.startswith("-"):
-        raise UsageError(f"{tag!r} is not a legal LVM tag", hint="A-Za-z0-9_+.-/=!:&# only, up to 1024")
+        raise UsageError(f"{tag!r} is not a legal LVM tag", hint="use A-Za-z0-9_+.-/=!:&# only, up to 1024")
     return tag
 
 

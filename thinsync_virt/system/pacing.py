@@ -20,7 +20,8 @@ def parse_rate(text: str) -> int:
     rate = parse_size(text.removesuffix("/s"))
     if rate < MIN_RATE:
         raise UsageError(
-            f"{text!r} is too slow: at least {MIN_RATE} bytes per second", hint="such as 10M: 10 MiB a second"
+            f"{text!r} is too slow: at least {MIN_RATE} bytes per second",
+            hint="give more, such as 10M (MiB)",
         )
     return rate
 

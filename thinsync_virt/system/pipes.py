@@ -15,6 +15,7 @@ from pathlib import Path
 from thinsync_virt.errors import NotFoundError, SpaceError, ThinsyncError
 from thinsync_virt.flushes import flush
 from thinsync_virt.system.files import sync_directory
+from thinsync_virt.system.page_cache import ReadBehind
 from thinsync_virt.units import MIB
 
 Piece = bytes | bytearray | memoryview
@@ -25,15 +26,23 @@ _MOST_AT_ONCE = 1024
 
 
 class StreamInput:
-    """Reads a descriptor, which stays whoever's it was. What comes first can be looked at before it is read."""
+    """Reads a descriptor, which stays whoever's it was. What comes first can be looked at before it is read.
+
+    Of a file nothing stays in the page cache that was read, once its end was reached or :meth:`finish` called.
+    """
 
     def __init__(self, descriptor: int, name: str) -> None:
         """``name`` is what messages call it."""
         self._descriptor = descriptor
-        self._name = name
+        self.name = name
         self._ahead = b""
         self.position = 0
         """Bytes read so far, those that were looked at included."""
+        self._behind: ReadBehind | None = None
+        self._start = 0
+        if self.size() is not None:
+            self._behind = ReadBehind(descriptor)
+            self._start = os.lseek(descriptor, 0, os.SEEK_CUR)
         _widen(descriptor)
 
     @property
@@ -69,14 +78,24 @@ class StreamInput:
         while True:
             try:
                 count = os.readv(self._descriptor, [buffer])
-                self.position += count
-                return count
             except BlockingIOError:
                 select.select([self._descriptor], [], [])
+                continue
             except OSError as error:
                 raise ThinsyncError(
-                    f"cannot read {self._name}: {error.strerror}", hint="look at where it comes from; dmesg"
+                    f"cannot read {self.name}: {error.strerror}", hint="look at where it comes from; dmesg"
                 ) from error
+            if count and self._behind is not None:
+                self._behind.read(self._start + self.position, count)
+            elif not count:
+                self.finish()
+            self.position += count
+            return count
+
+    def finish(self) -> None:
+        """No more is read."""
+        if self._behind is not None:
+            self._behind.finish()
 
 
 @contextlib.contextmanager
@@ -98,7 +117,11 @@ def open_input(path: str) -> Iterator[StreamInput]:
     try:
         with contextlib.suppress(OSError):
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        yield StreamInput(descriptor, path)
+        source = StreamInput(descriptor, path)
+        try:
+            yield source
+        finally:
+            source.finish()
     finally:
         os.close(descriptor)
 

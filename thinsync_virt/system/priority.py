@@ -15,7 +15,7 @@ _CLASSES = {"best-effort": "2", "idle": "3"}
 _NO_CLASS = "0"
 _LEVELS = range(8)
 _TIMEOUT = 30.0
-_HINT = "idle, or best-effort with a level from 0 (first) to 7 (last): best-effort:7"
+_HINT = "choose idle, or best-effort with a level from 0 (first) to 7 (last): best-effort:7"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,10 @@ class Trees(NamedTuple):
     transaction_id: int
 
 
+class NoMetadataSnapshotError(PoolError):
+    """The pool holds none, and it was that which was to be read."""
+
+
 def read_trees(reader: CheckedReader, *, metadata_snapshot: bool) -> Trees:
     """The live state, or that of the metadata snapshot. Raises PoolError."""
     if reader.blocks == 0:
@@ -48,7 +52,7 @@ def read_trees(reader: CheckedReader, *, metadata_snapshot: bool) -> Trees:
     if not metadata_snapshot:
         return live
     if not held:
-        raise PoolError(
+        raise NoMetadataSnapshotError(
             f"{reader.name}: the pool holds no metadata snapshot",
             hint="dmsetup message VG-POOL-tpool 0 reserve_metadata_snap",
         )

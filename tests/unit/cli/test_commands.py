@@ -47,7 +47,17 @@ def leaves(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...]
             yield from leaves(below, *path, name)
 
 
+def groups(command: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Group]]:
+    """Every command with commands below it that cannot be run by itself, but for the program's own."""
+    for name in command.list_commands(click.Context(command)):
+        below = command.get_command(click.Context(command), name)
+        if isinstance(below, click.Group):
+            yield (*path, name), below
+            yield from groups(below, *path, name)
+
+
 ALL = dict(leaves(group))
+GROUPS = dict(groups(group))
 # What prints no result: a protocol on standard output, and a service that writes to the journal.
 WITHOUT_JSON = {("server",), ("guard",)}
 
@@ -71,7 +81,7 @@ def test_wrong_usage_is_one_document_too(words: tuple[str, ...], capsys: pytest.
     assert "Error" in err
 
 
-@pytest.mark.parametrize("path", ALL, ids=" ".join)
+@pytest.mark.parametrize("path", [*ALL, *GROUPS], ids=" ".join)
 def test_help_has_an_example_and_the_exit_status(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(group, [*path, "--help"])
     assert result.exit_code == 0
@@ -79,10 +89,27 @@ def test_help_has_an_example_and_the_exit_status(path: tuple[str, ...]) -> None:
     assert "Example:" in result.output
     for code in Code:
         assert str(code.exit_status) in result.output.partition("Exit status:")[2]
-    options = {name for param in ALL[path].params for name in param.opts}
-    assert ("--json" in options) is (path not in WITHOUT_JSON)
+    if path in ALL:
+        options = {name for param in ALL[path].params for name in param.opts}
+        assert ("--json" in options) is (path not in WITHOUT_JSON)
     # Who looks for it in vain is told why.
     assert "--json" in result.output
+
+
+@pytest.mark.parametrize("path", [(), *ALL, *GROUPS], ids=" ".join)
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_what_commands_do_is_said_whole(path: tuple[str, ...], columns: int) -> None:
+    """click cuts what does not fit its line, with dots; however wide the terminal is."""
+    output = CliRunner().invoke(group, [*path, "--help"], terminal_width=columns).output
+    _, found, below = output.partition("ommands:\n")
+    assert bool(found) is (path in {(), ("pool",), *GROUPS})
+    summaries = below.partition("Exit status:")[0]
+    assert "..." not in summaries
+    assert all(line.endswith(".") for line in summaries.split("\n\n")[0].splitlines()[-1:])
+
+
+def test_there_is_a_group() -> None:
+    assert ("stream",) in GROUPS and ("stream", "cat") in ALL
 
 
 def test_the_overview_puts_daily_commands_first() -> None:
@@ -369,7 +396,7 @@ def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     left = Interrupted(identifier(3), identifier(2), identifier(7), {"vda": MIB})
     states = (TargetState(KEY, there, (), (), "", (), None, left),)
     monkeypatch.setattr(build.Session, "open", session)
-    monkeypatch.setattr(build, "local_points", lambda name: here)
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": here)
     _, out, _ = run("points", "web01", "--to", "beta", "--json", capsys=capsys)
     assert [(row["sequence"], row["here"], row["there"], row["in_part"]) for row in json.loads(out)] == [
         (1, False, True, False),
@@ -387,7 +414,7 @@ def test_points_here_and_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "THERE" in out
     _, out, _ = run("points", "web01", capsys=capsys)
     assert "THERE" not in out
-    monkeypatch.setattr(build, "local_points", lambda name: ())
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": ())
     _, out, _ = run("points", "web01", capsys=capsys)
     assert "There are no recovery points of web01." in out
 
@@ -413,7 +440,7 @@ def test_points_of_a_directory_name_what_was_set_aside_there(
         )
 
     monkeypatch.setattr(build.Session, "open", session)
-    monkeypatch.setattr(build, "local_points", lambda name: ())
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": ())
     _, out, _ = run("points", "web01", "--to", "archive:/srv", capsys=capsys)
     assert "set-aside-000007" in out
     assert "remove it" in out
@@ -435,7 +462,7 @@ def test_points_of_two_targets_say_who_confirmed_which(
         point(4, number=40, confirmed_by="[b]gamma[/b]", key=elsewhere),
         point(5, number=50, key=elsewhere),
     )
-    monkeypatch.setattr(build, "local_points", lambda name: held)
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": held)
     lines = run("points", "web01", capsys=capsys)[1].splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["#4", "#4", "#5"]
     assert "confirmed by beta" in lines[1] and "confirmed by [b]gamma[/b]" in lines[2]
@@ -526,9 +553,9 @@ def test_a_metadata_snapshot_is_not_released_against_the_answer(
 
 def test_the_recorded_target(monkeypatch: pytest.MonkeyPatch) -> None:
     held = (point(1, confirmed_by="old"), point(2, confirmed_by="beta"), point(3))
-    monkeypatch.setattr(build, "local_points", lambda name: held)
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": held)
     assert build.recorded_target("web01") == "beta"
-    monkeypatch.setattr(build, "local_points", lambda name: held[2:])
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": held[2:])
     with pytest.raises(NotFoundError) as refusal:
         build.recorded_target("web01")
     assert "--to HOST" in refusal.value.hint

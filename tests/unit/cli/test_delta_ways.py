@@ -92,7 +92,7 @@ FAILS = [
     ("--metadata /nonexistent --head 1 --json", Code.NOT_FOUND, "/nonexistent"),
     ("--metadata /dev/null --head 1", Code.INTERNAL, "/dev/null"),
     ("--metadata / --head 1 --json", Code.INTERNAL, "/"),
-    ("--metadata M --head 1 --metadata-snap", Code.POOL, "no metadata snapshot"),
+    ("--metadata M --head 1 --metadata-snap", Code.POOL, "leave out --metadata-snap"),
     ("--metadata M --head 1 --metadata-snap --json --stats", Code.POOL, "no metadata snapshot"),
 ]
 

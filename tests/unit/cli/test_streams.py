@@ -256,8 +256,25 @@ def test_wrong_usage(shell: Shell) -> None:
     assert "without a name" in shell.error("receive", "--map", "a=vg1/a", stdin=plain, code=usage)
     assert "not an id" in shell.error("receive", "vg1/copy", "--base-id", "7", stdin=plain, code=usage)
     assert "nothing in the stream" in shell.error("receive", "vg1/copy", code=Code.STREAM)
-    assert "not a thinsync stream" in shell.error("receive", "vg1/copy", stdin=b"x" * 99, code=Code.STREAM)
+    said = shell.error("receive", "vg1/copy", stdin=b"x" * 99, code=Code.STREAM)
+    assert "standard input is not a thinsync stream" in said
     assert shell.error("stream", "info", str(shell.directory / "none"), code=Code.NOT_FOUND)
+
+
+def test_a_file_that_is_no_stream_is_named_and_not_tried_again(shell: Shell) -> None:
+    """Another file is a mistake of whoever named it; a stream that was cut off is one that does not get whole."""
+    other = shell.directory / "my notes.txt"
+    other.write_bytes(b"to do: " * 9)
+    said = shell.error("stream", "info", str(other), code=Code.USAGE)
+    assert f"{other} is not a thinsync stream" in said and "thinsync-vm send" in said
+    assert f"{other} is not a whole stream" in shell.error("stream", "verify", str(other), code=Code.DIFFERS)
+    other.write_bytes(shell.stream("vg0/snap1")[:60])
+    assert f"{other}: " in shell.error("stream", "info", str(other), code=Code.STREAM)
+    for content, code in ((b"x" * 60, Code.USAGE), (other.read_bytes(), Code.STREAM)):
+        other.write_bytes(content)
+        status, out, _ = shell("stream", "info", str(other), "--json")
+        error = json.loads(out)["error"]
+        assert (status, error["code"], error["retry"]) == (code.exit_status, code.value, False)
 
 
 @pytest.fixture

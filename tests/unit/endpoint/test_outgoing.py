@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.unit.values import point
 from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
-from thinsync_virt.endpoint.source.pipeline import GRAIN, differing_runs
+from thinsync_virt.endpoint.source.pipeline import FRAME, GRAIN, differing_runs
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement, Extent, ExtentKind, data_bytes
@@ -344,8 +344,23 @@ def test_compressed_data_is_what_was_read(tmp_path: Path) -> None:
 def test_without_compression_it_travels_as_it_is(tmp_path: Path) -> None:
     content = b"x" * MIB
     stream = replace(stream_of(whole_disk(tmp_path / "head", content)), tuning=Tuning("off"))
-    (data,) = (event for event in events_of(stream) if isinstance(event, Data))
-    assert (len(data.data), data.packed) == (MIB, MIB)
+    found = [(len(event.data), event.packed) for event in events_of(stream) if isinstance(event, Data)]
+    assert found == [(FRAME, FRAME)] * (MIB // FRAME)
+
+
+def test_large_frames_leave_one_by_one_and_small_ones_together(tmp_path: Path) -> None:
+    """What is sent at once has just been looked at, and is no more calls than frames of 128 KiB would be."""
+    head, base = tmp_path / "head", tmp_path / "base"
+    head.write_bytes(b"h" * MIB + (b"h" * GRAIN + b"b" * GRAIN) * (MIB // 2 // GRAIN))
+    base.write_bytes(b"b" * 2 * MIB)
+    extents = PackedExtents([data_extent(0, 2 * MIB)])
+    disk = OutgoingDisk("vda", str(head), 2 * MIB, 2 * MIB, Mode.INCREMENTAL, extents, str(base), 2 * MIB)
+    stream = replace(stream_of(disk), tuning=Tuning("off"))
+    with stream.open():
+        sizes = [sum(map(len, pieces)) for pieces in stream]
+    data = [size for size in sizes if size > 16 * KIB]
+    assert data[: MIB // FRAME] == [FRAME + 32] * (MIB // FRAME)
+    assert data[MIB // FRAME :] == [FRAME + 32 * FRAME // GRAIN] * (MIB // 2 // FRAME)
 
 
 def test_a_chunk_travels_whole_if_that_is_wanted(tmp_path: Path, reads: Reads) -> None:
@@ -434,7 +449,7 @@ def test_a_stream_that_is_given_up_leaves_no_thread(tmp_path: Path) -> None:
     stream = stream_of(whole_disk(tmp_path / "head", b"x" * (20 * MIB)))
     with stream.open():
         pieces = iter(stream)
-        for _ in range(4):
+        for _ in range(2 + 2 * MIB // FRAME):
             next(pieces)
         assert isinstance(pieces, Generator)
         pieces.close()

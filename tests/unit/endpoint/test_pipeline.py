@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from thinsync_virt.endpoint.source.pipeline import PIECE, Part, Prepared, prepared
+from thinsync_virt.endpoint.source.pipeline import FRAME, PIECE, Part, Prepared, prepare, prepared
 from thinsync_virt.endpoint.source.tuning import Comparing, Grain
 from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.stream.frames import Piece
@@ -99,10 +99,28 @@ def test_what_is_compressed_and_what_is_zero(tmp_path: Path) -> None:
         wanted = [Part(0, 0, PIECE, device), Part(0, PIECE, PIECE, device), Part(0, 0, 64 * KIB, None)]
         packer = FixedPacker(1)
         data, zero, unmapped = prepared(iter(wanted), packer, packer.sent, 2)
-    (run,) = data.runs
-    assert run.packed is not None and len(run.packed) < KIB
+    assert [(run.start, run.length) for run in data.runs] == [(at, FRAME) for at in range(0, PIECE, FRAME)]
+    assert all(run.packed is not None and len(run.packed) < KIB for run in data.runs)
     assert zero.runs == [(PIECE, PIECE, None, None)]
     assert unmapped.runs == []
+
+
+def test_what_differs_is_cut_into_frames_and_zeroes_stay_together(tmp_path: Path) -> None:
+    """Zeroes are looked for frame by frame; those that touch are one run, whatever their length."""
+    short = 5 * 4096
+    head, base = tmp_path / "head", tmp_path / "base"
+    head.write_bytes(b"x" * FRAME + bytes(3 * FRAME) + b"y" * (FRAME + short) + b"b" * 4096 + b"z" * 4096)
+    base.write_bytes(b"b" * PIECE)
+    with BlockDevice(str(head)) as new, BlockDevice(str(base)) as old:
+        part = Part(0, 0, 5 * FRAME + short + 8192, new, old, PIECE)
+        runs = prepare(part, FixedPacker(0)).runs
+    assert [(run.start, run.length, run.data and run.data[0]) for run in runs] == [
+        (0, FRAME, ord("x")),
+        (FRAME, 3 * FRAME, None),
+        (4 * FRAME, FRAME, ord("y")),
+        (5 * FRAME, short, ord("y")),
+        (5 * FRAME + short + 4096, 4096, ord("z")),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_what_does_not_fit_what_is_here_is_planned_again(number: int, target: Ta
     base = 0 if number == 1 else 5
     with pytest.raises(ConflictError) as refusal:
         target.receive(events(NEW, number=number, base=base, known=(OLD,), tmp=tmp_path))
-    assert refusal.value.hint == "plan again"
+    assert "run it again" in refusal.value.hint
     assert everything(target.lvm) == before
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from thinsync_virt import __version__
-from thinsync_virt.endpoint.source.pipeline import PIECE, Part, Run, prepared, worker_count
+from thinsync_virt.endpoint.source.pipeline import FRAME, PIECE, Part, Run, prepared, worker_count
 from thinsync_virt.endpoint.source.tuning import Comparing, Tuning
 from thinsync_virt.model.extents import Announcement, ExtentKind
 from thinsync_virt.model.packed_extents import PackedExtents
@@ -147,7 +147,7 @@ class OutgoingStream:
             return stack.pop_all()
 
     def __iter__(self) -> Generator[Pieces]:
-        """The stream: a few frames, and no more than 1 MiB of data, at a time."""
+        """The stream: a few frames, and less than 256 KiB of data, at a time."""
         yield self._writer.begin(self._header())
         yield self._writer.definition(self.packed_definition)
         comparing, packer = Comparing(self.tuning.grain), self.tuning.packer()
@@ -163,8 +163,7 @@ class OutgoingStream:
                 if part.index != index:
                     yield from self._checkpoint()
                     index = part.index
-                if pieces := self._frames(part, runs):
-                    yield pieces
+                yield from self._frames(part, runs)
                 if self._unchecked >= interval:
                     yield from self._checkpoint()
         yield from self._checkpoint()
@@ -187,13 +186,18 @@ class OutgoingStream:
                     else:
                         yield Part(index, start, length, head)
 
-    def _frames(self, part: Part, runs: list[Run]) -> Pieces:
-        """What travels of a part."""
+    def _frames(self, part: Part, runs: list[Run]) -> Iterator[Pieces]:
+        """What travels of a part: large frames one by one, while they are in the processor's caches."""
         if part.head is None:
-            return self._writer.unmap(part.index, part.start, part.length)
+            yield self._writer.unmap(part.index, part.start, part.length)
+            return
         count = self._counts[self.deltas[part.index].target]
         pieces: Pieces = []
+        held = 0
         for start, length, data, packed in runs:
+            if held >= FRAME:
+                yield pieces
+                pieces, held = [], 0
             if data is None:
                 pieces += self._writer.zero(part.index, start, length)
                 continue
@@ -204,10 +208,12 @@ class OutgoingStream:
                 pieces += self._writer.data(part.index, start, data, packed)
             count.sent += length
             count.packed += self._writer.bytes_sent - before
+            held += length
         self.read += part.length
         self._unchecked += part.length
         count.read += part.length
-        return pieces
+        if pieces:
+            yield pieces
 
     def _checkpoint(self) -> Iterator[Pieces]:
         """A checkpoint, if something has travelled since the one before."""

@@ -117,6 +117,10 @@ class LocalTarget:
             if close is not None:
                 close()
 
+    def uuid_of(self, domain: str) -> str:
+        """The UUID of a domain that has points there, by its name or UUID. Raises NotFoundError, PoolError."""
+        return self._prover.uuid_of(domain)
+
     def points(self, domain: str) -> tuple[RecoveryPoint, ...]:
         """All points of a domain there."""
         return self._prover.points(domain)

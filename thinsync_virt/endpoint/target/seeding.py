@@ -18,6 +18,7 @@ from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.proof import FINE_BLOCKS, MAX_WINDOW, bitmap
 from thinsync_virt.endpoint.removal import remove_unfinished
 from thinsync_virt.endpoint.target.filler import ChunkFiller
+from thinsync_virt.endpoint.target.hints import CHANGED_SINCE
 from thinsync_virt.endpoint.target.seeds import Seed, find_seed
 from thinsync_virt.errors import Code, ConflictError, NotFoundError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.extents import Extent, ExtentKind, clip, data_bytes
@@ -80,7 +81,7 @@ class Seeding:
         known = {one.id for one in catalogue.points}
         known |= {one.id for one in (*catalogue.unfinished, *catalogue.broken)}
         if point.id in known:
-            raise ConflictError(f"something of point {point.id} is here already", hint="plan again")
+            raise ConflictError(f"something of point {point.id} is here already", hint=CHANGED_SINCE)
         found = {disk: find_seed(self._lvm, VolumeName.parse(text), key) for disk, text in seeds.items()}
         try:
             self._make(point, name, choices, found)

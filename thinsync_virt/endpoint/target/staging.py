@@ -13,6 +13,7 @@ from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.definition_volume import holds_definition, write_definition
 from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.removal import remove_unfinished
+from thinsync_virt.endpoint.target.hints import CHANGED_SINCE
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.errors import ConflictError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
@@ -68,7 +69,7 @@ class Staging:
         """Make and activate one volume per disk. Raises ConflictError when the base is not here."""
         catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(self._incoming.key)
         if any(point.id == self._incoming.set_id for point in catalogue.points):
-            raise ConflictError(f"point {self._incoming.set_id} is here already", hint="plan again")
+            raise ConflictError(f"point {self._incoming.set_id} is here already", hint=CHANGED_SINCE)
         sown = self._sown(catalogue)
         base = self._base(catalogue)
         taken = {volume.name for volume in self._lvm.volumes()}
@@ -82,9 +83,9 @@ class Staging:
                 continue
             pool = held.volume.pool if held is not None else self._choices.pool_of(target)
             if incremental and held is None:
-                raise ConflictError(f"the base of disk {target} is not here", hint="plan again")
+                raise ConflictError(f"the base of disk {target} is not here", hint=CHANGED_SINCE)
             if pool != self._choices.pool_of(target):
-                raise ConflictError(f"the base of disk {target} is in pool {pool}", hint="plan again")
+                raise ConflictError(f"the base of disk {target} is in pool {pool}", hint=CHANGED_SINCE)
             name = free_name(
                 pool.vg, taken, self._incoming.domain_name, target, suffix=point_suffix(self._incoming.set_id)
             )
@@ -126,16 +127,16 @@ class Staging:
                 found |= {disk.target: disk.volume for disk in left.disks}
         seeded = {target for target, mode in incoming.modes.items() if mode is Mode.SEEDED}
         if not found.keys() <= seeded:
-            raise ConflictError(f"a part of point {incoming.set_id} is here already", hint="plan again")
+            raise ConflictError(f"a part of point {incoming.set_id} is here already", hint=CHANGED_SINCE)
         for index, target in enumerate(incoming.sizes, start=1):
             if target not in seeded:
                 continue
             volume = found.get(target)
             if volume is None or volume.pool != self._choices.pool_of(target):
-                raise ConflictError(f"nothing was made here from a seed of disk {target}", hint="plan again")
+                raise ConflictError(f"nothing was made here from a seed of disk {target}", hint=CHANGED_SINCE)
             if format_tag(self._member(target, index)) not in volume.tags:
                 raise ConflictError(
-                    f"what was made from the seed of disk {target} is of another set", hint="plan again"
+                    f"what was made from the seed of disk {target} is of another set", hint=CHANGED_SINCE
                 )
         return found
 
@@ -181,7 +182,7 @@ class Staging:
         for disk in left.disks:
             if disk.volume.pool != self._choices.pool_of(disk.target):
                 raise ConflictError(
-                    f"disk {disk.target} was going to pool {disk.volume.pool}", hint="plan again"
+                    f"disk {disk.target} was going to pool {disk.volume.pool}", hint=CHANGED_SINCE
                 )
             self._names[disk.target], self._pools[disk.target] = disk.volume.name, disk.volume.pool
             self.volumes[disk.target] = disk.volume.uuid
@@ -198,7 +199,7 @@ class Staging:
             return None
         base = next((point for point in catalogue.points if point.id == self._incoming.base), None)
         if base is None:
-            raise ConflictError(f"base point {self._incoming.base} is not here", hint="plan again")
+            raise ConflictError(f"base point {self._incoming.base} is not here", hint=CHANGED_SINCE)
         return base
 
     def _member(self, target: str, index: int) -> Member:

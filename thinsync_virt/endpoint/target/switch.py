@@ -88,7 +88,7 @@ class Switch:
             if written:
                 raise ConflictError(
                     f"{replica.name} was used here: {', '.join(written)} written to since its point",
-                    hint="nothing was changed; the new point is kept beside it",
+                    hint="nothing was changed, and the new point is kept beside it; see who needs what was written",
                 )
         return replica
 

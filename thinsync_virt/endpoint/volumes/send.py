@@ -213,7 +213,7 @@ def _base(there: Inventory, source: ThinVolume, name: VolumeName) -> ThinVolume:
     if base.pool != source.pool:
         raise UsageError(
             f"{source.name} lies in pool {source.pool}, {base.name} in {base.pool}",
-            hint="only volumes of one pool share chunks that can be compared",
+            hint="name two volumes of one pool: others share no chunks that could be compared",
         )
     if not base.read_only:
         raise ConflictError(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from thinsync_virt.endpoint.target.hints import CHANGED_SINCE
 from thinsync_virt.endpoint.target.stores.directory import (
     DEFINITION,
     DomainFolder,
@@ -59,7 +60,7 @@ class StoreLanding:
         if any(disk.start for disk in header.disks):
             progress = read_progress(directory)
             if progress is None:
-                raise StreamError("the stream goes on with what is not here", hint="plan again", retry=False)
+                raise StreamError("the stream goes on with what is not here", hint=CHANGED_SINCE, retry=False)
             progress.check(header)
             resumed = progress.length
         incoming = Incoming(header, definition.pack(), directory, bases, resumed)
@@ -223,10 +224,10 @@ class StorePart:
 def _bases(folder: DomainFolder, header: StreamHeader) -> dict[str, Path]:
     """The files on which the incremental disks stand. Raises ConflictError when they are not here."""
     if folder.record.point(header.point) is not None:
-        raise ConflictError(f"point {header.point} is here already", hint="plan again")
+        raise ConflictError(f"point {header.point} is here already", hint=CHANGED_SINCE)
     point = folder.record.point(header.base) if header.base is not None else None
     if header.base is not None and (point is None or point.retired or not folder.whole(point)):
-        raise ConflictError(f"base point {header.base} is not here", hint="plan again")
+        raise ConflictError(f"base point {header.base} is not here", hint=CHANGED_SINCE)
     if point is not None and point.sequence >= header.sequence:
         raise StreamError(f"point {header.point} is numbered before its base", retry=False)
     found: dict[str, Path] = {}
@@ -234,6 +235,6 @@ def _bases(folder: DomainFolder, header: StreamHeader) -> dict[str, Path]:
         if disk.mode is Mode.INCREMENTAL:
             held = point.disk(disk.target) if point is not None else None
             if point is None or held is None:
-                raise ConflictError(f"the base of disk {disk.target} is not here", hint="plan again")
+                raise ConflictError(f"the base of disk {disk.target} is not here", hint=CHANGED_SINCE)
             found[disk.target] = folder.file(point, held)
     return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from thinsync_virt.endpoint.target.hints import CHANGED_SINCE
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.plain import is_directory, read_plain
 from thinsync_virt.endpoint.target.stores.wrapping import Fields, unwrap, wrap
@@ -54,7 +55,7 @@ class Progress:
             and {disk.target: disk.start for disk in header.disks} == self.interrupted.positions
         )
         if not same:
-            raise StreamError("the stream goes on with what is not here", hint="plan again", retry=False)
+            raise StreamError("the stream goes on with what is not here", hint=CHANGED_SINCE, retry=False)
 
 
 def write_progress(directory: Path, header: StreamHeader, positions: dict[str, int], length: int) -> None:

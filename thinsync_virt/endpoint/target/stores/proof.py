@@ -8,6 +8,7 @@ from thinsync_virt.endpoint.proof import DAMAGED, FINE_BLOCKS, MAX_WINDOW, bitma
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper, Readable
 from thinsync_virt.endpoint.target.stores.records import PointRecord
+from thinsync_virt.endpoint.target.stores.restore import find_domain
 from thinsync_virt.endpoint.target.stores.store import offered, points_of
 from thinsync_virt.errors import Code, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.names import short_id
@@ -26,6 +27,10 @@ class StoreProver:
         """Close every file."""
         while self._open:
             self._open.popitem()[1].close()
+
+    def uuid_of(self, domain: str) -> str:
+        """The UUID of a domain here, by its name or UUID. Raises NotFoundError, PoolError."""
+        return find_domain(self._store, domain)
 
     def points(self, domain: str) -> tuple[RecoveryPoint, ...]:
         """All points of a domain here."""

@@ -13,7 +13,7 @@ from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.endpoint.target.stores.store import offered, refuse_written
 from thinsync_virt.errors import NotFoundError
 from thinsync_virt.model.extents import Extent, coalesce
-from thinsync_virt.model.names import short_id
+from thinsync_virt.model.names import parse_uuid, short_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.stream.delta_id import DeltaDisk, Walked, delta_id
 from thinsync_virt.stream.frames import Piece
@@ -29,18 +29,7 @@ def find_point(store: StoreDirectory, domain: str, wanted: str) -> tuple[DomainF
 
     Raises NotFoundError, ConflictError when a file of it was written to, PoolError when the domain's record is damaged.
     """
-    readable, damaged = store.readable()
-    folders = [one for one in readable if domain.lower() in (one.record.name.lower(), one.record.uuid)]
-    if not folders:
-        for name, error in damaged.items():
-            if _may_be(name, domain):
-                raise error
-        names = ", ".join(
-            [*sorted(folder.record.name for folder in readable), *(f"{one} (damaged)" for one in damaged)]
-        )
-        raise NotFoundError(
-            f"no domain {domain} is in {store.path}", hint=f"domains there: {names or 'none'}"
-        )
+    folders = _folders(store, domain)
     points = [(folder, point) for folder in folders for point in offered(folder)]
     found = [pair for pair in points if pair[1].id.startswith(wanted.lower())]
     if not wanted and len(folders) == 1:
@@ -57,6 +46,39 @@ def find_point(store: StoreDirectory, domain: str, wanted: str) -> tuple[DomainF
         return folder, point
     reason = "means several points" if found else "is not there"
     raise NotFoundError(f"point {wanted!r} of {domain} {reason}", hint=f"points there: {_listed(points)}")
+
+
+def find_domain(store: StoreDirectory, domain: str) -> str:
+    """The UUID of a domain (its name or UUID) that has points in a store.
+
+    Raises NotFoundError also where several have that name, PoolError when the domain's record is damaged.
+    """
+    uuids = [folder.record.uuid for folder in _folders(store, domain)]
+    if len(uuids) > 1:
+        raise NotFoundError(
+            f"several domains {domain} are in {store.path}", hint=f"name it by its UUID: {', '.join(uuids)}"
+        )
+    return uuids[0]
+
+
+def _folders(store: StoreDirectory, domain: str) -> list[DomainFolder]:
+    """Those of a name or UUID: one at least."""
+    readable, damaged = store.readable()
+    wanted = parse_uuid(domain)
+    folders = [
+        one for one in readable if domain.lower() == one.record.name.lower() or wanted == one.record.uuid
+    ]
+    if not folders:
+        for name, error in damaged.items():
+            if _may_be(name, domain):
+                raise error
+        names = ", ".join(
+            [*sorted(folder.record.name for folder in readable), *(f"{one} (damaged)" for one in damaged)]
+        )
+        raise NotFoundError(
+            f"no domain {domain} is in {store.path}", hint=f"domains there: {names or 'none'}"
+        )
+    return folders
 
 
 def _listed(points: list[tuple[DomainFolder, PointRecord]]) -> str:

@@ -20,6 +20,7 @@ from thinsync_virt.stream.header import StreamHeader
 from thinsync_virt.stream.index import Frame, FrameIndex, continue_stream
 from thinsync_virt.stream.overlay import Layer, Segment, segments
 from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.system.page_cache import ReadBehind
 from thinsync_virt.units import KIB, MIB
 
 LEVEL = 3
@@ -128,6 +129,7 @@ class ArchivedStream:
         self._path = path
         with failing("open", path):
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._behind = ReadBehind(self._fd)
         try:
             self.index = FrameIndex.of(self.read_at)
         except StreamError as error:
@@ -141,6 +143,7 @@ class ArchivedStream:
     def close(self) -> None:
         """Idempotent."""
         if self._fd >= 0:
+            self._behind.finish()
             os.close(self._fd)
             self._fd = -1
 
@@ -152,6 +155,7 @@ class ArchivedStream:
                 more := os.pread(self._fd, length - len(found), position + len(found))
             ):
                 found += more
+            self._behind.read(position, len(found))
             return found
 
     def payload(self, frame: Frame) -> memoryview:
