@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from product import Hosts, wait_for
+from thinlab.records import consistent
 
 from thinsync_virt.errors import Code
 
@@ -233,9 +234,67 @@ def test_points_of_a_domain_become_volumes(hosts: Hosts) -> None:
     )
     assert same(first)
     assert f"<name>{name}</name>" in hosts.sh("alpha", f"cat /root/{copy}.xml; rm /root/{copy}.xml")
-    line = f"thinsync-vm send {name} --base {name}@{first['id'][:8]} | ssh alpha {receive}"
+    line = f"thinsync-vm send {name}@{second['id'][:8]} --base {name}@{first['id'][:8]} | ssh alpha {receive}"
     hosts.sh("beta", f"set -o pipefail; {line}", timeout=300)
     assert same(second)
     for node in ("alpha", "beta"):
         active = f"""lvs --noheadings -o lv_name -S 'lv_name=~"^ts-{name}-" && lv_active=active'"""
         assert all("-r" in volume for volume in hosts.sh(node, active).split())
+
+
+THAWED = 'virsh -q qemu-agent-command {} \'{{"execute":"guest-fsfreeze-status"}}\''
+
+
+@pytest.mark.matrix(sample=1, group="domains sent")
+def test_a_running_domain_is_sent_as_it_is_now(hosts: Hosts) -> None:
+    """It was never replicated: two disks that are written to in turn, of one instant in the copy."""
+    name = hosts.guest(disks=2, size="32M")
+    copy = f"{name}-copy"
+    written = hosts.wait_writing(name)
+    receive = shlex.quote(f"thinsync-vm receive vg0/{copy} --pool {POOL} --definition /root/{copy}.xml")
+    with hosts.growing(name):
+        line = f"(thinsync-vm send {name} | ssh beta {receive}) 2>&1"
+        said = hosts.sh("alpha", f"set -o pipefail; {line}", timeout=300)
+    assert f"{name} as it is now, filesystem: 2 file systems frozen for" in said
+    found = hosts.lab.guests.records("beta", f"vg0/{copy}-vda", f"vg0/{copy}-vdb")
+    assert consistent(found), found
+    assert found[0].last >= written
+    assert f"<name>{name}</name>" in hosts.sh("beta", f"cat /root/{copy}.xml; rm /root/{copy}.xml")
+    assert "thawed" in hosts.sh("alpha", THAWED.format(name))
+    assert hosts.sh("alpha", f"virsh -q domstate {name}") == "running"
+    assert hosts.volumes("alpha", name) == hosts.volumes("beta", name) == {}
+
+
+@pytest.mark.matrix(sample=1, group="domains sent")
+@pytest.mark.parametrize("when", ["frozen", "snapshots made"])
+def test_a_sender_of_a_domain_that_is_killed(hosts: Hosts, when: str) -> None:
+    """The guest runs on, recover leaves nothing, and the domain can be sent, and replicated, as if nothing had been."""
+    name = hosts.guest(disks=2, size="32M")
+    asked = THAWED.format(name)
+    start = f"setsid thinsync-vm send {name} >/dev/null 2>&1 </dev/null & true"
+    kill = "pkill -9 -f '[t]hinsync-vm send' && echo killed"
+    hosts.settle()
+    if when == "frozen":
+        hosts.guard_pauses("frozen:30")
+        try:
+            hosts.sh("alpha", start)
+            line = f"until {asked} 2>/dev/null | grep -q frozen; do sleep 0.1; done; {kill}"
+            assert hosts.sh("alpha", line) == "killed"
+            wait_for(lambda: "thawed" in hosts.sh("alpha", asked, check=False), limit=15, what="the thaw")
+        finally:
+            hosts.guard_pauses()
+    else:
+        hosts.sh("alpha", f"mkdir -p -m 700 /run/thinsync; echo 'temporary snapshot made' > {STOP}; {start}")
+        wait_for(lambda: hosts.sh("alpha", f"cat {STOPPED}", check=False) != "", what="they are made")
+        hosts.thinsync("recover")
+        assert len(hosts.volumes("alpha", name)) == 2
+        assert hosts.sh("alpha", f"{kill}; rm -f {STOP} {STOPPED}") == "killed"
+    hosts.thinsync("recover")
+    assert hosts.volumes("alpha", name) == {}
+    assert "thawed" in hosts.sh("alpha", asked)
+    hosts.wait_writing(name)
+    file = f"/root/{name}.tsv"
+    sent = as_json(hosts, "alpha", f"thinsync-vm send {name} --output {file} --json; rm {file}")
+    assert sent["snapshot"]["consistency"] == "filesystem" and len(sent["disks"]) == 2
+    hosts.replicate(name)
+    assert "-out-" not in "".join(hosts.volumes("alpha", name))

@@ -1,10 +1,12 @@
-"""Builds what ``send`` and ``receive`` work with: without libvirt, which has no part in them.
+"""Builds what ``send`` and ``receive`` work with: without libvirt, which has a part in domains alone.
 
 Each loads what it needs itself: starting takes as long as all the rest of a small transfer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from os import uname
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from thinsync_virt.system.lvm import Lvm
 
 if TYPE_CHECKING:
     from thinsync_virt.endpoint.source.tuning import Tuning
+    from thinsync_virt.endpoint.volumes.domains import DomainSnapshots
     from thinsync_virt.endpoint.volumes.points import PointFinder
     from thinsync_virt.endpoint.volumes.receive import VolumeReceiver
     from thinsync_virt.endpoint.volumes.send import VolumeSender
@@ -35,6 +38,19 @@ def local_point_finder() -> PointFinder:
     from thinsync_virt.endpoint.volumes.points import PointFinder
 
     return PointFinder(Lvm())
+
+
+@contextmanager
+def local_domains() -> Iterator[DomainSnapshots]:
+    """The domains of this host. Raises UsageError when we are not root."""
+    from thinsync_virt.cli.build import LocalHost
+    from thinsync_virt.endpoint.volumes.domains import DomainSnapshots
+
+    host = LocalHost.make()
+    try:
+        yield DomainSnapshots(host.lvm, host.source())
+    finally:
+        host.hypervisor.close()
 
 
 def local_receiver() -> VolumeReceiver:

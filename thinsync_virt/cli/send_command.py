@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -12,11 +13,14 @@ from thinsync_virt.cli.completion import complete_sources
 from thinsync_virt.cli.options import EXIT_STATUS, json_option, parse_transfer, transfer_options
 from thinsync_virt.cli.stream_progress import show_progress, tell, tell_terminal
 from thinsync_virt.errors import ThinsyncError, UsageError
+from thinsync_virt.model.reports import Quiesce
 
 if TYPE_CHECKING:
     from thinsync_virt.endpoint.source.outgoing import OutgoingStream
+    from thinsync_virt.endpoint.volumes.domains import Manner
     from thinsync_virt.endpoint.volumes.send import VolumeSender, Writer
-    from thinsync_virt.model.sources import PointName, SourceName
+    from thinsync_virt.model.reports import SnapshotReport
+    from thinsync_virt.model.sources import SourceName
     from thinsync_virt.stream.frames import Piece
     from thinsync_virt.system.pipes import StreamOutput
 
@@ -45,6 +49,18 @@ _STDOUT = 1
     metavar="FILE",
     help="Write to FILE, which is there when it is whole, and not before.",
 )
+@click.option(
+    "--quiesce",
+    type=click.Choice([value.value for value in Quiesce]),
+    help="DOMAIN only: freeze the guest's file systems: if possible (auto, the default), or fail without, or never.",
+)
+@click.option(
+    "--freeze-timeout",
+    type=click.FloatRange(1, 600),
+    metavar="S",
+    help="DOMAIN only: seconds from the freeze to the confirmed thaw, at most.  [default: 8]",
+)
+@click.option("--exclude", metavar="TARGET", multiple=True, help="DOMAIN only: leave a disk out. Repeatable.")
 @transfer_options
 @json_option
 def command(
@@ -52,6 +68,9 @@ def command(
     base: str | None,
     shape: str,
     output: str | None,
+    quiesce: str | None,
+    freeze_timeout: float | None,
+    exclude: tuple[str, ...],
     compress: str,
     bwlimit: str | None,
     grain: str,
@@ -59,17 +78,18 @@ def command(
     ionice: str | None,
     as_json: bool,
 ) -> None:
-    """Write a volume, a recovery point, or what makes one of another, as a stream to standard output.
+    """Write a volume, a domain, a recovery point, or what makes one of another, as a stream to standard output.
 
-    SOURCE is VG/LV, a thin volume; DOMAIN@POINT, all disks of a recovery point with its definition, by its id or the
-    start of it; or DOMAIN, its newest recovery point here (a new one is made by replicate). A volume that can be
-    written to is sent as a snapshot, which is made for that and removed again. Into a volume, the stream is received
-    by thinsync-vm receive. --json needs --output.
+    SOURCE is VG/LV, a thin volume; DOMAIN, all disks of a domain as they are now, running or not, with its definition;
+    or DOMAIN@POINT, the same of a recovery point, by its id or the start of it. Of a domain, snapshots of all disks
+    are made at one instant, as by replicate; of a volume that can be written to, one of this moment. They are removed
+    again. Into volumes, the stream is received by thinsync-vm receive. --json needs --output.
 
     \b
     Example:
       thinsync-vm send vg0/monday | ssh backup1 thinsync-vm receive vg1/web
       thinsync-vm send vg0/tuesday --base vg0/monday | ssh backup1 thinsync-vm receive vg1/web
+      thinsync-vm send web01 | ssh backup1 thinsync-vm receive vg1/web --definition web01.xml
       thinsync-vm send web01@3f2a91c0 --output web01.tsv
     """
     from thinsync_virt.cli.build_streams import local_sender
@@ -80,6 +100,7 @@ def command(
 
     wanted = parse_source(source)
     older = parse_source(base) if base is not None else None
+    manner = _manner(wanted, quiesce, freeze_timeout, exclude)
     if as_json and output is None:
         raise UsageError("--json and the stream would both go to standard output", hint="add --output FILE")
     if shape != "native" and compress not in ("auto", "off"):
@@ -97,18 +118,50 @@ def command(
                 hint="send it into a pipe or a file: thinsync-vm send ... > FILE",
             )
         writer = StreamWriter() if shape == "native" else ThinSendWriter()
-        stream = stack.enter_context(_open(sender, wanted, older, writer))
+        stream, report = _open(stack, sender, wanted, older, writer, manner)
         progress = stack.enter_context(show_progress("sending", stream.total, quiet=as_json))
         _write(stream, out, rate, progress)
     if as_json:
-        _print_json(stream, source, base, shape, output)
+        _print_json(stream, report, source, base, shape, output)
     else:
         _print(stream, source)
 
 
+def _manner(
+    source: SourceName, quiesce: str | None, limit: float | None, exclude: tuple[str, ...]
+) -> Manner | None:
+    """How a domain is to be snapshotted; None where SOURCE is none. Raises UsageError."""
+    from thinsync_virt.model.sources import PointName
+
+    given = {"--quiesce": quiesce, "--freeze-timeout": limit, "--exclude": exclude or None}
+    if not isinstance(source, PointName) or source.point:
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(
+                    f"{option} is for a domain that is sent as it is now, and SOURCE is none",
+                    hint=f"leave out {option}",
+                )
+        return None
+    from thinsync_virt.endpoint.volumes.domains import Manner
+
+    plain = Manner(exclude=exclude)
+    return replace(
+        plain,
+        quiesce=plain.quiesce if quiesce is None else Quiesce(quiesce),
+        limit=plain.limit if limit is None else limit,
+    )
+
+
 def _open(
-    sender: VolumeSender, source: SourceName, base: SourceName | None, writer: Writer
-) -> AbstractContextManager[OutgoingStream]:
+    stack: ExitStack,
+    sender: VolumeSender,
+    source: SourceName,
+    base: SourceName | None,
+    writer: Writer,
+    manner: Manner | None,
+) -> tuple[OutgoingStream, SnapshotReport | None]:
+    """The stream, good until ``stack`` is closed; of a domain as it is now, how its snapshots were taken."""
+    from thinsync_virt.cli.send_domain import open_domain, open_point
     from thinsync_virt.model.names import VolumeName
     from thinsync_virt.model.sources import PointName
 
@@ -117,30 +170,15 @@ def _open(
             raise UsageError(
                 f"{source} is a volume, its base is a volume too", hint="--base VG/LV, in the same pool"
             )
-        return sender.volume(source, base, writer, tell)
+        return stack.enter_context(sender.volume(source, base, writer, tell)), None
     if isinstance(base, VolumeName):
         raise UsageError(
-            f"the base of a point of {source.domain} is a point too",
+            f"the base of {source.domain} is a point of it",
             hint=f"--base {source.domain}@POINT: see thinsync-vm points {source.domain}",
         )
-    return _open_point(sender, source, base, writer)
-
-
-def _open_point(
-    sender: VolumeSender, name: PointName, base: PointName | None, writer: Writer
-) -> AbstractContextManager[OutgoingStream]:
-    from thinsync_virt.cli.build_streams import local_point_finder
-    from thinsync_virt.model.names import short_id
-
-    finder = local_point_finder()
-    point = finder.find(name)
-    older = finder.find_base(base, point) if base is not None else None
-    if not name.point:
-        tell(
-            f"{name.domain}: its newest recovery point here, #{point.sequence} {short_id(point.id)};"
-            f" a new one is made by: thinsync-vm replicate {name.domain}"
-        )
-    return sender.point(finder.load(point), older, writer, tell)
+    if manner is None:
+        return open_point(stack, sender, source, base, writer), None
+    return open_domain(stack, sender, source, base, writer, manner)
 
 
 def _write(
@@ -178,7 +216,12 @@ def _print(stream: OutgoingStream, source: str) -> None:
 
 
 def _print_json(
-    stream: OutgoingStream, source: str, base: str | None, shape: str, output: str | None
+    stream: OutgoingStream,
+    report: SnapshotReport | None,
+    source: str,
+    base: str | None,
+    shape: str,
+    output: str | None,
 ) -> None:
     from thinsync_virt.cli.output import print_json
 
@@ -190,6 +233,7 @@ def _print_json(
             "base_id": stream.base.id if stream.base is not None else None,
             "format": shape,
             "output": output,
+            "snapshot": report,
             "disks": stream.disks,
             "read": stream.read,
             "stream_bytes": stream.stream_bytes,

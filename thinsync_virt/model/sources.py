@@ -1,4 +1,4 @@
-"""What ``send`` is asked to send: a volume, a recovery point, or the newest point of a domain."""
+"""What ``send`` is asked to send: a volume, a recovery point, or a domain as it is now."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _POINT = re.compile(r"(?P<domain>.+)@(?P<point>[0-9a-f]{4,32})")
 
 @dataclass(frozen=True, slots=True)
 class PointName:
-    """A point of a domain by its id or the start of it; "" is the newest. ``domain`` is a name or a UUID."""
+    """A point of a domain by its id or the start of it. ``domain`` is a name or a UUID.
+
+    With ``point`` "" it is, as what is sent, the domain as it is now; as a base, its newest point.
+    """
 
     domain: str
     point: str = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from thinsync_virt.model.reports import (
     ReplicationReport,
 )
 from thinsync_virt.planning.replication import abandoned
-from thinsync_virt.replication.patience import Patience
+from thinsync_virt.replication.patience import Patience, until_free
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
 from thinsync_virt.replication.request import Observer, Request
 from thinsync_virt.replication.seeding import compare_seeds
@@ -40,7 +39,6 @@ from thinsync_virt.replication.situation import (
 )
 from thinsync_virt.replication.transfer import Transfer, nothing_new
 
-SNAPSHOT_ATTEMPTS = 5
 NEW_POINTS = 5
 """At the most in one run: a target that is lost again and again, with all that had come, must not fill the source."""
 
@@ -333,24 +331,18 @@ def _forget(run: _Run, situation: Situation, transfer: Transfer | None) -> None:
 
 
 def _take_snapshot(run: _Run, situation: Situation, plan: Replicate) -> Head:
-    """LVM in a freeze waits for no lock, so somebody else's LVM command makes it fail: try again."""
-    for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
-        try:
-            return run.source.snapshot(
-                situation.domain,
-                situation.disks,
-                plan,
-                situation.choices,
-                run.request.quiesce,
-                run.request.limit,
-                run.observer.step,
-            )
-        except BusyError as error:
-            if attempt == SNAPSHOT_ATTEMPTS:
-                raise
-            run.observer.step(f"{error.message}; trying again ({attempt + 1} of {SNAPSHOT_ATTEMPTS})")
-            time.sleep(attempt * random.uniform(0.5, 1.5))  # noqa: S311 - no secret: two hosts' jobs should not meet again
-    raise AssertionError("unreachable")
+    return until_free(
+        lambda: run.source.snapshot(
+            situation.domain,
+            situation.disks,
+            plan,
+            situation.choices,
+            run.request.quiesce,
+            run.request.limit,
+            run.observer.step,
+        ),
+        run.observer.step,
+    )
 
 
 def _report(

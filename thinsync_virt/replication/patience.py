@@ -1,14 +1,21 @@
-"""How long a run waits for a target that is away."""
+"""How long a run waits for a target that is away, and how often it tries what LVM was too busy for."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from thinsync_virt.errors import BusyError
 
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 30.0
 LIMIT = 180.0
 """Seconds of waiting in all. With the attempts, of ten seconds at most where nothing answers, about five minutes."""
+SNAPSHOT_ATTEMPTS = 5
+
+T = TypeVar("T")
 
 
 class Patience:
@@ -32,3 +39,19 @@ class Patience:
             self._next = min(2 * self._next, LONGEST_WAIT)
             self._left -= wait
             yield wait * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+
+
+def until_free(take: Callable[[], T], notify: Callable[[str], None]) -> T:
+    """LVM in a freeze waits for no lock, so somebody else's LVM command makes it fail: try again.
+
+    Raises the BusyError of the last attempt, and whatever else ``take`` raises at once.
+    """
+    for attempt in range(1, SNAPSHOT_ATTEMPTS + 1):
+        try:
+            return take()
+        except BusyError as error:
+            if attempt == SNAPSHOT_ATTEMPTS:
+                raise
+            notify(f"{error.message}; trying again ({attempt + 1} of {SNAPSHOT_ATTEMPTS})")
+            time.sleep(attempt * random.uniform(0.5, 1.5))  # noqa: S311 - no secret: two hosts' jobs should not meet again
+    raise AssertionError("unreachable")

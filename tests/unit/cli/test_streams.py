@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from tests.unit.endpoint.between import (
     noise,
 )
 from tests.unit.endpoint.devices import FileMappings
+from tests.unit.endpoint.running import VDA, VDB, Running, make_running
 from tests.unit.endpoint.stored import definition_volume, set_volumes
 from tests.unit.stream.samples import header, small_stream
-from tests.unit.values import NAME
+from tests.unit.values import KEY, NAME, bad_disk
 from thinsync_virt.cli import build_streams, failures, receive_command, send_command
 from thinsync_virt.cli.main import main
 from thinsync_virt.endpoint.source.tuning import Tuning
@@ -34,6 +36,8 @@ from thinsync_virt.endpoint.volumes import points as points_module
 from thinsync_virt.endpoint.volumes.points import PointFinder
 from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import Code, SpaceError
+from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.sources import volume_id
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import KIB
@@ -122,10 +126,10 @@ def test_a_pair_of_snapshots(shell: Shell) -> None:
 
 def test_a_point_into_a_file_and_out_of_it(shell: Shell) -> None:
     file, xml = shell.directory / "web.tsv", shell.directory / "web.xml"
-    status, out, said = shell("send", NAME, "--output", str(file), "--json")
-    assert status == 0 and "its newest recovery point here, #7" in said
+    status, out, _ = shell("send", f"{NAME}@{POINT}", "--output", str(file), "--json")
     found = json.loads(out)
-    assert (found["id"], found["base_id"], found["stream_bytes"]) == (POINT, None, file.stat().st_size)
+    assert (status, found["id"], found["base_id"], found["snapshot"]) == (0, POINT, None, None)
+    assert found["stream_bytes"] == file.stat().st_size
     status, out, _ = shell("stream", "info", str(file))
     assert status == 0
     for text in (POINT, NAME, "none: it is full", "vda", "vdb", "512.0 KiB, full"):
@@ -140,7 +144,7 @@ def test_a_point_into_a_file_and_out_of_it(shell: Shell) -> None:
 
 
 def test_where_the_definition_goes_is_looked_at_before_anything_is_received(shell: Shell) -> None:
-    stream = shell.stream(NAME)
+    stream = shell.stream(f"{NAME}@{POINT}")
     before = shell.world.names()
     (shell.directory / "file").write_bytes(b"")
     for wrong in ("none/web.xml", "file/web.xml", "."):
@@ -244,7 +248,7 @@ def test_wrong_usage(shell: Shell) -> None:
     usage = Code.USAGE
     assert "--output" in shell.error("send", "vg0/snap1", "--json", code=usage)
     assert "its base is a volume" in shell.error("send", "vg0/snap1", "--base", f"{NAME}@{POINT}", code=usage)
-    assert "is a point too" in shell.error("send", NAME, "--base", "vg0/snap1", "--output", "x", code=usage)
+    assert "is a point of it" in shell.error("send", NAME, "--base", "vg0/snap1", "--output", "x", code=usage)
     assert "name TARGET" in shell.error("receive", stdin=stream, code=usage)
     assert "is not DISK=VG/LV" in shell.error("receive", "--map", "vda", stdin=stream, code=usage)
     twice = ("--map", "a=vg1/a", "--map", "a=vg1/b")
@@ -275,6 +279,83 @@ def test_a_file_that_is_no_stream_is_named_and_not_tried_again(shell: Shell) -> 
         status, out, _ = shell("stream", "info", str(other), "--json")
         error = json.loads(out)["error"]
         assert (status, error["code"], error["retry"]) == (code.exit_status, code.value, False)
+
+
+@pytest.fixture
+def running(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> Running:
+    """Its points are those of ``shell``."""
+    running = make_running(shell.world, monkeypatch)
+    monkeypatch.setattr(build_streams, "local_domains", lambda: nullcontext(running.snapshots()))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    return running
+
+
+def test_a_domain_as_it_is_now(shell: Shell, running: Running) -> None:
+    file, xml = shell.directory / "web.tsv", shell.directory / "web.xml"
+    status, out, said = shell("send", NAME, "--output", str(file), "--json")
+    found = json.loads(out)
+    assert status == 0 and found["base_id"] is None and found["stream_bytes"] == file.stat().st_size
+    assert (found["snapshot"]["consistency"], found["snapshot"]["frozen_filesystems"]) == ("filesystem", 2)
+    assert (
+        f"{NAME} as it is now, filesystem: 2 file systems frozen for 150 ms, vCPUs paused for 90 ms" in said
+    )
+    assert "no later --base" in said
+    assert running.left() == []
+    status, _, _ = shell("receive", "vg1/web", "--definition", str(xml), stdin=file.read_bytes())
+    assert status == 0 and xml.read_bytes() == b"<domain/>"
+    for copy, disk in ((VolumeName("vg1", "web-vda"), VDA), (VolumeName("vg1", "web-vdb"), VDB)):
+        assert shell.world.content(copy) == shell.world.content(disk)
+
+
+@pytest.mark.parametrize("base", [f"{NAME}@{POINT[:30]}", NAME], ids=["named", "newest"])
+def test_a_domain_since_a_point(base: str, shell: Shell, running: Running) -> None:
+    shell("receive", "vg1/web", stdin=shell.stream(f"{NAME}@{POINT}"))
+    status, out, _ = shell(
+        "receive", "vg1/web", "--json", stdin=shell.stream(NAME, "--base", base, "--quiesce", "off")
+    )
+    assert status == 0 and json.loads(out)["changed"] is True
+    assert shell.world.content(VolumeName("vg1", "web-vdb")) == shell.world.content(VDB)
+    (window,) = running.windows
+    assert (window.quiesce, window.freeze_timeout) == (Quiesce.OFF, 8.0)
+
+
+def test_a_busy_lvm_is_tried_again(shell: Shell, running: Running) -> None:
+    running.missing = 1
+    status, _, said = shell("send", NAME, "--freeze-timeout", "3", "--output", str(shell.directory / "x"))
+    assert status == 0 and "trying again (2 of 5)" in said
+    assert [window.freeze_timeout for window in running.windows] == [3.0, 3.0]
+    assert running.left() == []
+
+
+def test_a_domain_in_the_format_of_thin_send_recv(shell: Shell, running: Running) -> None:
+    words = ("send", NAME, "--format", "thin-send-recv", "--output", str(shell.directory / "x"))
+    assert "--exclude" in shell.error(*words, code=Code.USAGE)
+    assert running.windows == []
+    stream = shell.stream(NAME, "--format", "thin-send-recv", "--exclude", "vdb")
+    assert shell("receive", "vg1/copy", "--size", "512K", stdin=stream)[0] == 0
+    assert shell.world.content() == shell.world.content(VDA)
+
+
+@pytest.mark.parametrize("source", ["vg0/snap1", f"{NAME}@{POINT}"])
+@pytest.mark.parametrize("words", [("--quiesce", "off"), ("--freeze-timeout", "8"), ("--exclude", "vda")])
+def test_how_a_domain_is_taken_says_nothing_of_other_sources(
+    source: str, words: tuple[str, str], shell: Shell
+) -> None:
+    said = shell.error("send", source, *words, "--output", "x", code=Code.USAGE)
+    assert f"{words[0]} is for a domain" in said
+
+
+def test_what_keeps_a_domain_from_being_sent_is_said_before_the_window(
+    shell: Shell, running: Running
+) -> None:
+    output = ("--output", str(shell.directory / "x"))
+    said = shell.error("send", KEY.domain, *output, code=Code.NOT_FOUND)
+    assert "there is no domain" in said and f"can be sent: {KEY.domain}@{POINT[:8]}" in said
+    assert "can be sent" not in shell.error("send", "other", *output, code=Code.NOT_FOUND)
+    shell.error("send", NAME, "--base", f"{NAME}@ffff", *output, code=Code.NOT_FOUND)
+    running.more = (bad_disk("vdc"),)
+    assert "--exclude vdc" in shell.error("send", NAME, *output, code=Code.NOT_REPLICABLE)
+    assert running.windows == [] and running.left() == []
 
 
 @pytest.fixture

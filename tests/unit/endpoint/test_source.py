@@ -25,6 +25,7 @@ from tests.unit.values import (
 )
 from thinsync_virt import __version__
 from thinsync_virt.endpoint.source import thin as source_module
+from thinsync_virt.endpoint.source import window as window_module
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.errors import BusyError, Code, GuestError, SpaceError, ThinsyncError, UnreachableError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
@@ -98,8 +99,8 @@ def make(
         lvm.stored[made.name] = made
 
     monkeypatch.setattr(source_module, "write_definition", write)
-    monkeypatch.setattr(source_module, "pool_lock", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(source_module, "wait_until_idle", lambda *_: None)
+    monkeypatch.setattr(window_module, "pool_lock", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(window_module, "wait_until_idle", lambda *_: None)
     if half_made:
         lvm.half_made = {VolumeName("vg0", f"ts-{NAME}-vdb-{PLAN.set_id[:8]}")}
     hypervisor: Any = Domains()
@@ -153,8 +154,8 @@ def test_the_host_cache_is_written_out_before_other_jobs_have_to_wait(
         yield
         done.append("unlocked")
 
-    monkeypatch.setattr(source_module, "pool_lock", lock)
-    monkeypatch.setattr(source_module, "flush_host_cache", done.append)
+    monkeypatch.setattr(window_module, "pool_lock", lock)
+    monkeypatch.setattr(window_module, "flush_host_cache", done.append)
     running, idle = DISKS
     assert running.volume is not None
     disks = (replace(running, volume=replace(running.volume, active=True)), idle)
@@ -271,7 +272,7 @@ def test_what_was_waited_for_in_vain_before_the_window_is_not_tried_again_at_onc
     def wait(*_: object, **__: object) -> None:
         raise BusyError("volume group vg0 is in use since 60 s: lvconvert, pid 4711", hint="ps -fp 4711")
 
-    monkeypatch.setattr(source_module, what, wait)
+    monkeypatch.setattr(window_module, what, wait)
     with pytest.raises(ThinsyncError, match="pid 4711") as ended:
         take(source)
     assert not isinstance(ended.value, BusyError)

@@ -33,7 +33,7 @@ from tests.unit.values import GROUP, KEY, NAME, OTHER_GROUP, pool_report
 from thinsync_virt.endpoint.volumes import locking
 from thinsync_virt.endpoint.volumes import points as points_module
 from thinsync_virt.endpoint.volumes.places import Wishes
-from thinsync_virt.endpoint.volumes.points import PointFinder, SentPoint
+from thinsync_virt.endpoint.volumes.points import PointFinder
 from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import (
     BusyError,
@@ -400,10 +400,9 @@ def points(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
 def send_point(world: World, name: PointName, base: PointName | None = None, writer: Any = None) -> bytes:
     finder = PointFinder(world.lvm)
     point = finder.find(name)
-    older = finder.find_base(base, point) if base is not None else None
+    older = finder.find_base(base, point.key.domain, point.id) if base is not None else None
     sent = finder.load(point)
-    assert isinstance(sent, SentPoint)
-    with world.sender.point(sent, older, writer or StreamWriter(), world.notes.append) as stream:
+    with world.sender.disks(sent, older, writer or StreamWriter(), world.notes.append) as stream:
         return b"".join(bytes(piece) for pieces in stream for piece in pieces)
 
 
@@ -464,7 +463,9 @@ def test_points_are_found_by_name_and_by_the_start_of_their_id(points: World) ->
     ):
         refuses(points, NotFoundError, text, lambda wrong=wrong: finder.find(wrong))
     head = finder.find(PointName(NAME))
-    refuses(points, UsageError, "its own base", lambda: finder.find_base(PointName(NAME), head))
+    refuses(
+        points, UsageError, "its own base", lambda: finder.find_base(PointName(NAME), KEY.domain, head.id)
+    )
 
 
 def test_the_newest_point_of_several_replicas_has_to_be_named(points: World) -> None:
@@ -478,8 +479,7 @@ def test_the_newest_point_of_several_replicas_has_to_be_named(points: World) -> 
     for text in ("@ab000000, 1970-01-01 00:16:41 UTC", "00:16:42 UTC", GROUP, OTHER_GROUP):
         assert text in error.hint
     assert finder.find(PointName(KEY.domain, "ab00")).key == key
-    head = finder.find(PointName(KEY.domain, f"{2:032x}"))
-    refuses(points, UsageError, "2 replicas", lambda: finder.find_base(uuid, head))
+    refuses(points, UsageError, "2 replicas", lambda: finder.find_base(uuid, KEY.domain))
 
 
 def test_thin_send_recv_takes_no_point_with_several_disks(points: World) -> None:

@@ -48,8 +48,8 @@ from thinsync_virt.model.reports import Outcome, Quiesce, ReplicationReport
 from thinsync_virt.model.states import Offer
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.planning.retention import KEPT_AT_TARGET
-from thinsync_virt.replication import driver
 from thinsync_virt.replication.driver import describe_point, replicate
+from thinsync_virt.replication.patience import SNAPSHOT_ATTEMPTS
 from thinsync_virt.replication.protocols import Outgoing, Source, Target
 from thinsync_virt.replication.request import Request
 
@@ -386,15 +386,15 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_busy_lvm_is_tried_again(ends: Ends, no_waiting: list[float]) -> None:
-    ends.source.busy = driver.SNAPSHOT_ATTEMPTS - 1
+    ends.source.busy = SNAPSHOT_ATTEMPTS - 1
     assert ends.run().outcome is Outcome.REPLICATED
-    assert len(no_waiting) == driver.SNAPSHOT_ATTEMPTS - 1
-    assert sum("LVM was busy" in step for step in ends.watcher.steps) == driver.SNAPSHOT_ATTEMPTS - 1
+    assert len(no_waiting) == SNAPSHOT_ATTEMPTS - 1
+    assert sum("LVM was busy" in step for step in ends.watcher.steps) == SNAPSHOT_ATTEMPTS - 1
     ends.check_done()
 
 
 def test_and_given_up_in_the_end(ends: Ends, no_waiting: list[float]) -> None:
-    ends.source.busy = driver.SNAPSHOT_ATTEMPTS
+    ends.source.busy = SNAPSHOT_ATTEMPTS
     with pytest.raises(BusyError):
         ends.run()
     assert ends.source.busy == 0

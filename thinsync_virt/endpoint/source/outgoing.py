@@ -54,13 +54,17 @@ class OutgoingDisk:
 
 @dataclass(frozen=True, slots=True)
 class VolumeHead:
-    """What a stream says of a volume that is sent without a domain, as a RecoveryPoint does of a point."""
+    """What a stream says of what belongs to no point, as a RecoveryPoint does of a point.
+
+    ``domain`` is the UUID of the domain whose disks are sent, "" for a volume without one.
+    """
 
     id: str
     time: int
     consistency: Consistency
     sequence: int = 0
     definition: str = ""
+    domain: str = ""
     key: None = None
 
 
@@ -224,7 +228,7 @@ class OutgoingStream:
     def _header(self) -> StreamHeader:
         return StreamHeader(
             domain_name=self.domain_name,
-            domain_uuid=self.head.key.domain if self.head.key is not None else "",
+            domain_uuid=self.head.domain if isinstance(self.head, VolumeHead) else self.head.key.domain,
             key=self.head.key if self.addressed else None,
             point=self.head.id,
             sequence=self.head.sequence,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Protocol
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.definition_volume import (
@@ -16,7 +15,6 @@ from thinsync_virt.endpoint.definition_volume import (
 )
 from thinsync_virt.endpoint.guard_check import look_at_guard
 from thinsync_virt.endpoint.mappings import MappingsOpener
-from thinsync_virt.endpoint.metadata_lease import pool_lock
 from thinsync_virt.endpoint.naming import free_name, judge_names, point_suffix
 from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pools import report_pools
@@ -34,57 +32,29 @@ from thinsync_virt.endpoint.source.deltas import outgoing_disks, read_deltas, vo
 from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingStream
 from thinsync_virt.endpoint.source.tuning import Tuning
+from thinsync_virt.endpoint.source.window import Taken, TakesSets, Windows, flush_disks
 from thinsync_virt.errors import (
-    BusyError,
-    Code,
-    GuestError,
-    NotFoundError,
     PoolError,
-    SpaceError,
     ThinsyncError,
 )
-from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
-from thinsync_virt.model.domains import CacheMode, Disk, Domain
+from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.plans import Replicate
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
-from thinsync_virt.model.reports import Head, Quiesce, SnapshotReport
+from thinsync_virt.model.reports import Head, Quiesce
 from thinsync_virt.model.states import PoolReport, SourceState
 from thinsync_virt.model.tags import Confirmation, Member, Role, Seal, format_tag, longest_tags
 from thinsync_virt.model.targets import is_same_target
 from thinsync_virt.model.volumes import ThinVolume
 from thinsync_virt.planning.retention import expired_at_source
 from thinsync_virt.planning.space import TEXT_PER_VOLUME, volume_text
-from thinsync_virt.system.block import flush_host_cache
-from thinsync_virt.system.lvm import Lvm, SnapshotRequest, lacks_room
-from thinsync_virt.system.lvm_lock import wait_until_idle
+from thinsync_virt.system.lvm import Lvm, SnapshotRequest
 from thinsync_virt.system.spool import SpoolFile
 from thinsync_virt.system.steps import reached
-
-POOL_LOCK_WAIT = 60.0
-"""Seconds to wait for a pool's lock before a freeze; inside nobody waits."""
-
-
-class TakesSets(Protocol):
-    """The guard, as the source needs it."""
-
-    def take_set(self, request: WindowRequest) -> WindowReport:
-        """Hold one window. Raises ThinsyncError when there is no guard or it refuses."""
-        ...
-
-    def ping(self) -> str:
-        """The version that the guard runs. Raises ThinsyncError when there is no guard."""
-        ...
-
-
-_LATE = (
-    "the guest runs again: try when host and guest are less busy, or allow more time with --freeze-timeout"
-)
-_LOOK = "see what the guard says: journalctl -u thinsync-guard"
 
 
 class ThinSource:
@@ -106,6 +76,7 @@ class ThinSource:
         self._hypervisor = hypervisor
         self._mappings = mappings
         self._guard = guard
+        self._windows = Windows(lvm, hypervisor, guard)
         self._find_volume = find_volume
 
     def inspect(self, name: str) -> Domain:
@@ -136,7 +107,7 @@ class ThinSource:
 
     def differing(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> dict[str, int]:
         """Bytes of each disk that ``base`` has, in chunks that are not those of ``base``."""
-        _flush(disks)
+        flush_disks(disks)
         return differing_bytes(disks, base, self._lvm, self._mappings)
 
     def _look_at_pools(self, domain: Domain, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
@@ -190,7 +161,7 @@ class ThinSource:
             if held.volume.pool != disk.volume.pool:
                 return False
             pairs.setdefault(disk.volume.pool, []).append((held.volume, disk.volume))
-        _flush(disks)
+        flush_disks(disks)
         for pool, members in pairs.items():
             with self._mappings.open(self._lvm.pool(pool)) as mappings:
                 if not all(mappings.unchanged(old.thin_id, new.thin_id) for old, new in members):
@@ -214,28 +185,28 @@ class ThinSource:
         removed: unsealed, it would be garbage.
         """
         requests = self._requests(domain, disks, plan, int(time.time()))
-        nvram_path = self._hypervisor.nvram_path(domain.name)
-        tpm_path = self._hypervisor.tpm_path(domain.name)
         notify("taking a snapshot of all disks at one instant")
         try:
-            report, definition = self._window(
-                domain, disks, requests, choices, quiesce, limit, nvram_path, tpm_path
-            )
+            taken = self._windows.take(domain, disks, requests, choices, quiesce, limit)
             reached("snapshots made")
-            self._keep_definition(definition, plan.key, disks, domain)
-            point = self._seal(plan, report, definition)
+            self._keep_definition(taken.definition, plan.key, disks, domain)
+            point = self._seal(plan, taken)
         except BaseException as failure:
             self._remove_set(plan, failure)
             raise
-        summary = SnapshotReport(
-            report.consistency,
-            report.frozen,
-            report.frozen_seconds,
-            report.paused_seconds,
-            report.window_seconds,
-            report.reason,
-        )
-        return Head(point, definition, summary)
+        return Head(point, taken.definition, taken.report)
+
+    def window(
+        self,
+        domain: Domain,
+        disks: tuple[Disk, ...],
+        requests: tuple[SnapshotRequest, ...],
+        choices: Choices,
+        quiesce: Quiesce,
+        limit: float,
+    ) -> Taken:
+        """Snapshots of whatever tags, at one instant: Windows.take."""
+        return self._windows.take(domain, disks, requests, choices, quiesce, limit)
 
     def _requests(
         self, domain: Domain, disks: tuple[Disk, ...], plan: Replicate, taken_at: int
@@ -264,63 +235,6 @@ class ThinSource:
             )
         return tuple(requests)
 
-    def _window(
-        self,
-        domain: Domain,
-        disks: tuple[Disk, ...],
-        requests: tuple[SnapshotRequest, ...],
-        choices: Choices,
-        quiesce: Quiesce,
-        limit: float,
-        nvram_path: str | None,
-        tpm_path: str | None,
-    ) -> tuple[WindowReport, Definition]:
-        request = WindowRequest(
-            domain.name,
-            domain.uuid,
-            requests,
-            quiesce=quiesce,
-            unsafe_cache=any(disk.cache is CacheMode.UNSAFE for disk in disks),
-            freeze_timeout=limit,
-            read_files=tuple(path for path in (nvram_path, tpm_path) if path),
-        )
-        pools = sorted({disk.volume.pool for disk in disks if disk.volume is not None})
-        # The guard flushes too, under the locks: what it still finds is little, however much the host held.
-        _flush(disks)
-        with ExitStack() as locks:
-            with _waited_for():
-                for pool in pools:
-                    locks.enter_context(pool_lock(self._lvm.pool(pool), wait=POOL_LOCK_WAIT))
-                for vg in sorted({pool.vg for pool in pools}):
-                    wait_until_idle(vg, POOL_LOCK_WAIT)
-            report = self._guard.take_set(request)
-            if not report.ok:
-                raise GuestError(
-                    f"no snapshot of {domain.name}: {report.problem or 'the window was not whole'}",
-                    hint=report.hint or (_LATE if report.late else _LOOK),
-                )
-            if report.still_frozen:
-                raise GuestError(
-                    f"no snapshot of {domain.name}: the guest could not be confirmed to run again",
-                    hint=report.hint,
-                )
-            try:
-                self._lvm.confirm_snapshots(requests)
-            except NotFoundError as error:
-                said = report.lvm_output.strip().splitlines()
-                if lacks_room(report.lvm_output):
-                    raise SpaceError(
-                        f"{error.message}: {said[-1].strip()}", hint="see: vgs -o+vg_mda_free; lvs -a"
-                    ) from error
-                raise BusyError(
-                    f"{error.message}: {said[-1] if said else 'no reason given'}",
-                    hint="LVM waits for nobody in a freeze, and another LVM command was in its way;"
-                    " see which (ps -ef | grep lv), and run it again",
-                ) from error
-        read = {file.path: file.content for file in report.files}
-        nvram, tpm = read.get(nvram_path or ""), read.get(tpm_path or "")
-        return report, self._hypervisor.collect_definition(domain.name, choices, nvram, tpm)
-
     def _keep_definition(
         self, definition: Definition, key: ReplicaKey, disks: tuple[Disk, ...], domain: Domain
     ) -> None:
@@ -330,11 +244,11 @@ class ThinSource:
             pool = disks[0].volume.pool
             write_definition(self._lvm, definition, key, Role.SOURCE, pool, domain.name, replaces=entry)
 
-    def _seal(self, plan: Replicate, report: WindowReport, definition: Definition) -> RecoveryPoint:
+    def _seal(self, plan: Replicate, taken: Taken) -> RecoveryPoint:
         made = next((s for s in self._catalogue(plan.key).unfinished if s.id == plan.set_id), None)
         if made is None or len(made.disks) != made.count:
             raise PoolError("the snapshot set is not whole", hint="run: thinsync-vm check", retry=True)
-        seal = Seal(plan.set_id, report.consistency, definition.id)
+        seal = Seal(plan.set_id, taken.report.consistency, taken.definition.id)
         self._lvm.change_tags(made.disks[0].volume.name, add=(format_tag(seal),))
         reached("source sealed")
         return next(point for point in self._catalogue(plan.key).points if point.id == plan.set_id)
@@ -421,19 +335,3 @@ class ThinSource:
         clear_unfinished(self._lvm, (*ours.unfinished, *ours.broken))
         retire_points(self._lvm, expired_at_source(ours.points))
         remove_unused_definitions(self._lvm, self._catalogue(key))
-
-
-@contextmanager
-def _waited_for() -> Iterator[None]:
-    """A minute of waiting is not begun again at once, as an attempt is that LVM has spoilt within the window."""
-    try:
-        yield
-    except BusyError as error:
-        raise ThinsyncError(error.message, code=Code.BUSY, hint=error.hint, retry=True) from error
-
-
-def _flush(disks: tuple[Disk, ...]) -> None:
-    """Write out what the host holds of the guest's writes; minutes, perhaps."""
-    for disk in disks:
-        if disk.volume is not None and disk.volume.active:
-            flush_host_cache(disk.volume.name.path)

@@ -1,28 +1,19 @@
-"""Points of domains that are here, in whichever role, to be sent once more."""
+"""Points of domains that are here, in whichever role, to be sent once more, or as a base."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
+from thinsync_virt.endpoint.volumes.sent_set import SentSet
 from thinsync_virt.errors import NotFoundError, PoolError, UsageError
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.sources import PointName
 from thinsync_virt.model.tags import Role
 from thinsync_virt.system.lvm import Lvm
-
-
-@dataclass(frozen=True)
-class SentPoint:
-    """A point with what travels beside its disks: its domain's name and its packed definition."""
-
-    point: RecoveryPoint
-    domain_name: str
-    packed_definition: bytes
 
 
 class PointFinder:
@@ -41,7 +32,6 @@ class PointFinder:
         """
         uuid = self._uuid_of(name.domain)
         points = self._points_of(uuid)
-        listed = ", ".join(f"{name.domain}@{short_id(point.id)}" for point in points)
         if not points:
             raise NotFoundError(
                 f"there is no recovery point of {name.domain} here",
@@ -52,26 +42,41 @@ class PointFinder:
             return _newest(name.domain, points)
         if len(found) != 1:
             reason = "means several points" if found else "is no point here"
-            raise NotFoundError(f"{name.domain}@{name.point} {reason}", hint=f"there are: {listed}")
+            raise NotFoundError(
+                f"{name.domain}@{name.point} {reason}", hint=f"there are: {_listed(name.domain, points)}"
+            )
         return found[0]
 
-    def find_base(self, name: PointName, head: RecoveryPoint) -> RecoveryPoint:
-        """Another point of the same domain. Raises NotFoundError, UsageError."""
+    def find_base(self, name: PointName, domain: str, head: str = "") -> RecoveryPoint:
+        """A point of the domain with that UUID; not ``head``, the id of the point that it is the base of.
+
+        Raises NotFoundError, UsageError.
+        """
         base = self.find(name)
-        if base.key.domain != head.key.domain:
+        if base.key.domain != domain:
             raise UsageError(
-                f"{name.domain} is another domain than that of point {short_id(head.id)}",
+                f"{name.domain} is another domain than the one that is sent",
                 hint="the base is an older point of the same domain: thinsync-vm points",
             )
-        if base.id == head.id:
-            raise UsageError(f"point {short_id(head.id)} is its own base", hint="--base names an older point")
+        if base.id == head:
+            raise UsageError(f"point {short_id(head)} is its own base", hint="--base names an older point")
         return base
 
-    def load(self, point: RecoveryPoint) -> SentPoint:
+    def listed(self, domain: str) -> str:
+        """The points of a domain as ``send`` takes them, for people; "" where there are none."""
+        try:
+            points = self._points_of(self._uuid_of(domain))
+        except (NotFoundError, UsageError):
+            return ""
+        return _listed(domain, points)
+
+    def load(self, point: RecoveryPoint) -> SentSet:
         """The point with its definition. Raises NotFoundError, PoolError where that is lost or damaged."""
         for catalogue in self._catalogues:
             if point in catalogue.points:
-                return SentPoint(point, catalogue.names[point.key.domain], self._packed(catalogue, point))
+                return SentSet.of_point(
+                    point, catalogue.names[point.key.domain], self._packed(catalogue, point)
+                )
         raise NotFoundError(f"point {short_id(point.id)} is not here", hint="see: thinsync-vm points DOMAIN")
 
     def _packed(self, catalogue: Catalogue, point: RecoveryPoint) -> bytes:
@@ -109,6 +114,10 @@ class PointFinder:
         for point in (point for one in self._catalogues for point in one.points if point.key.domain == uuid):
             found.setdefault(point.id, point)
         return sorted(found.values(), key=lambda point: point.order)
+
+
+def _listed(domain: str, points: Iterable[RecoveryPoint]) -> str:
+    return ", ".join(f"{domain}@{short_id(point.id)}" for point in points)
 
 
 def _newest(domain: str, points: Sequence[RecoveryPoint]) -> RecoveryPoint:

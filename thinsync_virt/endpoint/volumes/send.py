@@ -12,8 +12,8 @@ from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream, VolumeHead
 from thinsync_virt.endpoint.source.pairs import Pair, read_pairs
 from thinsync_virt.endpoint.source.tuning import Tuning
-from thinsync_virt.endpoint.volumes.points import SentPoint
-from thinsync_virt.endpoint.volumes.temporary import temporary_snapshot
+from thinsync_virt.endpoint.volumes.sent_set import SentSet, pair_disks
+from thinsync_virt.endpoint.volumes.temporary import Wanted, temporary_snapshots
 from thinsync_virt.errors import (
     BusyError,
     ConflictError,
@@ -73,7 +73,10 @@ class VolumeSender:
             head = source
             if not source.read_only:
                 self._check_room(source)
-                head = stack.enter_context(temporary_snapshot(self._lvm, source, notify))
+                wanted = Wanted(source, (name.lv,))
+                (head,) = stack.enter_context(
+                    temporary_snapshots(self._lvm, (wanted,), self._lvm.create_snapshots, notify)
+                )
                 notify(_describe_snapshot(source))
             moment = int(time.time()) if head is not source else head.created
             pair = Pair(name.lv, head, older)
@@ -92,30 +95,22 @@ class VolumeSender:
             yield stream
 
     @contextmanager
-    def point(
-        self, sent: SentPoint, base: RecoveryPoint | None, writer: Writer, notify: Notify
+    def disks(
+        self, sent: SentSet, base: RecoveryPoint | None, writer: Writer, notify: Notify
     ) -> Iterator[OutgoingStream]:
-        """All disks of a point and its definition; ``base`` is another point of the domain.
+        """All disks of a domain and its definition; ``base`` is a point of it, another than what is sent.
 
         Raises ConflictError (no disk has anything in common with the base, or a disk was replaced meanwhile),
         BusyError, PoolError.
         """
-        pairs = tuple(
-            Pair(disk.target, disk.volume, _base_of(disk.target, disk.volume, base))
-            for disk in sent.point.disks
-        )
-        if base is not None and all(pair.base is None for pair in pairs):
-            raise ConflictError(
-                f"points {short_id(base.id)} and {short_id(sent.point.id)} have no disk in the same pool",
-                hint="send all of it: without --base",
-            )
+        pairs = pair_disks(sent.disks, base)
         for pair in pairs:
             if base is not None and pair.base is None:
                 notify(f"{pair.target}: all that is mapped, since it is not in point {short_id(base.id)}")
         pools = self._lvm.pools()
         with read_pairs(pools, self._mappings, pairs) as extents:
             stream = OutgoingStream(
-                sent.point,
+                sent.head,
                 sent.domain_name,
                 base,
                 sent.packed_definition,
@@ -241,12 +236,6 @@ def _deltas(
         )
         for pair in pairs
     )
-
-
-def _base_of(target: str, head: ThinVolume, base: RecoveryPoint | None) -> ThinVolume | None:
-    """The base's disk, where it can be compared."""
-    held = base.disk(target) if base is not None else None
-    return held.volume if held is not None and held.volume.pool == head.pool else None
 
 
 def _describe_snapshot(source: ThinVolume) -> str:
