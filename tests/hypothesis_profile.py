@@ -1,7 +1,7 @@
 """How hypothesis works in all tests: what it finds depends on the code and the seed, never on the machine.
 
-The seed is THINSYNC_SEED (``make test SEED=...``), also where CI is in the environment: every run draws other cases, and any
-can be repeated. pytest's ``--hypothesis-seed`` goes before it; without either it is random.
+The seed is THINSYNC_SEED (``make test SEED=...``), also where CI is in the environment: every run draws other cases,
+and any can be repeated. pytest's ``--hypothesis-seed`` goes before it; without either it is random.
 """
 
 from __future__ import annotations
