@@ -51,6 +51,7 @@ test: ## everything: lint, unit, deb, lintian, lab-test; SEED=N repeats a run
 
 .PHONY: unit
 unit: $(VENV) ## unit and contract tests
+	@echo "seed: $(SEED)"
 	@$(PYTEST) --hypothesis-seed=$(SEED) $(or $(wildcard tests/unit tests/contract),tests/unit)
 
 .PHONY: lint

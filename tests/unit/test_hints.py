@@ -69,8 +69,8 @@ def texts(value: ast.expr | None, names: dict[str, object]) -> Iterator[str]:
         case ast.IfExp(body=body, orelse=otherwise):
             yield from texts(body, names)
             yield from texts(otherwise, names)
-        case ast.Name(id=name) if isinstance(known := names.get(name), str):
-            yield known
+        case ast.Name(id=name) if isinstance(held := names.get(name), str):
+            yield held
 
 
 def is_idle(call: ast.Call, names: dict[str, object]) -> bool:

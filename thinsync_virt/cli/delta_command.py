@@ -99,6 +99,7 @@ def _answer_for_volumes(base: str, head: str, *, shape: str, stats: bool) -> Non
         # The metadata snapshot pins the pool's free space: it is given back before a slow terminal is written to.
         batches = HeldRuns(metadata.runs(found.base, found.head))
         blocks = metadata.blocks_read
-    delta_answer.print_batches(found, batches, shape)
+    with batches:
+        delta_answer.print_batches(found, batches, shape)
     if stats:
         delta_answer.print_stats(blocks, begun)

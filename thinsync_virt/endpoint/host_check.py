@@ -15,6 +15,7 @@ from thinsync_virt.model.tags import Role
 from thinsync_virt.system import host, scanners
 from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.lvm_config import mends_leaks
+from thinsync_virt.thin.checksum import is_fast
 
 _NEEDED = ("lvm", "dmsetup", "thin_delta", "thin_dump", "thin_ls")
 
@@ -30,6 +31,16 @@ def look_at_host(lvm: Lvm, where: str) -> tuple[Finding, ...]:
         findings += _broken_sets(lvm, where)
     except ThinsyncError as error:
         findings.append(Finding(Severity.REFUSAL, f"{where}: LVM", error.message, error.hint, error.code))
+    if not is_fast():
+        findings.append(
+            Finding(
+                Severity.INFO,
+                f"{where}: checksums",
+                "of a pool's metadata they are made without the processor's instruction: to find what changed in"
+                " a large volume takes several times as long",
+                "apt install libisal2, where there is one (amd64, arm64)",
+            )
+        )
     if not mends_leaks():
         findings.append(
             Finding(

@@ -69,6 +69,11 @@ def checksums_function() -> Callable[[memoryview], list[int]]:
     return lambda content: chosen.of(content, 0) if len(content) else []
 
 
+def is_fast() -> bool:
+    """Whether something here uses the processor's instruction: libisal, or Python's crc32c. Raises nothing."""
+    return tried(from_isal) is not None or (tried(from_package) is not None and in_hardware(package()))
+
+
 def tried(make: Callable[[], Of]) -> Of | None:
     """A way to do it, when it is there and answers rightly."""
     try:

@@ -28,6 +28,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("thinsync_virt.system.host.tools", lambda: tools)
     monkeypatch.setattr("thinsync_virt.system.scanners.findings", lambda: ())
     monkeypatch.setattr(host_check, "mends_leaks", lambda: True)
+    monkeypatch.setattr(host_check, "is_fast", lambda: True)
 
 
 def judge(report: PoolReport, where: str) -> tuple[Finding, ...]:
@@ -50,6 +51,15 @@ def test_versions_and_chunk_sizes_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert not refusals(found)
     assert f"thinsync-virt {__version__}, lvm 1.0" in found[0].message
     assert "in chunks of 64.0 KiB" in next(one for one in found if "pool" in one.subject).message
+
+
+@pytest.mark.usefixtures("healthy")
+@pytest.mark.parametrize("fast", [True, False])
+def test_checksums_without_the_processors_help_are_told(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_check, "is_fast", lambda: fast)
+    found = look(monkeypatch, pool_report())
+    assert not refusals(found)
+    assert ["libisal2" in one.hint for one in found if "checksums" in one.subject] == ([] if fast else [True])
 
 
 @pytest.mark.usefixtures("healthy")

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -106,3 +107,24 @@ def test_the_extension_module_of_a_package_is_loaded_without_the_package(
     with pytest.raises(ImportError, match="too slow"):
         package()
     assert module.crc32c(b"123456789") == 0xE3069283
+
+
+@pytest.mark.parametrize(
+    ("isal", "package", "hardware", "fast"),
+    [
+        (True, False, False, True),
+        (False, True, True, True),
+        (False, True, False, False),
+        (False, False, True, False),
+    ],
+)
+def test_whether_something_is_fast(
+    isal: bool, package: bool, hardware: bool, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tried(make: object) -> object:
+        there = isal if make is checksum.from_isal else package
+        return by_table if there else None
+
+    monkeypatch.setattr(checksum, "tried", tried)
+    monkeypatch.setattr(checksum, "package", lambda: SimpleNamespace(hardware_based=hardware))
+    assert checksum.is_fast() is fast
