@@ -33,7 +33,7 @@ _STDOUT = 1
     "--base",
     metavar="BASE",
     shell_complete=complete_sources,
-    help="Only what makes SOURCE of this: a read-only volume in the same pool, or another point of the domain.",
+    help="Only what makes SOURCE of this: a read-only volume in the same pool, or a point of the domain.",
 )
 @click.option(
     "--format",
