@@ -162,10 +162,11 @@ def test_what_is_no_seed_is_refused_before_the_freeze(pair: Hosts) -> None:
 def cut_beta_at(hosts: Hosts, step: str, words: list[str]) -> None:
     """The power goes when the step is reached; the sender is ended then."""
     hosts.sh("beta", f"rm -f {STOPPED}; mkdir -p -m 700 /run/thinsync; echo {shlex.quote(step)} > {STOP}")
+    hosts.settle()
     running = hosts.node("alpha").popen(["thinsync-vm", *words])
     wait_for(lambda: hosts.sh("beta", f"cat {STOPPED}", check=False) != "", limit=300, what="the step")
     hosts.sh("alpha", "pkill -9 -f '[t]hinsync-vm (replicate|verify)'", check=False)
-    hosts.lab.cut("beta")
+    hosts.cut("beta")
     running.communicate(timeout=60)
     hosts.restore()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from product import Hosts, wait_for
+from test_crashes import wake
 
 pytestmark = pytest.mark.matrix(sample=1, group="resume")
 
@@ -79,6 +80,27 @@ def test_the_next_run_goes_on_after_the_sender_was_killed(pair: tuple[Hosts, str
     found = hosts.replicate(name)
     first = found["finished"] or found
     assert first["point"]["id"] == row["id"]
+    assert first["skipped"] >= whole * 45 // 100
+    assert whole // 10 < first["stream_bytes"] <= whole * 55 // 100
+    check_done(hosts, name)
+
+
+def test_the_next_run_goes_on_after_a_power_cut_of_the_source(pair: tuple[Hosts, str, int]) -> None:
+    hosts, name, whole = pair
+    replicate_beside(hosts, name)
+    wait_until(hosts, 0.6)
+    hosts.cut("alpha")
+    hosts.restore()
+    # Beta's server has been told nothing: it notices when what it sends meets a host that knows no connection.
+    wait_for(
+        lambda: not hosts.sh("beta", "pgrep -f '[t]hinsync-vm server'", check=False), what="the server's end"
+    )
+    (row,) = [row for row in hosts.points(name) if row["in_part"]]
+    assert row["here"] and not row["there"]
+    wake(hosts, name)
+    found = hosts.replicate(name)
+    first = found["finished"] or found
+    assert first["point"]["id"] == row["id"], "the snapshots of before the cut are what goes on"
     assert first["skipped"] >= whole * 45 // 100
     assert whole // 10 < first["stream_bytes"] <= whole * 55 // 100
     check_done(hosts, name)

@@ -32,10 +32,8 @@ def replicate(hosts: Hosts, name: str, to: str) -> dict[str, Any]:
     return report
 
 
-@pytest.mark.parametrize("to", [f"archive:{STORE}", f"beta:archive:{STORE}", f"beta:qcow2:{STORE}"])
-def test_a_domain_into_a_directory_and_back(to: str, stores: Hosts) -> None:
-    hosts = stores
-    name = hosts.guest(disks=1, pace=2)
+def check_there_and_back(hosts: Hosts, name: str, to: str) -> None:
+    """Two points into a store; they verify, and the second becomes a volume again that is equal."""
     hosts.wait_writing(name)
     assert "ready" in hosts.thinsync("check", name, "--to", to, "--json").stdout
     first = replicate(hosts, name, to)
@@ -63,6 +61,45 @@ def test_a_domain_into_a_directory_and_back(to: str, stores: Hosts) -> None:
         for where, one in (("alpha", held), (node, "vg0/restored-vda"))
     ]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("to", [f"archive:{STORE}", f"beta:archive:{STORE}", f"beta:qcow2:{STORE}"])
+def test_a_domain_into_a_directory_and_back(to: str, stores: Hosts) -> None:
+    check_there_and_back(stores, stores.guest(disks=1, pace=2), to)
+
+
+CLONES = "/run/clones"
+
+
+@pytest.fixture(params=["alpha", "beta"])
+def cloning(stores: Hosts, request: pytest.FixtureRequest) -> Iterator[tuple[Hosts, str, str]]:
+    """An XFS of its own at one of the hosts; that host, and a store there as ``--to`` names it."""
+    node: str = request.param
+    stores.sh(
+        node,
+        "lvcreate -qy -Wy -L 512M -n clones vg0 && mkfs.xfs -q -f -K -m reflink=1 /dev/vg0/clones"
+        f" && mkdir -p {CLONES} && mount /dev/vg0/clones {CLONES}",
+    )
+    yield stores, node, f"{'' if node == 'alpha' else 'beta:'}file:{CLONES}/store"
+    stores.sh(node, f"umount {CLONES}; rm -rf {CLONES}; lvremove -qqfy vg0/clones", check=False)
+
+
+def test_points_on_a_file_system_with_clones_share_what_is_equal(cloning: tuple[Hosts, str, str]) -> None:
+    hosts, node, to = cloning
+
+    def used() -> int:
+        return int(hosts.sh(node, f"sync {CLONES}; df -B1 --output=used {CLONES} | tail -n 1"))
+
+    empty = used()
+    name = hosts.guest(disks=1, size="128M", pace=2)
+    hosts.lab.guests.fill("alpha", name, "/mnt/vda/data", 16)
+    check_there_and_back(hosts, name, to)
+    images = hosts.sh(node, f"ls {CLONES}/store/*/*-*/vda.raw").split()
+    assert len(images) == 2, images
+    taken = [512 * int(hosts.sh(node, f"stat -c %b {image}")) for image in images]
+    assert min(taken) > 16 << 20, "each has what was written as its own"
+    assert used() - empty < sum(taken) * 2 // 3, "and they have it together"
+    assert "shared" in hosts.sh(node, f"filefrag -v {images[1]}")
 
 
 def test_a_target_that_dies_in_the_middle_goes_on(stores: Hosts) -> None:

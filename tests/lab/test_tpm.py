@@ -126,6 +126,7 @@ def test_the_target_ends_between_two_steps(hosts: Hosts, target: str, step: str,
     assert old == "first"
     give(hosts, source, name, "other")
     stop_at(hosts, target, step)
+    hosts.settle()
     try:
         words = f"thinsync-vm replicate {name} --to {target} --pool vg0/pool"
         hosts.sh(source, f"setsid {words} >/run/replicate.log 2>&1 </dev/null &")
@@ -140,7 +141,7 @@ def test_the_target_ends_between_two_steps(hosts: Hosts, target: str, step: str,
                 assert taken(hosts, target, name)[0] not in ("first", "other")
             hosts.sh(target, f"rm -f {STOP} {STOPPED}; thinsync-vm recover")
         else:
-            hosts.lab.cut(target)
+            hosts.cut(target)
             hosts.sh(source, "pkill -9 -f '[t]hinsync-vm replicate'", check=False)
             hosts.restore()
     finally:

@@ -249,6 +249,18 @@ def test_a_pool_that_fills_up_ends_the_transfer_before_its_guests_stand_still(
     assert target.lvm.volumes() == ()
 
 
+def test_a_small_pool_that_others_fill_is_left_in_time(target: Target, tmp_path: Path) -> None:
+    """Much less comes than what is watched after in a large pool."""
+    small = 200 * CHUNK
+    target.lvm.known_pools[POOL] = replace(pool_report().pool, size=small)
+    target.kernel.status = replace(
+        pool_report().status, total_data=small // CHUNK, used_data=small // CHUNK - 3
+    )
+    with pytest.raises(SpaceError, match="vg0/pool at beta is full"):
+        target.receive(events(OLD, NEW, tmp=tmp_path))
+    assert target.lvm.volumes() == ()
+
+
 def test_pools_are_looked_at_now_and_then_and_not_all_the_time(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -327,8 +327,12 @@ def test_a_pool_has_to_be_named_where_there_are_several(pair: World) -> None:
     assert pair.content(new) == pair.content(SECOND)
 
 
-def test_a_pool_that_fills_up_stops_it(pair: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("thinsync_virt.endpoint.volumes.applying.WATCH_EVERY", CHUNK)
+@pytest.mark.parametrize("small", [True, False])
+def test_a_pool_that_fills_up_stops_it(small: bool, pair: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    if small:
+        pair.lvm.known_pools[THERE] = replace(pair.lvm.known_pools[THERE], size=100 * CHUNK)
+    else:
+        monkeypatch.setattr("thinsync_virt.endpoint.volumes.applying.WATCH_EVERY", CHUNK)
     pair.used = 16384
     stream = pair.send(SECOND)
     refuses(pair, SpaceError, "full", lambda: pair.receive(stream, VolumeName("vg1", "new")))

@@ -13,7 +13,7 @@ from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.receive import ThinPart
 from thinsync_virt.endpoint.target.reception import WATCH_EVERY, Reception
-from thinsync_virt.endpoint.target.watching import check_room_left
+from thinsync_virt.endpoint.target.watching import check_room_left, watch_every
 from thinsync_virt.endpoint.volumes.applying import Applier
 from thinsync_virt.errors import SpaceError
 from thinsync_virt.model.names import VolumeName
@@ -159,3 +159,19 @@ def test_zeroes_on_a_new_volume_take_nothing(
     kernel = Kernel(device, 1000)
     receiver(device, kernel, True, monkeypatch)(event(number << 30, 1 << 30) for number in range(1000))
     assert kernel.looks == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "every"),
+    [
+        ((1 << 40,), 64 * MIB),
+        ((1 << 40, 1 << 30), (1 << 30) // 100),
+        ((1 << 28,), (1 << 28) // 100),
+        ((64 * MIB,), CHUNK),
+        ((), 64 * MIB),
+    ],
+)
+def test_a_small_pool_is_looked_at_more_often(sizes: tuple[int, ...], every: int) -> None:
+    """Between two looks no more is taken than half of what is to stay free, or one chunk."""
+    pool = replace(pool_report().pool, chunk_size=CHUNK)
+    assert watch_every(replace(pool, size=size) for size in sizes) == every

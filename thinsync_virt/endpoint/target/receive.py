@@ -10,7 +10,7 @@ from thinsync_virt.endpoint.target.checkpoints import Checkpoints
 from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.target.staging import Incoming, Staging
-from thinsync_virt.endpoint.target.watching import check_room_left
+from thinsync_virt.endpoint.target.watching import WATCH_EVERY, check_room_left, watch_every
 from thinsync_virt.errors import Code, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.names import VolumeName
@@ -80,6 +80,7 @@ class ThinPart:
         self._fillers: list[ChunkFiller] = []
         self._checkpoints: Checkpoints | None = None
         self._pools: tuple[VolumeName, ...] = ()
+        self.watch_every = WATCH_EVERY
 
     def open(self) -> None:
         """Make the staging volumes, if they are not open already. Raises StreamError, ConflictError."""
@@ -88,6 +89,7 @@ class ThinPart:
             staging.create()
         pools = {pool.name: pool for pool in self._lvm.pools()}
         self._pools = tuple(sorted({staging.pool(target) for target in incoming.sizes}))
+        self.watch_every = watch_every(pools[name] for name in self._pools)
         fillers = {
             target: ChunkFiller(
                 staging.device(target),

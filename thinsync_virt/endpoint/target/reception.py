@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from thinsync_virt.endpoint.target.keeping import keep
+from thinsync_virt.endpoint.target.watching import WATCH_EVERY as WATCH_EVERY
 from thinsync_virt.errors import StreamError
 from thinsync_virt.model.definition import CHOICES, Definition, unpack
 from thinsync_virt.model.replicas import Choices
@@ -18,8 +19,6 @@ Acknowledge = Callable[[dict[str, int]], None]
 
 RECORD_LEAST = MIB
 """Checkpoints with less than this since the last one are not worth their flushes."""
-WATCH_EVERY = 64 * MIB
-"""After so many bytes the place is looked at: a full pool holds writes back for a minute, and everybody's."""
 _SENT = "it was made to be received into volumes: thinsync-vm receive"
 
 
@@ -34,6 +33,11 @@ class Part(Protocol):
 
     @property
     def stays_when_full(self) -> bool: ...
+
+    @property
+    def watch_every(self) -> int:
+        """After so many bytes that were taken it is time to :meth:`watch`; good once it is open."""
+        ...
 
     def open(self) -> None:
         """Make what is written to, or open what an earlier transfer left."""
@@ -160,7 +164,7 @@ class Reception:
         self._positions[self._targets[disk]] = position
         self.written += length
         self._unwatched += taken
-        if self._unwatched >= WATCH_EVERY:
+        if self._unwatched >= min(WATCH_EVERY, self._to.watch_every):
             self._unwatched = 0
             self._to.watch()
 

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from thinsync_virt.errors import SpaceError
 from thinsync_virt.model.names import VolumeName
-from thinsync_virt.model.volumes import PoolMode, PoolStatus
+from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus
 from thinsync_virt.planning.arrival import RESERVE_PERCENT
+from thinsync_virt.units import MIB
+
+WATCH_EVERY = 64 * MIB
+"""After so many bytes the place is looked at: a full pool holds writes back for a minute, and everybody's."""
+
+
+def watch_every(pools: Iterable[Pool]) -> int:
+    """The same for these pools: half of what is to stay free of the smallest, where that is less.
+
+    Others write to them too: what was seen to be there at one look is not enough to go on from it up to the next.
+    """
+    return min([WATCH_EVERY, *(max(pool.chunk_size, pool.size * RESERVE_PERCENT // 200) for pool in pools)])
 
 
 def check_room_left(pool: VolumeName, status: PoolStatus, host: str) -> None:

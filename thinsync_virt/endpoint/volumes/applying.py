@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from thinsync_virt.endpoint.target.filler import ChunkFiller
-from thinsync_virt.endpoint.target.reception import WATCH_EVERY
+from thinsync_virt.endpoint.target.watching import WATCH_EVERY
 from thinsync_virt.errors import StreamError
 from thinsync_virt.stream.events import Data, Event, Unmap, Zero
 
@@ -26,11 +26,15 @@ class Amounts:
 
 
 class Applier:
-    """Writes extents; every 64 MiB that the pools may have given, ``watch`` looks at them, and raises to stop."""
+    """Writes extents; ``watch`` looks at the pools now and then, and raises to stop."""
 
-    def __init__(self, fillers: Sequence[ChunkFiller], watch: Callable[[], None]) -> None:
+    def __init__(
+        self, fillers: Sequence[ChunkFiller], watch: Callable[[], None], watch_every: int = WATCH_EVERY
+    ) -> None:
+        """After each ``watch_every`` bytes that the pools may have given it is time to watch."""
         self._fillers = tuple(fillers)
         self._watch = watch
+        self._watch_every = watch_every
         self._unwatched = 0
         self.amounts = Amounts()
 
@@ -69,6 +73,6 @@ class Applier:
 
     def _count(self, allocated: int) -> None:
         self._unwatched += allocated
-        if self._unwatched >= WATCH_EVERY:
+        if self._unwatched >= min(WATCH_EVERY, self._watch_every):
             self._unwatched = 0
             self._watch()

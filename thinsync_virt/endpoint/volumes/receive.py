@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from thinsync_virt.endpoint.target.filler import ChunkFiller
-from thinsync_virt.endpoint.target.watching import check_room_left
+from thinsync_virt.endpoint.target.watching import check_room_left, watch_every
 from thinsync_virt.endpoint.volumes.applying import Amounts, Applier
 from thinsync_virt.endpoint.volumes.arrivals import read_arrivals
 from thinsync_virt.endpoint.volumes.locking import receive_locks
@@ -146,7 +146,8 @@ class VolumeReceiver:
                 ChunkFiller(device, here.pool(place.pool), fresh=place.base is None)
                 for device, place in zip(devices, places, strict=True)
             ]
-            applier = Applier(fillers, lambda: self._watch(places))
+            pools = {here.pool(place.pool) for place in places}
+            applier = Applier(fillers, lambda: self._watch(places), watch_every(pools))
             _apply(events, applier, progress, packed)
             definition = packed.unpack() if packed is not None else None
             arrival, there = staging.finish(keep=wishes.keep)

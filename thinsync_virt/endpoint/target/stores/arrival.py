@@ -25,6 +25,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
 )
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress, write_progress
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
+from thinsync_virt.endpoint.target.watching import WATCH_EVERY
 from thinsync_virt.errors import ConflictError, SpaceError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement
@@ -92,6 +93,7 @@ class StorePart:
 
     stays_when_full = True
     """A full file system lets no guest stand still, and the watch leaves others room on it."""
+    watch_every = WATCH_EVERY
 
     def __init__(
         self,
