@@ -19,7 +19,7 @@ from thinsync_virt.cli import build
 from thinsync_virt.cli.commands import group
 from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.mappings import MappingsOpener, OwnOpener, ThinToolsOpener
-from thinsync_virt.endpoint.source import thin as source_module
+from thinsync_virt.endpoint.source import window as window_module
 from thinsync_virt.errors import BusyError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.model.points import Consistency
@@ -76,8 +76,8 @@ def window_of_a_source(monkeypatch: pytest.MonkeyPatch, limit: float) -> tuple[W
         return take(guard, request)
 
     take = sources.Guard.take_set
-    monkeypatch.setattr(source_module, "pool_lock", lock)
-    monkeypatch.setattr(source_module, "wait_until_idle", idle)
+    monkeypatch.setattr(window_module, "pool_lock", lock)
+    monkeypatch.setattr(window_module, "wait_until_idle", idle)
     monkeypatch.setattr(sources.Guard, "take_set", take_set)
     disks = sources.DISKS
     source.snapshot(domain(*disks), disks, sources.PLAN, CHOICES, Quiesce.AUTO, limit, lambda _: None)
