@@ -151,7 +151,7 @@ class OutgoingStream:
             return stack.pop_all()
 
     def __iter__(self) -> Generator[Pieces]:
-        """The stream: a few frames, and less than 256 KiB of data, at a time."""
+        """The stream: a few frames at a time, of less than 256 KiB, or one that is compressed, of less than 1 MiB."""
         yield self._writer.begin(self._header())
         yield self._writer.definition(self.packed_definition)
         comparing, packer = Comparing(self.tuning.grain), self.tuning.packer()
@@ -212,7 +212,7 @@ class OutgoingStream:
                 pieces += self._writer.data(part.index, start, data, packed)
             count.sent += length
             count.packed += self._writer.bytes_sent - before
-            held += length
+            held += length if packed is None else len(packed)
         self.read += part.length
         self._unchecked += part.length
         count.read += part.length

@@ -5,7 +5,7 @@
     pieces of extents -> [read head, read base -> find what differs, and zeroes -> compress] x workers -> frames -> link
 
 A piece is at most 1 MiB; so many are under way at once that no more than 3 MiB each is held, whatever the link does.
-What travels of it is cut into frames of 128 KiB, which stay in the processor's caches from checksum to pipe.
+What travels of it plain is cut into frames of 128 KiB, which stay in the processor's caches from checksum to pipe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from thinsync_virt.units import KIB, MIB
 
 PIECE = MIB
 FRAME = 128 * KIB
-"""Data of one frame at most. In a pipe 256 KiB move at 0.9 of the pace, 1 MiB at 0.6 (tests/bench/README.md)."""
+"""Data of one frame at most, where it is not compressed.
+
+In a pipe 256 KiB move at 0.9 of the pace, 1 MiB at 0.6 (tests/bench/README.md).
+"""
 GRAIN = 4096
 """Guests write blocks of 4 KiB; a changed chunk is 64 KiB at least. Only the blocks that differ travel."""
 _MAX_WORKERS = 4
@@ -53,9 +56,9 @@ class Part:
 
 
 class Run(NamedTuple):
-    """Bytes of a part that travel as one frame. ``data``: at most 128 KiB, or None for zeroes, of any length.
+    """Bytes of a part that travel as one frame. ``data`` is None for zeroes.
 
-    ``packed`` is the same compressed, where that is shorter.
+    ``packed`` is the same compressed, where that is shorter; without it ``data`` is 128 KiB at most.
     """
 
     start: int
@@ -105,16 +108,31 @@ def prepare(part: Part, packer: Packer) -> Prepared:
     runs: list[Run] = []
     view = memoryview(data)
     for first, last in differing_runs(data, known):
-        for start in range(first, last, FRAME):
-            end = min(last, start + FRAME)
-            if view[start:end] != _ZEROES[: end - start]:
-                piece = view[start:end]
-                runs.append(Run(part.start + start, end - start, piece, packer.pack(piece)))
-            elif start > first and runs[-1].data is None:
-                runs[-1] = runs[-1]._replace(length=runs[-1].length + end - start)
-            else:
+        for start, end, empty in _stretches(view, first, last):
+            if empty:
                 runs.append(Run(part.start + start, end - start, None, None))
+                continue
+            whole = view[start:end]
+            packed = packer.pack(whole)
+            # Packed, the whole is smaller than the sum of its frames would be; plain, frames move faster.
+            step = FRAME if packed is None else end - start
+            for at in range(start, end, step):
+                piece = view[at : min(end, at + step)]
+                runs.append(Run(part.start + at, len(piece), piece, packed))
     return Prepared(part, runs)
+
+
+def _stretches(view: memoryview, first: int, last: int) -> Iterator[tuple[int, int, bool]]:
+    """A run, cut where zeroes begin and end, by the frame: (first byte, byte after the last, whether it is zeroes)."""
+    begun, was_empty = first, False
+    for start in range(first, last, FRAME):
+        end = min(last, start + FRAME)
+        empty = view[start:end] == _ZEROES[: end - start]
+        if start > first and empty is not was_empty:
+            yield begun, start, was_empty
+            begun = start
+        was_empty = empty
+    yield begun, last, was_empty
 
 
 def prepared(
