@@ -139,7 +139,7 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
     "pipes.open_output": Proof("stream to a file"),
     "pipes.open_output/sync_directory": Proof("stream to a file"),
     # The source
-    "window.flush_disks/flush_host_cache": _HOST_CACHE,
+    "window.write_out/flush_host_cache": _HOST_CACHE,
     "origins.LvmOrigins.flush.flush_one/flush_host_cache": _HOST_CACHE,
     # The guard's leases
     f"leases.OpenLease.update/{_SYNC_PARENT}": _RUN,

@@ -32,7 +32,7 @@ from thinsync_virt.endpoint.source.deltas import outgoing_disks, read_deltas, vo
 from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingStream
 from thinsync_virt.endpoint.source.tuning import Tuning
-from thinsync_virt.endpoint.source.window import Taken, TakesSets, Windows, flush_disks
+from thinsync_virt.endpoint.source.window import Taken, TakesSets, Windows, write_out
 from thinsync_virt.errors import (
     PoolError,
     ThinsyncError,
@@ -107,7 +107,7 @@ class ThinSource:
 
     def differing(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> dict[str, int]:
         """Bytes of each disk that ``base`` has, in chunks that are not those of ``base``."""
-        flush_disks(disks)
+        write_out(disks)
         return differing_bytes(disks, base, self._lvm, self._mappings)
 
     def _look_at_pools(self, domain: Domain, disks: tuple[Disk, ...]) -> tuple[Finding, ...]:
@@ -161,7 +161,7 @@ class ThinSource:
             if held.volume.pool != disk.volume.pool:
                 return False
             pairs.setdefault(disk.volume.pool, []).append((held.volume, disk.volume))
-        flush_disks(disks)
+        write_out(disks)
         for pool, members in pairs.items():
             with self._mappings.open(self._lvm.pool(pool)) as mappings:
                 if not all(mappings.unchanged(old.thin_id, new.thin_id) for old, new in members):

@@ -86,7 +86,7 @@ class Windows:
             read_files=tuple(path for path in (nvram_path, tpm_path) if path),
         )
         # The guard flushes too, under the locks: what it still finds is little, however much the host held.
-        flush_disks(disks)
+        write_out(disks)
         with ExitStack() as locks:
             self._lock_pools(disks, locks)
             report = self._guard.take_set(request)
@@ -121,7 +121,7 @@ class Windows:
             ) from error
 
 
-def flush_disks(disks: tuple[Disk, ...]) -> None:
+def write_out(disks: tuple[Disk, ...]) -> None:
     """Write out what the host holds of the guest's writes; minutes, perhaps."""
     for disk in disks:
         if disk.volume is not None and disk.volume.active:
