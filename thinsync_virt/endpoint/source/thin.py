@@ -76,7 +76,7 @@ class ThinSource:
         self._hypervisor = hypervisor
         self._mappings = mappings
         self._guard = guard
-        self._windows = Windows(lvm, hypervisor, guard)
+        self.windows = Windows(lvm, hypervisor, guard)
         self._find_volume = find_volume
 
     def inspect(self, name: str) -> Domain:
@@ -187,7 +187,7 @@ class ThinSource:
         requests = self._requests(domain, disks, plan, int(time.time()))
         notify("taking a snapshot of all disks at one instant")
         try:
-            taken = self._windows.take(domain, disks, requests, choices, quiesce, limit)
+            taken = self.windows.take(domain, disks, requests, choices, quiesce, limit)
             reached("snapshots made")
             self._keep_definition(taken.definition, plan.key, disks, domain)
             point = self._seal(plan, taken)
@@ -195,18 +195,6 @@ class ThinSource:
             self._remove_set(plan, failure)
             raise
         return Head(point, taken.definition, taken.report)
-
-    def window(
-        self,
-        domain: Domain,
-        disks: tuple[Disk, ...],
-        requests: tuple[SnapshotRequest, ...],
-        choices: Choices,
-        quiesce: Quiesce,
-        limit: float,
-    ) -> Taken:
-        """Snapshots of whatever tags, at one instant: Windows.take."""
-        return self._windows.take(domain, disks, requests, choices, quiesce, limit)
 
     def _requests(
         self, domain: Domain, disks: tuple[Disk, ...], plan: Replicate, taken_at: int

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from thinsync_virt.endpoint.source.outgoing import VolumeHead
 from thinsync_virt.endpoint.source.window import Taken
@@ -15,7 +15,7 @@ from thinsync_virt.endpoint.volumes.sent_set import SentSet
 from thinsync_virt.endpoint.volumes.temporary import Wanted, temporary_snapshots
 from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.model.domains import Disk, Domain
-from thinsync_virt.model.findings import Finding, refusals
+from thinsync_virt.model.findings import refusals
 from thinsync_virt.model.names import new_id
 from thinsync_virt.model.points import PointDisk
 from thinsync_virt.model.replicas import Choices
@@ -23,29 +23,8 @@ from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.planning.choices import Wishes, check_targets, travelling_disks
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
 
-
-class Domains(Protocol):
-    """The source of replications, as far as it is needed here."""
-
-    def inspect(self, name: str) -> Domain:
-        """The domain with each disk mapped to its thin volume. Raises NotFoundError."""
-        ...
-
-    def check(self, domain: Domain, disks: tuple[Disk, ...], quiesce: Quiesce) -> tuple[Finding, ...]:
-        """Whether one more set can be made."""
-        ...
-
-    def window(
-        self,
-        domain: Domain,
-        disks: tuple[Disk, ...],
-        requests: tuple[SnapshotRequest, ...],
-        choices: Choices,
-        quiesce: Quiesce,
-        limit: float,
-    ) -> Taken:
-        """Snapshots of all disks at one instant."""
-        ...
+if TYPE_CHECKING:
+    from thinsync_virt.endpoint.source.thin import ThinSource
 
 
 @dataclass(frozen=True)
@@ -69,19 +48,19 @@ class Present:
 class DomainSnapshots:
     """This host's domains, for ``send``."""
 
-    def __init__(self, lvm: Lvm, domains: Domains) -> None:
+    def __init__(self, lvm: Lvm, source: ThinSource) -> None:
         self._lvm = lvm
-        self._domains = domains
+        self._source = source
 
     def look(self, name: str, manner: Manner) -> Present:
         """All that can be found out before the guest is touched.
 
         Raises NotFoundError, UsageError, NotReplicableError, and what forbids one more snapshot of each disk.
         """
-        domain = self._domains.inspect(name)
+        domain = self._source.inspect(name)
         check_targets(domain, Wishes(exclude=manner.exclude))
         disks = travelling_disks(domain, _choices(manner))
-        for finding in refusals(self._domains.check(domain, disks, manner.quiesce)):
+        for finding in refusals(self._source.check(domain, disks, manner.quiesce)):
             raise ThinsyncError(
                 f"no snapshot of {domain.name}: {finding.subject}: {finding.message}",
                 code=finding.code,
@@ -121,7 +100,9 @@ class DomainSnapshots:
     ) -> tuple[int, Taken]:
         moment = int(time.time())
         choices = _choices(manner)
-        return moment, self._domains.window(domain, disks, requests, choices, manner.quiesce, manner.limit)
+        return moment, self._source.windows.take(
+            domain, disks, requests, choices, manner.quiesce, manner.limit
+        )
 
 
 def _choices(manner: Manner) -> Choices:
