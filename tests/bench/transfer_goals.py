@@ -29,7 +29,7 @@ class Cell:
     change: str = ""
     rate: int = 0
     chunk_kib: int = 64
-    content: str = "half"
+    content: str = "text"
 
     @property
     def title(self) -> str:
@@ -39,7 +39,7 @@ class Cell:
 
 
 FULL = Cell("full, random data", content="random")
-SLOW = Cell("full, data that compresses by half", rate=100)
+SLOW = Cell("full, data that compresses by half", rate=100, content="half")
 SCATTERED = Cell("1 % scattered", "scattered")
 CLUSTERED = Cell("1 % clustered", "clustered")
 GUEST = Cell("a guest's 500 writes of 4 KiB", "guest", 100, 256)

@@ -1,6 +1,6 @@
 """A disk from one host to the other: thinsync against what people use today, in the lab, in one run.
 
-.venv/bin/python -m tests.bench.transfers [--size 256M] [--rounds 3] [--json FILE]
+.venv/bin/python -m tests.bench.transfers [--size 256M] [--rounds 3] [--only WORDS] [--without PROGRAM] [--json FILE]
 
 Full copies and increments of the same disk. Always ``dd | ssh dd``; ``thin_send | ssh thin_recv`` and
 ``blocksync-fast`` where they are found on PATH: they are copied into the nodes. All in turn, medians; after each the
@@ -123,8 +123,11 @@ class Bench:
         for node in (self.alpha, self.beta):
             self.sh(node, f"lvremove -qq -y vg0/{POOL} >/dev/null 2>&1 || true; rm -f /run/digest*")
 
-    def programs(self, cell: Cell) -> list[str]:
-        """Ours first; those that there are, and that can do it."""
+    def programs(self, cell: Cell, left_out: frozenset[str] = frozenset()) -> list[str]:
+        """Ours first; those that there are, that can do it, and that are not left out."""
+        return [program for program in self._able(cell) if program not in left_out]
+
+    def _able(self, cell: Cell) -> list[str]:
         found = [OURS, "dd"]
         if {"thin_send", "thin_recv"} <= self.peers:
             found.append("thin_send")
@@ -165,6 +168,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=parse_size, default=256 * MIB, help="bytes of the disk")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="", metavar="WORDS", help="cells whose title holds these words")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="PROGRAM", help="not measured (dd, of a large disk)"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     from thinlab import Lab
@@ -180,9 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
         f"\n{bench.size // MIB} MiB from alpha to beta, {options.rounds} rounds in turn, medians\n",
         flush=True,
     )
-    for cell in CELLS:
+    left_out = frozenset(options.without) - {OURS}
+    for cell in (cell for cell in CELLS if options.only in cell.title):
         bench.prepare(cell)
-        costs: dict[str, list[Cost]] = {program: [] for program in bench.programs(cell)}
+        costs: dict[str, list[Cost]] = {program: [] for program in bench.programs(cell, left_out)}
         for number in range(options.rounds):
             for program in costs if number % 2 else reversed(costs):
                 costs[program].append(bench.measure(cell, program))

@@ -1,6 +1,6 @@
 """Runs in a node: fills and changes volumes, and runs commands with what they cost. Prints JSON.
 
-python3 transfers.py fill DEVICE BYTES half|random
+python3 transfers.py fill DEVICE BYTES half|random|text
 python3 transfers.py change DEVICE BYTES scattered|clustered|guest CHUNK
 python3 transfers.py run COMMAND                  a line of shell, with what it cost this node
 python3 transfers.py held FILE COMMAND...         a command on our standard input; what it cost into FILE
@@ -8,6 +8,7 @@ python3 transfers.py held FILE COMMAND...         a command on our standard inpu
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -15,18 +16,22 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 BLOCK = 4096
 SHARE = 100
 """One chunk of so many changes."""
 GUEST_WRITES = 500
+BLKFLSBUF = 0x1261
 
 
 def content(chance: random.Random, size: int, kind: str) -> bytes:
-    """Random bytes, or of each block of 4 KiB one half, so that it compresses by half."""
+    """Random bytes; or of each block of 4 KiB one half, so that it compresses by half; or "text", made and packed fast."""
     if kind == "random":
         return chance.randbytes(size)
+    if kind == "text":
+        return b"".join(chance.randbytes(8) + b"text" * (BLOCK // 4 - 2) for _ in range(size // BLOCK))
     return b"".join(chance.randbytes(BLOCK // 2) + b"half" * (BLOCK // 8) for _ in range(size // BLOCK))
 
 
@@ -68,9 +73,17 @@ def counters() -> dict[str, float]:
     }
 
 
+def forget_data() -> None:
+    """Nothing of any volume stays cached. Programs do: who copies every minute has read them before."""
+    os.sync()
+    for entry in Path("/sys/block").glob("dm-*"):
+        with suppress(OSError), open(f"/dev/{entry.name}", "rb", buffering=0) as device:
+            fcntl.ioctl(device, BLKFLSBUF)
+
+
 def run(command: str) -> dict[str, float]:
     """What the command costs, and what its largest process had resident."""
-    Path("/proc/sys/vm/drop_caches").write_text("3")
+    forget_data()
     before, begun = counters(), time.monotonic()
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, stdout=2)
     wall = time.monotonic() - begun
