@@ -52,13 +52,13 @@ def off(site: Hosts) -> str:
 
 
 @contextmanager
-def pool_at_beta(site: Hosts, name: str, size: str) -> Iterator[str]:
+def pool_at(site: Hosts, node: str, name: str, size: str) -> Iterator[str]:
     """One more pool there, for as long as the context lasts."""
-    site.sh("beta", f"lvcreate -qy --type thin-pool -L {size} --poolmetadatasize 4M -n {name} vg0")
+    site.sh(node, f"lvcreate -qy --type thin-pool -L {size} --poolmetadatasize 4M -n {name} vg0")
     try:
         yield f"vg0/{name}"
     finally:
-        site.sh("beta", f"lvremove -qqy vg0/{name}")
+        site.sh(node, f"lvremove -qqy vg0/{name}")
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def test_two_runs_at_once(site: Hosts, live: str) -> None:
 
 
 def test_a_full_pool_at_the_target(site: Hosts, live: str) -> None:
-    with pool_at_beta(site, "tiny", "16M") as pool:
+    with pool_at(site, "beta", "tiny", "16M") as pool:
         # Too small for what would come: known from what is mapped, before anything is touched.
         for words in ((), ("--dry-run",)):
             with untouched(site, live):
@@ -145,6 +145,26 @@ def test_a_full_pool_at_the_target(site: Hosts, live: str) -> None:
         with untouched(site, live):
             error = site.refused(live, "--pool", pool, code="space")
             assert pool in error["message"] and "lvextend" in error["hint"], error
+
+
+def test_a_full_pool_at_the_source(site: Hosts) -> None:
+    with pool_at(site, "alpha", "brink", "48M") as pool:
+        name = site.guest(disks=1, size="32M", start=False, pool=pool)
+        site.sh(
+            "alpha",
+            f"lvcreate -qy -V 48M -T {pool} -n brink-x;"
+            " dd if=/dev/zero of=/dev/vg0/brink-x bs=1M count=46 oflag=direct status=none",
+            check=False,
+        )
+        for words in ((), ("--dry-run",)):
+            with untouched(site, name):
+                error = site.refused(name, *words, code="space")
+            assert f"pool {pool}" in error["message"] and "lvextend" in error["hint"], error
+        # With room again it goes, without more ado.
+        site.sh("alpha", "lvremove -qqy vg0/brink-x")
+        site.replicate(name)
+        site.verify(name)
+        site.remove_guest(name)
 
 
 def test_without_a_guard_nothing_is_begun(site: Hosts, live: str) -> None:
@@ -189,7 +209,7 @@ def test_check_asks_libvirt_at_both_ends(site: Hosts) -> None:
 
 
 def test_a_full_pool_stops_only_who_uses_it(site: Hosts, live: str) -> None:
-    with pool_at_beta(site, "brim", "16M") as pool:
+    with pool_at(site, "beta", "brim", "16M") as pool:
         site.sh(
             "beta",
             f"lvcreate -qy -V 16M -T {pool} -n brim-x;"
@@ -199,22 +219,29 @@ def test_a_full_pool_stops_only_who_uses_it(site: Hosts, live: str) -> None:
         assert f"beta: pool {pool}" in stops(site, "alpha", live, "--to", "beta", "--pool", pool)
 
 
-def test_full_metadata_of_the_volume_group(site: Hosts, off: str) -> None:
+@pytest.mark.parametrize("node", ["alpha", "beta"])
+def test_full_metadata_of_the_volume_group(site: Hosts, node: str) -> None:
     site.sh(
-        "beta",
+        node,
         "pvcreate -qqy --metadatasize 60k --dataalignment 64k /dev/ubdb && vgcreate -q small /dev/ubdb"
         " && lvcreate -qy --type thin-pool -L 64M --poolmetadatasize 4M -n pool small"
-        " && lvcreate -qy -L 4M -n ballast small;"
-        " tag=$(printf 'x%.0s' $(seq 900)); n=0;"
-        " while [ $(vgs --noheadings --units b --nosuffix -o vg_mda_free small) -gt 2048 ] && [ $n -lt 60 ]; do"
-        " n=$((n+1)); lvchange -qq --addtag $n$tag small/ballast || break; done",
+        " && lvcreate -qy -L 4M -n ballast small",
     )
     try:
-        with untouched(site, off):
-            error = site.refused(off, "--pool", "small/pool", code="space")
+        pool = {"pool": "small/pool"} if node == "alpha" else {}
+        name = site.guest(disks=1, size="32M", start=False, **pool)
+        site.sh(
+            node,
+            "tag=$(printf 'x%.0s' $(seq 900)); n=0;"
+            " while [ $(vgs --noheadings --units b --nosuffix -o vg_mda_free small) -gt 2048 ] && [ $n -lt 60 ]; do"
+            " n=$((n+1)); lvchange -qq --addtag $n$tag small/ballast || break; done",
+        )
+        with untouched(site, name):
+            error = site.refused(name, *(("--pool", "small/pool") if node == "beta" else ()), code="space")
             assert "volume group small" in error["message"] and "metadata" in error["message"], error
+            assert error["hint"], error
     finally:
-        site.sh("beta", "vgremove -qq -f -y small; pvremove -qq -y /dev/ubdb; wipefs -qa /dev/ubdb")
+        site.sh(node, "vgremove -qq -f -y small; pvremove -qq -y /dev/ubdb; wipefs -qa /dev/ubdb")
 
 
 @pytest.mark.parametrize("node", ["alpha", "beta"])
@@ -235,7 +262,7 @@ def test_a_metadata_snapshot_of_somebody_else(site: Hosts, live: str, node: str)
 
 
 def test_a_pool_at_the_end_of_its_time(site: Hosts, off: str) -> None:
-    with pool_at_beta(site, "aged", "64M") as pool:
+    with pool_at(site, "beta", "aged", "64M") as pool:
         site.sh(
             "beta", f"lvcreate -qy -V 4M -T {pool} -n aged-x; lvremove -qy vg0/aged-x; lvchange -an {pool}"
         )
