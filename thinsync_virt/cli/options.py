@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,22 @@ if TYPE_CHECKING:
     from thinsync_virt.planning.choices import Wishes
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Seconds(click.FloatRange):
+    """Seconds in a range. Nothing is outside a range for what is no number: it compares with nothing."""
+
+    name = "number of seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return seconds
+
+
+FREEZE_SECONDS = _Seconds(1, 600)
+"""``--freeze-timeout``."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
