@@ -80,7 +80,7 @@ def parse_wishes(
     from thinsync_virt.planning.choices import Wishes, parse_maps
 
     disk_pools, networks = parse_maps(maps)
-    return Wishes(VolumeName.parse(pool) if pool else None, disk_pools, networks, include, exclude)
+    return Wishes(VolumeName.parse(pool) if pool is not None else None, disk_pools, networks, include, exclude)
 
 
 _TRANSFER = (
@@ -130,7 +130,7 @@ def parse_transfer(
     tuning = Tuning(compress, Grain(grain), Priority.parse(nice, ionice))
     # What cannot be understood is said before anything begins.
     tuning.packer()
-    return tuning, parse_rate(bwlimit) if bwlimit else None
+    return tuning, parse_rate(bwlimit) if bwlimit is not None else None
 
 
 EXIT_STATUS = (

@@ -86,7 +86,7 @@ def command(pool: str | None, as_json: bool) -> int:
     from thinsync_virt.model.names import VolumeName
     from thinsync_virt.model.pools import Health
 
-    name = VolumeName.parse(pool) if pool else None
+    name = VolumeName.parse(pool) if pool is not None else None
     viewer = _viewer()
     if name is None:
         pools = viewer.overview()
