@@ -80,7 +80,9 @@ def parse_wishes(
     from thinsync_virt.planning.choices import Wishes, parse_maps
 
     disk_pools, networks = parse_maps(maps)
-    return Wishes(VolumeName.parse(pool) if pool is not None else None, disk_pools, networks, include, exclude)
+    return Wishes(
+        VolumeName.parse(pool) if pool is not None else None, disk_pools, networks, include, exclude
+    )
 
 
 _TRANSFER = (

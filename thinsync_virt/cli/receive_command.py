@@ -165,7 +165,12 @@ def _check_file(path: str) -> None:
     import os
 
     directory = os.path.dirname(path) or "."
-    if not path or os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
+    if (
+        not path
+        or os.path.isdir(path)
+        or not os.path.isdir(directory)
+        or not os.access(directory, os.W_OK | os.X_OK)
+    ):
         raise UsageError(
             f"--definition {path}: no file can be made there",
             hint=f"name a file in a directory that is there and can be written to; see: ls -ld {directory}",
