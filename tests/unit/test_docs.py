@@ -171,3 +171,10 @@ def test_the_documents_that_others_point_at_are_there() -> None:
     for source in (ROOT / "thinsync_virt").rglob("*.py"):
         for path in re.findall(r"docs/[a-z-]+\.md", source.read_text()):
             assert (ROOT / path).exists(), f"{source.name} points at {path}"
+
+
+def test_the_package_wants_the_python_that_the_code_wants() -> None:
+    """On a release with an older one apt has to refuse it, not the program to end with a traceback."""
+    (needed,) = re.findall(r'^requires-python = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    control = (ROOT / "packaging/debian/control").read_text()
+    assert f"X-Python3-Version: {needed.replace('>=', '>= ')}\n" in control

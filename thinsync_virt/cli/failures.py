@@ -80,8 +80,13 @@ def silence_stdout() -> None:
 
 
 def print_as_json(error: ThinsyncError) -> None:
-    """The error as one JSON document on standard output."""
+    """The error as one JSON document on standard output.
+
+    That may be what has failed; standard error has it in any case.
+    """
     import json
+
+    from thinsync_virt.errors import ThinsyncError
 
     value = {
         "error": {
@@ -92,16 +97,11 @@ def print_as_json(error: ThinsyncError) -> None:
             "notes": list(getattr(error, "__notes__", ())),
         }
     }
-    print(json.dumps(value), flush=True)  # noqa: T201
-
-
-def _print_if_possible(error: ThinsyncError) -> None:
-    """Standard output may be what has failed; standard error has it in any case."""
     try:
-        print_as_json(error)
+        print(json.dumps(value), flush=True)  # noqa: T201
     except BrokenPipeError:
         raise
-    except OSError:
+    except (OSError, ThinsyncError):
         silence_stdout()
 
 
@@ -123,7 +123,7 @@ def _report(error: Exception, *, as_json: bool) -> int:
             raise error
         error = _unexpected(error)
     if as_json:
-        _print_if_possible(error)
+        print_as_json(error)
     from thinsync_virt.model.text import printable
 
     # Guests and the other host have a say in these texts: nothing of theirs may steer a terminal.

@@ -56,6 +56,9 @@ def _answer(request: Request, *, alone: bool) -> int:
 
 
 def _run(words: list[str]) -> int:
+    from thinsync_virt.cli.standard_files import make_usable
+
+    make_usable()
     from thinsync_virt.cli.commands import invoke
 
     return invoke(words)

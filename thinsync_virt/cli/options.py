@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,22 @@ if TYPE_CHECKING:
     from thinsync_virt.planning.choices import Wishes
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Seconds(click.FloatRange):
+    """Seconds in a range. Nothing is outside a range for what is no number: it compares with nothing."""
+
+    name = "number of seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return seconds
+
+
+FREEZE_SECONDS = _Seconds(1, 600)
+"""``--freeze-timeout``."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -63,7 +80,9 @@ def parse_wishes(
     from thinsync_virt.planning.choices import Wishes, parse_maps
 
     disk_pools, networks = parse_maps(maps)
-    return Wishes(VolumeName.parse(pool) if pool else None, disk_pools, networks, include, exclude)
+    return Wishes(
+        VolumeName.parse(pool) if pool is not None else None, disk_pools, networks, include, exclude
+    )
 
 
 _TRANSFER = (
@@ -113,7 +132,7 @@ def parse_transfer(
     tuning = Tuning(compress, Grain(grain), Priority.parse(nice, ionice))
     # What cannot be understood is said before anything begins.
     tuning.packer()
-    return tuning, parse_rate(bwlimit) if bwlimit else None
+    return tuning, parse_rate(bwlimit) if bwlimit is not None else None
 
 
 EXIT_STATUS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,13 @@ def to_json(value: object) -> Any:
 
 def print_json(value: object) -> None:
     """One JSON document on standard output."""
-    click.echo(json.dumps(to_json(value), indent=2, ensure_ascii=False))
+    shown = to_json(value)
+    text = json.dumps(shown, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(shown, indent=2)
+    click.echo(text)
 
 
 def format_time(seconds: int) -> str:

@@ -86,7 +86,7 @@ def command(pool: str | None, as_json: bool) -> int:
     from thinsync_virt.model.names import VolumeName
     from thinsync_virt.model.pools import Health
 
-    name = VolumeName.parse(pool) if pool else None
+    name = VolumeName.parse(pool) if pool is not None else None
     viewer = _viewer()
     if name is None:
         pools = viewer.overview()
@@ -177,10 +177,11 @@ def release(pool: str, yes: bool, as_json: bool) -> None:
             f"Pool {found.name} has a metadata snapshot of {whose}. If it is being read right now,"
             " its reader fails. Release it?"
         )
-        if not yes and not click.confirm(question, err=True):
+        if not yes and not _agreed(question):
             raise ConflictError(
                 f"pool {found.name}: the metadata snapshot was not released: the answer was no",
-                hint=f"once its reader has ended: thinsync-vm pool release {found.name}",
+                hint=f"once its reader has ended: thinsync-vm pool release {found.name}"
+                " (--yes where nobody can be asked)",
             )
         released = leases.release_foreign(found)
     if as_json:
@@ -189,6 +190,18 @@ def release(pool: str, yes: bool, as_json: bool) -> None:
         click.echo(f"{found.name}: the metadata snapshot was released")
     else:
         click.echo(f"{found.name}: no metadata snapshot is held; nothing to do")
+
+
+def _agreed(question: str) -> bool:
+    """Nobody there to answer, as under cron, is no."""
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort as stop:
+        # click makes the same of a key that stops the program.
+        if not isinstance(stop.__context__, EOFError):
+            raise
+        click.echo(err=True)
+        return False
 
 
 assert isinstance(command, PoolCommand)

@@ -50,7 +50,6 @@ _STDIN = 0
 @click.option(
     "--base-id",
     metavar="ID",
-    default="",
     help="thin-send-recv only: what the target has to hold, as receive said of the stream before.",
 )
 @click.option(
@@ -68,7 +67,7 @@ def command(
     force: bool,
     definition: str | None,
     size: str | None,
-    base_id: str,
+    base_id: str | None,
     unchecked_base: bool,
     as_json: bool,
 ) -> None:
@@ -126,7 +125,7 @@ def _wishes(
     keep: bool,
     force: bool,
     size: str | None,
-    base_id: str,
+    base_id: str | None,
     unchecked: bool,
 ) -> Wishes:
     from thinsync_virt.endpoint.volumes.places import Wishes
@@ -136,13 +135,13 @@ def _wishes(
     if target is None and not maps:
         raise UsageError("where is it to go?", hint="name TARGET, as VG/LV; see: thinsync-vm receive --help")
     return Wishes(
-        VolumeName.parse(target) if target else None,
+        VolumeName.parse(target) if target is not None else None,
         _parse_maps(maps),
-        VolumeName.parse(pool) if pool else None,
+        VolumeName.parse(pool) if pool is not None else None,
         keep,
         force,
-        parse_size(size) if size else None,
-        check_id(base_id) if base_id else "",
+        parse_size(size) if size is not None else None,
+        check_id(base_id) if base_id is not None else "",
         unchecked,
     )
 
@@ -166,7 +165,12 @@ def _check_file(path: str) -> None:
     import os
 
     directory = os.path.dirname(path) or "."
-    if os.path.isdir(path) or not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
+    if (
+        not path
+        or os.path.isdir(path)
+        or not os.path.isdir(directory)
+        or not os.access(directory, os.W_OK | os.X_OK)
+    ):
         raise UsageError(
             f"--definition {path}: no file can be made there",
             hint=f"name a file in a directory that is there and can be written to; see: ls -ld {directory}",

@@ -7,6 +7,7 @@ import click
 from thinsync_virt.cli.completion import complete_domains
 from thinsync_virt.cli.options import (
     EXIT_STATUS,
+    FREEZE_SECONDS,
     choice_options,
     json_option,
     parse_transfer,
@@ -38,7 +39,7 @@ from thinsync_virt.model.reports import Quiesce
 )
 @click.option(
     "--freeze-timeout",
-    type=click.FloatRange(1, 600),
+    type=FREEZE_SECONDS,
     default=8.0,
     show_default=True,
     metavar="S",

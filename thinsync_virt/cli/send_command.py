@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from thinsync_virt.cli.completion import complete_sources
-from thinsync_virt.cli.options import EXIT_STATUS, json_option, parse_transfer, transfer_options
+from thinsync_virt.cli.options import (
+    EXIT_STATUS,
+    FREEZE_SECONDS,
+    json_option,
+    parse_transfer,
+    transfer_options,
+)
 from thinsync_virt.cli.stream_progress import show_progress, tell, tell_terminal
 from thinsync_virt.errors import ThinsyncError, UsageError
 from thinsync_virt.model.reports import Quiesce
@@ -56,7 +62,7 @@ _STDOUT = 1
 )
 @click.option(
     "--freeze-timeout",
-    type=click.FloatRange(1, 600),
+    type=FREEZE_SECONDS,
     metavar="S",
     help="DOMAIN only: seconds from the freeze to the confirmed thaw, at most.  [default: 8]",
 )

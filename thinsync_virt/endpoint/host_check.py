@@ -65,8 +65,9 @@ def _tools(where: str) -> list[Finding]:
         if not tool.missing:
             present.append(f"{tool.name} {tool.version}")
         elif tool.name in _NEEDED:
-            hint = f"apt install {tool.package}"
-            found.append(Finding(Severity.REFUSAL, where, f"{tool.name} is missing", hint, Code.TOOL))
+            text = tool.problem or f"{tool.name} is missing"
+            hint = tool.hint or f"apt install {tool.package}"
+            found.append(Finding(Severity.REFUSAL, where, text, hint, Code.TOOL))
     found.append(Finding(Severity.OK, where, ", ".join(present)))
     return found
 

@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -54,7 +55,9 @@ log = logging.getLogger(__name__)
 PAUSE_AT = "THINSYNC_TEST_PAUSE_AT"
 _REQUEST_SECONDS = 10.0
 _SEND_SECONDS = 30.0
+_PROBE_SECONDS = 5.0
 _FIRST_INHERITED = 3
+_PATH_HINT = "name a path where nothing is: thinsync-vm guard --socket PATH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,11 +297,16 @@ def make_guard(leases: Path = LEASES, uri: str = DEFAULT_URI) -> Guard:
 def serve(path: str | Path | None = None, *, leases: Path = LEASES, uri: str = DEFAULT_URI) -> None:
     """Be the guard until SIGTERM: on systemd's socket, or with ``path`` on one that it makes itself.
 
-    Raises UsageError (neither was given), BusyError (another guard runs), UnreachableError.
+    Raises UsageError (neither was given, or no socket can be made there), BusyError (another guard runs),
+    UnreachableError.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    listener = _own_listener(Path(path)) if path is not None else _inherited_listener()
-    with hold(lock_path("guard", directory=leases.parent), 5.0, what="thinsync-guard"), listener:
+    inherited = _inherited_listener() if path is None else None
+    # A guard that runs keeps its socket: no other is put in its place before that one has ended.
+    with (
+        hold(lock_path("guard", directory=leases.parent), 5.0, what="thinsync-guard"),
+        inherited or _own_listener(Path(path or "")) as listener,
+    ):
         guard = make_guard(leases, uri)
         guard.recover()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -324,16 +332,45 @@ def undo_left_overs(
 
 
 def _own_listener(path: Path) -> socket.socket:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+    """A socket of ours at ``path``, in the place of one that nobody serves any more, and of nothing else."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _give_way(path)
+        return _bound(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"{path}: no socket can be made there: {reason}", hint=_PATH_HINT) from error
+
+
+def _bound(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     before = os.umask(0o177)
     try:
         listener.bind(str(path))
+        listener.listen(16)
+    except OSError:
+        listener.close()
+        raise
     finally:
         os.umask(before)
-    listener.listen(16)
     return listener
+
+
+def _give_way(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"{path} is there, and is no socket", hint=_PATH_HINT)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise BusyError(f"{path}: somebody listens there already", hint="see who: ss -xlp; or name another path")
 
 
 def _inherited_listener() -> socket.socket:

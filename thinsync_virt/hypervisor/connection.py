@@ -34,7 +34,7 @@ VIR_ERR_AGENT_UNRESPONSIVE = 86
 _AWAY = frozenset(
     {VIR_ERR_NO_CONNECT, VIR_ERR_SYSTEM_ERROR, VIR_ERR_RPC, VIR_ERR_AUTH_FAILED, VIR_ERR_AUTH_CANCELLED}
 )
-_AWAY_HINT = "look at: systemctl status libvirtd virtqemud"
+_AWAY_HINT = "is it installed (apt install libvirt-daemon-system), and does it run? systemctl status libvirtd virtqemud"
 _REFUSED_HINT = "that is libvirt's reason; its log may say more: journalctl -u libvirtd -u virtqemud"
 
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from thinsync_virt.errors import UsageError
 
 _LVM_NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")
+_LVM_NAME_HINT = (
+    "1 to 127 letters, digits and _ + . - with no dash in front; and not . or .. alone: see vgs, lvs"
+)
 _DISK_TARGET = re.compile(r"[a-z]{1,6}[a-z0-9]{0,10}")
 MAX_DISK_TARGET = 16
 """Characters of the longest disk target."""
@@ -22,7 +25,7 @@ _LVM_UUID = re.compile(r"[A-Za-z0-9]{6}(?:-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}")
 def check_lvm_name(name: str) -> str:
     """The name if LVM would take it, else UsageError. A leading dash can never pass as an option."""
     if _LVM_NAME.fullmatch(name) is None or name in (".", ".."):
-        raise UsageError(f"{name!r} is not a legal LVM name", hint="use letters, digits and _ + . - only")
+        raise UsageError(f"{name[:150]!r} is not a legal LVM name", hint=_LVM_NAME_HINT)
     return name
 
 
@@ -103,8 +106,15 @@ class VolumeName:
         """From ``VG/LV`` or ``/dev/VG/LV``. Raises UsageError."""
         vg, slash, lv = text.removeprefix("/dev/").partition("/")
         # /dev/mapper/vg0-pool: dashes in names are doubled there, and no group can be called so.
-        if not slash or "/" in lv or text.startswith("/dev/mapper/"):
-            raise UsageError(f"{text!r} does not name a volume", hint="write VG/LV, such as vg0/pool")
+        if text.startswith("/dev/mapper/"):
+            import shlex
+
+            raise UsageError(
+                f"{text[:300]!r} is device-mapper's name for it, not LVM's",
+                hint=f"write VG/LV; which that is: lvs -o vg_name,lv_name {shlex.quote(text)}",
+            )
+        if not slash or "/" in lv:
+            raise UsageError(f"{text[:300]!r} does not name a volume", hint="write VG/LV, such as vg0/pool")
         return cls(vg, lv)
 
 

@@ -176,8 +176,18 @@ def _plain_path(path: str) -> str:
 
 
 def _check_path(path: str) -> None:
-    if not path.startswith("/") or not path.isprintable() or len(path.encode(errors="replace")) > _MAX_PATH:
+    if not path.startswith("/"):
         raise UsageError(f"{path[:100]!r} is not an absolute path", hint=_HINT)
+    if not path.isprintable():
+        raise UsageError(
+            f"the path {path[:100]!r} has characters that cannot be printed",
+            hint="choose a path without them",
+        )
+    if len(path.encode(errors="replace")) > _MAX_PATH:
+        raise UsageError(
+            f"the path {path[:100]!r}... has more than {_MAX_PATH} bytes",
+            hint="a point's tag keeps the path: choose a shorter one, or mount the directory elsewhere",
+        )
 
 
 def _refusal(text: str, what: str) -> UsageError:

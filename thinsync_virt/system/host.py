@@ -40,11 +40,16 @@ class HostIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A program that we run: its version ("" when it is missing), and the Debian package that holds it."""
+    """A program that we run: its version, and the Debian package that holds it.
+
+    Without a version it is missing or, where there is a ``problem``, it is there and fails; ``hint`` is the way out.
+    """
 
     name: str
     version: str
     package: str
+    problem: str = ""
+    hint: str = ""
 
     @property
     def missing(self) -> bool:
@@ -81,8 +86,8 @@ def _tool(name: str) -> Tool:
         return Tool(name, "", package_of(name))
     try:
         said = run(argv, timeout=10)
-    except CommandError:
-        return Tool(name, "", package_of(name))
+    except CommandError as error:
+        return Tool(name, "", package_of(name), error.message, error.hint)
     return Tool(name, parse_version(said.stdout + said.stderr), package_of(name))
 
 

@@ -183,6 +183,8 @@ def open_output(path: str) -> Iterator[StreamOutput]:
             descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             temporary = None
         else:
+            # A link stays, and what it leads to is replaced: /dev/stdout is one, and /dev no place for a stream.
+            place = Path(os.path.realpath(path))
             descriptor, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
     except OSError as error:
         raise ThinsyncError(

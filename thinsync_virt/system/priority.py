@@ -29,7 +29,7 @@ class Priority:
     @classmethod
     def parse(cls, nice: int | None, ionice: str | None) -> Priority:
         """From ``--nice N`` and ``--ionice CLASS[:LEVEL]``. Raises UsageError."""
-        if not ionice:
+        if ionice is None:
             return cls(nice)
         name, colon, level = ionice.partition(":")
         if name not in _CLASSES:

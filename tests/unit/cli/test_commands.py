@@ -134,6 +134,9 @@ def test_exit_statuses_are_distinct() -> None:
         ("replicate", "web01"),
         ("replicate", "web01", "--to", "b", "--quiesce", "perhaps"),
         ("replicate", "web01", "--to", "b", "--freeze-timeout", "0"),
+        ("replicate", "web01", "--to", "b", "--freeze-timeout", "nan"),
+        ("replicate", "web01", "--to", "b", "--freeze-timeout", "8s"),
+        ("send", "web01", "--freeze-timeout", "nan"),
         ("replicate", "web01", "--to", "b", "--map", "vda"),
         ("replicate", "web01", "--to", "b", "--compress", "20"),
         ("replicate", "web01", "--to", "b", "--bwlimit", "fast"),
@@ -148,6 +151,17 @@ def test_exit_statuses_are_distinct() -> None:
         ("replicate", "web01", "--to", "file:srv/a"),
         ("verify", "web01", "--to", ""),
         ("pool", "release", "pool"),
+        ("pool", ""),
+        ("replicate", "web01", "--to", "b", "--pool", ""),
+        ("replicate", "web01", "--to", "b", "--bwlimit", ""),
+        ("replicate", "web01", "--to", "b", "--ionice", ""),
+        ("check", "web01", "--to", "b", "--pool", ""),
+        ("send", "vg0/web", "--bwlimit", ""),
+        ("receive", ""),
+        ("receive", "vg0/web", "--pool", ""),
+        ("receive", "vg0/web", "--size", ""),
+        ("receive", "vg0/web", "--base-id", ""),
+        ("receive", "vg0/web", "--definition", ""),
     ],
     ids=" ".join,
 )
@@ -531,7 +545,7 @@ def test_names_that_others_chose_are_no_markup(
     assert "[red]x[/red]" in run("list", capsys=capsys)[1]
 
 
-@pytest.mark.parametrize("answer", ["n\n", "\n"])
+@pytest.mark.parametrize("answer", ["n\n", "\n", ""])
 def test_a_metadata_snapshot_is_not_released_against_the_answer(
     answer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -545,7 +559,15 @@ def test_a_metadata_snapshot_is_not_released_against_the_answer(
     assert status == Code.CONFLICT.exit_status
     assert "vg0/pool: the metadata snapshot was not released" in err and "stopped" not in err + out
     assert "what to do: once its reader has ended: thinsync-vm pool release vg0/pool" in err
+    assert "--yes" in err
     assert released == []
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("click.termui.visible_prompt_func", stop)
+        assert run("pool", "release", "vg0/pool", capsys=capsys)[0] == 130
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     run("pool", "release", "vg0/pool", capsys=capsys)
     assert [str(name) for name in released] == ["vg0/pool"]

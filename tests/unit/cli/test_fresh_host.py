@@ -72,6 +72,19 @@ def test_what_a_directory_does_not_have_is_said_with_what_it_has(store: str) -> 
 
 
 @pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("command", [("points", NAME, "--to"), ("verify", NAME, "--to"), ("stream", "cat")])
+def test_a_directory_that_is_not_there_or_not_mounted(command: tuple[str, ...], tmp_path: Path) -> None:
+    """To say which domains an empty mount point has helps nobody."""
+    (tmp_path / "empty").mkdir()
+    words = (NAME,) if command[-1] == "cat" else ()
+    for name, said in (("none", "there is no directory"), ("empty", f"no domain {NAME} is in")):
+        done = run(*command, f"archive:{tmp_path / name}", *words)
+        assert isinstance(done.exception, NotFoundError)
+        assert done.exception.message.startswith(said) and "mounted" in done.exception.hint
+        assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.usefixtures("fresh")
 def test_there_is_nothing_to_verify_against(store: str) -> None:
     failure = run("verify", NAME, "--to", store).exception
     assert isinstance(failure, ThinsyncError)

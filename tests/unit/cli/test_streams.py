@@ -147,11 +147,24 @@ def test_where_the_definition_goes_is_looked_at_before_anything_is_received(shel
     stream = shell.stream(f"{NAME}@{POINT}")
     before = shell.world.names()
     (shell.directory / "file").write_bytes(b"")
-    for wrong in ("none/web.xml", "file/web.xml", "."):
+    os.mkfifo(shell.directory / "pipe")
+    (shell.directory / "link").symlink_to(shell.directory / "pipe")
+    for wrong in ("none/web.xml", "file/web.xml", ".", "pipe", "link"):
         path = str(shell.directory / wrong)
         said = shell.error("receive", "vg1/web", "--definition", path, stdin=stream, code=Code.USAGE)
         assert "no file can be made there" in said
     assert shell.world.names() == before
+
+
+def test_a_definition_behind_a_link(shell: Shell) -> None:
+    """The link stays: /dev/stdout is one."""
+    file, link = shell.directory / "web.xml", shell.directory / "link"
+    file.write_bytes(b"before")
+    link.symlink_to(file)
+    status, _, _ = shell(
+        "receive", "vg1/web", "--definition", str(link), stdin=shell.stream(f"{NAME}@{POINT}")
+    )
+    assert status == 0 and link.is_symlink() and file.read_bytes() == b"<domain/>"
 
 
 def test_as_json_for_programs(shell: Shell) -> None:

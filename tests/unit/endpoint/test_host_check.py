@@ -121,6 +121,14 @@ def test_a_tool_that_is_missing(tool: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert package_of(tool)
 
 
+@pytest.mark.usefixtures("healthy")
+def test_a_tool_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    fails = Tool("dmsetup", "", "dmsetup", "dmsetup: exit status 1", "try it by hand: dmsetup version")
+    monkeypatch.setattr("thinsync_virt.system.host.tools", lambda: (fails,))
+    (failed,) = refusals(look(monkeypatch, pool_report()))
+    assert (failed.message, failed.hint) == (fails.problem, fails.hint)
+
+
 class Libvirt:
     def __init__(self, *, away: bool = False) -> None:
         self.away = away

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +14,13 @@ import pytest
 
 from tests.unit.guard.world import UUID, FakeGuest, World, eventually, request, surroundings, ways
 from thinsync_virt import __version__
-from thinsync_virt.errors import Code, ThinsyncError, UnreachableError
+from thinsync_virt.errors import BusyError, Code, ThinsyncError, UnreachableError, UsageError
 from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.messages import Step, WindowEvent
-from thinsync_virt.guard.service import PAUSE_AT, Guard
+from thinsync_virt.guard.service import PAUSE_AT, Guard, serve
 from thinsync_virt.guard.wire import MAX_REQUEST, encode_request
 from thinsync_virt.model.points import Consistency
+from thinsync_virt.system.locks import hold, lock_path
 
 
 @contextmanager
@@ -277,3 +279,61 @@ def test_a_guard_that_vanishes_is_an_error(tmp_path: Path) -> None:
             take_set(request(), path=path)
         thread.join()
     assert caught.value.code is Code.GUEST and caught.value.retry
+
+
+@pytest.mark.parametrize("what", ["a file", "a directory", "a link", "too long", "beneath a file", "nothing"])
+def test_a_socket_of_its_own_takes_the_place_of_nothing_else(what: str, tmp_path: Path) -> None:
+    """The path is what a person typed: whatever is there stays."""
+    path, kept = tmp_path / "typed", tmp_path / "kept"
+    kept.write_text("kept")
+    if what == "a file":
+        path = kept
+    elif what == "a directory":
+        path.mkdir()
+    elif what == "a link":
+        path.symlink_to(kept)
+    elif what == "too long":
+        path = tmp_path / ("x" * 120)
+    elif what == "beneath a file":
+        path = kept / "socket"
+    with pytest.raises(UsageError) as caught:
+        serve("" if what == "nothing" else path, leases=tmp_path / "leases")
+    assert "--socket" in caught.value.hint
+    assert kept.read_text() == "kept"
+    assert path.is_dir() == (what == "a directory") and path.is_symlink() == (what == "a link")
+
+
+def test_a_socket_that_is_served_stays(tmp_path: Path) -> None:
+    """systemd's, say, behind which no guard runs at the moment."""
+    path = tmp_path / "guard.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with pytest.raises(BusyError):
+            serve(path, leases=tmp_path / "leases")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+
+
+def test_a_guard_that_runs_keeps_its_socket(tmp_path: Path) -> None:
+    path = tmp_path / "guard.sock"
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    number = path.stat().st_ino
+    with hold(lock_path("guard", directory=tmp_path), 0.0), pytest.raises(BusyError):
+        serve(path, leases=tmp_path / "leases")
+    assert path.stat().st_ino == number
+
+
+def test_a_socket_that_was_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "below" / "guard.sock"
+    path.parent.mkdir()
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(path))
+    left.close()
+    seen: list[int] = []
+    monkeypatch.setattr(Guard, "serve", lambda _self, _listener: seen.append(path.stat().st_mode))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    serve(path, leases=tmp_path / "leases")
+    assert [stat.S_ISSOCK(mode) and stat.S_IMODE(mode) for mode in seen] == [0o600]

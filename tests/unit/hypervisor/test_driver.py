@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.unit.values import domain
 from thinsync_virt.errors import NotFoundError, UnreachableError
-from thinsync_virt.hypervisor.connection import libvirt_module
+from thinsync_virt.hypervisor.connection import connect, libvirt_module
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
 
 
@@ -30,3 +31,10 @@ def test_a_libvirt_that_is_away() -> None:
 def test_the_agent_of_a_domain_that_is_not_there() -> None:
     with pytest.raises(NotFoundError):
         LibvirtHypervisor("test:///default").agent_status(domain(), 1.0)
+
+
+def test_libvirt_that_is_not_there(tmp_path: Path) -> None:
+    """The package only recommends its daemon: whoever has left it out is told how to get it."""
+    with pytest.raises(UnreachableError) as caught:
+        connect(f"qemu+unix:///system?socket={tmp_path}/none")
+    assert "apt install libvirt-daemon-system" in caught.value.hint

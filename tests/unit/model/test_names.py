@@ -62,6 +62,22 @@ def test_what_names_no_volume(text: str) -> None:
         VolumeName.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "way_out"),
+    [
+        (f"vg0/{'v' * 128}", "127"),
+        ("vg0/-x", "no dash in front"),
+        ("vg0/..", ".."),
+        ("/dev/mapper/vg0-a b", "lvs -o vg_name,lv_name '/dev/mapper/vg0-a b'"),
+        ("vg0", "VG/LV"),
+    ],
+)
+def test_the_way_out_fits_what_is_wrong(text: str, way_out: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        VolumeName.parse(text)
+    assert way_out in caught.value.hint
+
+
 @pytest.mark.parametrize("target", ["vda", "sdb", "hdc", "xvda", "nvme0n1", "fda"])
 def test_disk_targets(target: str) -> None:
     assert check_disk_target(target) == target

@@ -179,3 +179,17 @@ _HOSTS = r"(ssh://)?([a-z-]{1,3}@)?(\[[0-9a-f:%]{1,6}\]|[a-z.%-]{1,6}|file|archi
 @given(st.from_regex(rf"({_HOSTS})?(file|qcow2|archive):/?[a-z:/ .]{{0,12}}", fullmatch=True))
 def test_whatever_looks_like_a_store(text: str) -> None:
     test_whatever_is_taken_goes_round_and_is_no_option.hypothesis.inner_test(text)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("archive:srv", "is not an absolute path"),
+        ("archive:/" + "x" * 200, "more than 200 bytes"),
+        ("web2:file:/srv/a\nb", "cannot be printed"),
+    ],
+)
+def test_what_is_wrong_with_a_path_is_said(text: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        TargetSpec.parse(text)
+    assert said in caught.value.message and caught.value.hint

@@ -38,3 +38,13 @@ def test_a_missing_tool_names_its_package(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(host, "find_tool", lambda name: None)
     (tool,) = host.tools(("thin_delta",))
     assert (tool.missing, tool.package) == (True, "thin-provisioning-tools")
+
+
+def test_a_tool_that_fails_is_not_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """dmsetup does, where the kernel has no device-mapper: to install it once more would help nobody."""
+    fails = tmp_path / "dmsetup"
+    fails.write_text("#!/bin/sh\necho no device-mapper here >&2\nexit 1\n")
+    fails.chmod(0o755)
+    monkeypatch.setitem(host._TOOLS, "dmsetup", (str(fails), "version"))
+    (tool,) = host.tools(("dmsetup",))
+    assert tool.missing and "no device-mapper here" in tool.problem and str(fails) in tool.hint

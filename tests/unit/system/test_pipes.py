@@ -116,6 +116,21 @@ def test_a_file_is_as_it_was_when_it_does_not_become_whole(tmp_path: Path) -> No
     assert [one.name for one in tmp_path.iterdir()] == ["stream"]
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["a file", "nothing yet"])
+def test_an_output_behind_a_link(there: bool, tmp_path: Path) -> None:
+    """What the link leads to is replaced. The link stays: /dev/stdout is one."""
+    file, link = tmp_path / "files" / "stream", tmp_path / "links" / "stdout"
+    for path in (file, link):
+        path.parent.mkdir()
+    if there:
+        file.write_bytes(b"before")
+    link.symlink_to(file)
+    with open_output(str(link)) as out:
+        assert [path.name for path in link.parent.iterdir()] == ["stdout"]
+        out.write([b"whole"])
+    assert link.is_symlink() and file.read_bytes() == b"whole"
+
+
 def test_what_is_no_file_is_written_as_it_is() -> None:
     with open_output("/dev/null") as out:
         out.write([b"gone"])
