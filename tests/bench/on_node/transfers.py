@@ -27,7 +27,7 @@ BLKFLSBUF = 0x1261
 
 
 def content(chance: random.Random, size: int, kind: str) -> bytes:
-    """Random bytes; or of each block of 4 KiB one half, so that it compresses by half; or "text", made and packed fast."""
+    """Random bytes; or half of each block of 4 KiB, so that it compresses by half; or "text", made and packed fast."""
     if kind == "random":
         return chance.randbytes(size)
     if kind == "text":
