@@ -238,6 +238,17 @@ def test_a_superblock_that_is_none() -> None:
             list(ThinMetadata(image, metadata_snapshot=False).mappings(1))
 
 
+def test_features_that_nobody_may_ignore() -> None:
+    image = Image()
+    root = image.tree({1: 1})
+    image.finish({1: root}, mapped={1: 1}, features=(1 << 31, 1, 0))
+    assert len(list(ThinMetadata(image, metadata_snapshot=False).mappings(1))) == 1
+    image.finish({1: root}, features=(0, 0, 1 << 31))
+    with pytest.raises(PoolError, match="features .*0x80000000") as failure:
+        list(ThinMetadata(image, metadata_snapshot=False).mappings(1))
+    assert failure.value.hint
+
+
 def test_no_such_device(by: str) -> None:
     image = Image()
     image.finish({1: image.tree({1: 1})})
