@@ -234,8 +234,18 @@ def test_damage_ends_in_an_error_that_names_a_block(by: str, damage: Damage, sid
 def test_a_superblock_that_is_none() -> None:
     for content in (b"", bytes(4096), b"\xff" * 4096):
         image = Image(blocks=1 if content else 0, content={0: content})
-        with pytest.raises(PoolError):
+        with pytest.raises(PoolError) as failure:
             list(ThinMetadata(image, metadata_snapshot=False).mappings(1))
+        assert "pool's metadata" in failure.value.hint
+
+
+def test_a_copy_that_was_cut_off() -> None:
+    image = Image(name="copy")
+    image.finish({1: image.tree({1: 1})})
+    image.blocks = 1
+    with pytest.raises(PoolError, match="beyond the end of the metadata") as failure:
+        list(ThinMetadata(image, metadata_snapshot=False).mappings(1))
+    assert "a whole copy" in failure.value.hint
 
 
 def test_features_that_nobody_may_ignore() -> None:
