@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from thinsync_virt.cli.delta_shapes import Shape
     from thinsync_virt.thin.runs import Runs
 
+_MOST_DIGITS = 9
+"""Of a number of columns; what is longer is none."""
+
 
 def answer(request: Request) -> None:
     """Print what was asked for. Raises NotFoundError, PoolError, ThinsyncError, BrokenPipeError."""
@@ -109,7 +112,7 @@ def _print_for_people(found: Difference, batches: Iterable[Runs], out: BulkOutpu
 def _terminal_columns() -> int:
     """As shutil tells them, whose import takes longer than a small delta."""
     told = os.environ.get("COLUMNS", "")
-    if told.isascii() and told.isdecimal() and int(told):
+    if told.isascii() and told.isdecimal() and len(told) <= _MOST_DIGITS and int(told):
         return int(told)
     try:
         return os.get_terminal_size(1).columns or 80

@@ -20,7 +20,7 @@ _SHADES = " ░▒▓█"
 _LARGEST = 10
 # Of a column: what is less comes of rounding.
 _NOTHING = 1e-9
-_FEWEST_COLUMNS = 22
+_FEWEST_COLUMNS, _MOST_COLUMNS = 22, 1000
 
 
 class ChunkMap:
@@ -97,8 +97,8 @@ class Largest:
 
 
 def lines(found: Difference, batches: Iterable[Runs], columns: int) -> Iterator[str]:
-    """The whole text, for a terminal of so many columns."""
-    width = max(columns, _FEWEST_COLUMNS)
+    """The whole text, for a terminal of so many columns; from 22 to 1000 are used."""
+    width = min(max(columns, _FEWEST_COLUMNS), _MOST_COLUMNS)
     chunk = found.chunk
     row = ChunkMap(max(4096, 16 << width.bit_length()))
     largest = Largest(_LARGEST)

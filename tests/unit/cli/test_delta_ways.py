@@ -350,6 +350,21 @@ def test_a_terminal_that_has_not_all_characters(encoding: str, metadata: Path) -
     assert [len(line) for line in lines[1:3]] == [30, 30]
 
 
+@pytest.mark.parametrize(
+    ("columns", "width"),
+    [("100000000", 1000), ("99999999999", 80), ("9" * 5000, 80)],
+    ids=["large", "larger", "no number"],
+)
+def test_more_columns_than_any_terminal_has(columns: str, width: int, metadata: Path) -> None:
+    done = subprocess.run(
+        command(metadata, "--base", "1", "--head", "2", way=[]),
+        capture_output=True,
+        check=True,
+        env={**os.environ, "COLUMNS": columns},
+    )
+    assert [len(line) for line in done.stdout.decode().splitlines()[1:3]] == [width, width]
+
+
 def test_a_name_that_is_not_text(tmp_path: Path) -> None:
     name = os.fsencode(tmp_path) + b"/\xff\n"
     for json in ([], ["--json"]):
