@@ -104,7 +104,10 @@ def _print_for_people(found: Difference, batches: Iterable[Runs], out: BulkOutpu
     from thinsync_virt.cli import delta_people
 
     encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding
-    for line in delta_people.lines(found, batches, _terminal_columns()):
+    shades = delta_people.SHADES
+    if shades.encode(encoding, "replace").decode(encoding) != shades:
+        shades = delta_people.PLAIN_SHADES
+    for line in delta_people.lines(found, batches, _terminal_columns(), shades):
         out.write(f"{line}\n".encode(encoding, "replace"))
     out.flush()
 

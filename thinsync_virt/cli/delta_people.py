@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from thinsync_virt.cli.delta_shapes import Difference
     from thinsync_virt.thin.runs import Runs
 
-_SHADES = " ░▒▓█"
+SHADES = " ░▒▓█"
+PLAIN_SHADES = " .:+#"
+"""For terminals without the others."""
 _LARGEST = 10
 # Of a column: what is less comes of rounding.
 _NOTHING = 1e-9
@@ -48,8 +50,8 @@ class ChunkMap:
             self._amounts[cell] += covered - below
             below = covered
 
-    def shades(self, end: float, width: int) -> str:
-        """One row for ``end`` chunks: the darker, the more of that part was seen."""
+    def shades(self, end: float, width: int, shades: str = SHADES) -> str:
+        """One row for ``end`` chunks: the darker, the more of that part was seen. ``shades``: from none to all."""
         scale = width / end
         columns = [0.0] * (width + 1)
         for cell, amount in enumerate(self._amounts):
@@ -60,9 +62,9 @@ class ChunkMap:
             density = amount * scale / (last - first) if last > first else 0.0
             for column in range(int(first), min(int(last) + 1, width)):
                 columns[column] += density * max(0.0, min(last, column + 1) - max(first, column))
-        most = len(_SHADES) - 1
+        most = len(shades) - 1
         return "".join(
-            _SHADES[0 if amount < _NOTHING else max(1, min(round(amount * most), most))]
+            shades[0 if amount < _NOTHING else max(1, min(round(amount * most), most))]
             for amount in columns[:width]
         )
 
@@ -96,7 +98,7 @@ class Largest:
             self._least = ranges[-1][1]
 
 
-def lines(found: Difference, batches: Iterable[Runs], columns: int) -> Iterator[str]:
+def lines(found: Difference, batches: Iterable[Runs], columns: int, shades: str = SHADES) -> Iterator[str]:
     """The whole text, for a terminal of so many columns; from 22 to 1000 are used."""
     width = min(max(columns, _FEWEST_COLUMNS), _MOST_COLUMNS)
     chunk = found.chunk
@@ -127,7 +129,7 @@ def lines(found: Difference, batches: Iterable[Runs], columns: int) -> Iterator[
     if not count:
         return
     end = max(found.size or 0, end)
-    yield f"|{row.shades(end / chunk, width - 2)}|"
+    yield f"|{row.shades(end / chunk, width - 2, shades)}|"
     yield f"0{format_size(end):>{width - 1}}"
     yield ""
     yield f"{'start':>16} {'length':>12}  kind"

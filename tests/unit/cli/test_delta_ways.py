@@ -348,6 +348,7 @@ def test_a_terminal_that_has_not_all_characters(encoding: str, metadata: Path) -
     )
     lines = done.stdout.decode(encoding).splitlines()
     assert [len(line) for line in lines[1:3]] == [30, 30]
+    assert not set(lines[1]) & set("?\N{REPLACEMENT CHARACTER}") and set(lines[1]) - set("| ")
 
 
 @pytest.mark.parametrize(
