@@ -165,16 +165,25 @@ class MetadataReader:
                 self.close()
                 raise ThinsyncError(
                     f"{self.name} is neither a block device nor a file",
-                    hint=f"what stands there? ls -l {self.name}",
+                    hint=f"what stands there? {_listing(self.name)}",
                 )
             self.blocks = os.lseek(self._fd, 0, os.SEEK_END) // _BLOCK
         except FileNotFoundError as error:
-            raise NotFoundError(f"there is no {self.name}", hint="is the pool active? see: lvs -a") from error
+            raise NotFoundError(
+                f"there is no {self.name}", hint="is the name right, and a pool's device active? see: lvs -a"
+            ) from error
         except OSError as error:
             self.close()
             raise ThinsyncError(
-                f"cannot open {self.name}: {error.strerror}", hint=f"look at it: ls -l {self.name}"
+                f"cannot open {self.name}: {error.strerror}", hint=f"look at it: {_listing(self.name)}"
             ) from error
+
+
+def _listing(path: str) -> str:
+    """The command that shows what it is, fit for a shell whatever the name."""
+    import shlex
+
+    return shlex.join(["ls", "-l", "--", path] if path.startswith("-") else ["ls", "-l", path])
 
 
 def _opened(path: str, flags: int) -> int:

@@ -177,12 +177,26 @@ def test_whether_reads_wait_is_seen_from_the_first(
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="nothing"):
+    with pytest.raises(NotFoundError, match="nothing") as failure:
         MetadataReader(str(tmp_path / "nothing"))
+    assert "is the name right" in failure.value.hint
     with pytest.raises(ThinsyncError, match=str(tmp_path)):
         MetadataReader(str(tmp_path))
     with pytest.raises(ThinsyncError, match="neither"):
         MetadataReader("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("a b;c", "ls -l 'a b;c'"), ("-R", "ls -l -- -R"), ("$(x)/..", "ls -l '$(x)/..'")]
+)
+def test_a_hint_may_be_given_to_a_shell(
+    name: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name.partition("/")[0]).mkdir()
+    with pytest.raises(ThinsyncError, match="neither") as failure:
+        MetadataReader(name)
+    assert failure.value.hint.endswith(shown)
 
 
 def test_reading_leaves_no_trace(content: bytes, tmp_path: Path) -> None:
