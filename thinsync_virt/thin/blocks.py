@@ -27,7 +27,9 @@ MOST_ENTRIES = (BLOCK - HEADER) // (8 + VALUE) // 3 * 3
 """Of a node with 8-byte values."""
 
 _CHECK = "deactivate the pool and run thin_check on its metadata"
-_IS_IT = "is that a pool's metadata, and no dump of it in XML? if so, deactivate the pool and run thin_check on it"
+_IS_IT = (
+    "is that a pool's metadata, and no dump of it in XML? if so, deactivate the pool and run thin_check on it"
+)
 _IS_IT_WHOLE = "is it a whole copy of the metadata? if so, deactivate the pool and run thin_check on it"
 
 
