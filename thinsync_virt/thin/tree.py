@@ -184,7 +184,8 @@ def device_root(reader: CheckedReader, mapping_root: int, device: int) -> int:
     found = look_up(reader, mapping_root, device)
     if found is None:
         raise NotFoundError(
-            f"{reader.name}: there is no thin device {device}", hint="see: lvs -o+thin_id,transaction_id"
+            f"{reader.name}: there is no thin device {device}",
+            hint="see: lvs -o+thin_id; of a copy of the metadata: thin_ls",
         )
     return int.from_bytes(found, "little")
 
