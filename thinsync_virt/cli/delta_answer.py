@@ -29,7 +29,7 @@ _MOST_DIGITS = 9
 
 
 def answer(request: Request) -> None:
-    """Print what was asked for. Raises NotFoundError, PoolError, ThinsyncError, BrokenPipeError."""
+    """Print what was asked for. Raises NotFoundError, BusyError, PoolError, ThinsyncError, BrokenPipeError."""
     try:
         _answer(request)
     except NoMetadataSnapshotError as error:
@@ -42,7 +42,7 @@ def answer(request: Request) -> None:
 
 def _answer(request: Request) -> None:
     begun = time.perf_counter()
-    with MetadataReader(request.metadata) as reader:
+    with MetadataReader(request.metadata, still=not request.metadata_snapshot) as reader:
         metadata = ThinMetadata(reader, metadata_snapshot=request.metadata_snapshot)
         found = Difference(metadata.trees, request.base, request.head, None)
         elsewhere = 0

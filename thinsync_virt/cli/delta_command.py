@@ -67,7 +67,14 @@ def command(
         _answer_for_volumes(*volumes, shape=shape, stats=stats)
         return
     if volumes:
-        raise UsageError("--metadata and volumes exclude each other")
+        raise UsageError(
+            "--metadata and volumes exclude each other",
+            hint="name two volumes alone, or devices of the copy with --base and --head",
+        )
+    if not metadata:
+        raise UsageError(
+            "--metadata names no file", hint="name a copy of a pool's metadata, such as pool.meta"
+        )
     if head is None:
         raise UsageError("which device? --head is missing", hint="see: thin_ls, lvs -o+thin_id")
     from thinsync_virt.cli import delta_answer

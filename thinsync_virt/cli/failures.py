@@ -138,6 +138,11 @@ def _report(error: Exception, *, as_json: bool) -> int:
 def _unexpected(error: Exception) -> ThinsyncError:
     from thinsync_virt.errors import ThinsyncError
 
+    if isinstance(error, MemoryError):
+        # numpy's own cannot even be shown where only its core was loaded.
+        return ThinsyncError(
+            "there is not enough memory", hint="is there a limit? see: ulimit -v; free -m", retry=True
+        )
     place = ""
     trace = error.__traceback__
     while trace is not None:

@@ -13,7 +13,7 @@ import stat
 from itertools import repeat
 from operator import mul, sub
 
-from thinsync_virt.errors import NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.errors import BusyError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.lean import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
@@ -36,9 +36,13 @@ _Piece = tuple[int, int, int]
 class MetadataReader:
     """Implements ``thinsync_virt.thin``'s BlockReader."""
 
-    def __init__(self, path: str) -> None:
-        """Open it. Raises NotFoundError, ThinsyncError."""
+    def __init__(self, path: str, *, still: bool = False) -> None:
+        """Open it. ``still``: no device that somebody else has claimed, as an active pool has its own.
+
+        Raises NotFoundError, BusyError (claimed), ThinsyncError.
+        """
         self.name = path
+        self._still = still
         self._fd = -1
         self._pid = os.getpid()
         self._pool: ThreadPoolExecutor | None = None
@@ -159,22 +163,38 @@ class MetadataReader:
         # Not waiting: a named pipe would be waited for until somebody writes to it.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
         try:
+            if self._still and stat.S_ISBLK(os.stat(self.name).st_mode):
+                flags |= os.O_EXCL
             self._fd = _opened(self.name, flags)
             state = os.fstat(self._fd)
             if not stat.S_ISBLK(state.st_mode) and not stat.S_ISREG(state.st_mode):
                 self.close()
                 raise ThinsyncError(
                     f"{self.name} is neither a block device nor a file",
-                    hint=f"what stands there? ls -l {self.name}",
+                    hint=f"what stands there? {_listing(self.name)}",
                 )
             self.blocks = os.lseek(self._fd, 0, os.SEEK_END) // _BLOCK
         except FileNotFoundError as error:
-            raise NotFoundError(f"there is no {self.name}", hint="is the pool active? see: lvs -a") from error
+            raise NotFoundError(
+                f"there is no {self.name}", hint="is the name right, and a pool's device active? see: lvs -a"
+            ) from error
         except OSError as error:
             self.close()
+            if error.errno == errno.EBUSY:
+                raise BusyError(
+                    f"{self.name} is in use: what an active pool changes cannot be read as it stands",
+                    hint="name two volumes of the pool, VG/LV1 VG/LV2, or deactivate it",
+                ) from error
             raise ThinsyncError(
-                f"cannot open {self.name}: {error.strerror}", hint=f"look at it: ls -l {self.name}"
+                f"cannot open {self.name}: {error.strerror}", hint=f"look at it: {_listing(self.name)}"
             ) from error
+
+
+def _listing(path: str) -> str:
+    """The command that shows what it is, fit for a shell whatever the name."""
+    import shlex
+
+    return shlex.join(["ls", "-l", "--", path] if path.startswith("-") else ["ls", "-l", path])
 
 
 def _opened(path: str, flags: int) -> int:

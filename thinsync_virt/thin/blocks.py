@@ -27,6 +27,10 @@ MOST_ENTRIES = (BLOCK - HEADER) // (8 + VALUE) // 3 * 3
 """Of a node with 8-byte values."""
 
 _CHECK = "deactivate the pool and run thin_check on its metadata"
+_IS_IT = (
+    "is that a pool's metadata, and no dump of it in XML? if so, deactivate the pool and run thin_check on it"
+)
+_IS_IT_WHOLE = "is it a whole copy of the metadata? if so, deactivate the pool and run thin_check on it"
 
 
 class BlockReader(Protocol):
@@ -63,7 +67,8 @@ class CheckedReader:
             return memoryview(b"")
         if max(numbers) >= self.blocks:
             worst = next(number for number in numbers if number >= self.blocks)
-            raise self.damaged(worst, f"lies beyond the end of the metadata ({self.blocks} blocks)")
+            what = f"lies beyond the end of the metadata ({self.blocks} blocks)"
+            raise self.damaged(worst, what, hint=_IS_IT_WHOLE)
         content = self._reader.read(numbers)
         self.read_blocks += len(numbers)
         found = self._checksums.of(content, salt)
@@ -79,6 +84,9 @@ class CheckedReader:
         """So many blocks will be read, perhaps by forked processes: get ready for that once."""
         self._checksums.expect(blocks)
 
-    def damaged(self, number: int, what: str) -> PoolError:
+    def damaged(self, number: int, what: str, *, hint: str = "") -> PoolError:
         """The error for a block that is not what it must be."""
-        return PoolError(f"{self.name}: metadata block {number} {what}", hint=_CHECK)
+        if not hint:
+            # What is no metadata at all shows at its first block.
+            hint = _CHECK if number else _IS_IT
+        return PoolError(f"{self.name}: metadata block {number} {what}", hint=hint)

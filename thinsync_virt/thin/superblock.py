@@ -4,6 +4,7 @@ Offsets as in the kernel's dm-thin-metadata.c::
 
     32 u64 magic | 40 u32 version | 44 u32 time | 48 u64 transaction | 56 u64 held root
     64 data space map: u64 data blocks, ... | 320 u64 mapping root | 328 u64 details root | 336 u32 chunk, in sectors
+    360 u32 features without which nothing here may be believed (the kernel knows none so far)
 
 The held root is the number of a block that holds a copy of the superblock, with its space maps wiped.
 """
@@ -24,6 +25,8 @@ _DATA_BLOCKS = struct.Struct("<Q")
 _DATA_BLOCKS_AT = 64
 _ROOTS = struct.Struct("<QQI")
 _ROOTS_AT = 320
+_FEATURES = struct.Struct("<I")
+_FEATURES_AT = 360
 
 
 class Trees(NamedTuple):
@@ -65,6 +68,12 @@ def _parse(reader: CheckedReader, number: int) -> tuple[Trees, int]:
     magic, version, time, transaction, held = _HEAD.unpack_from(content, _HEAD_AT)
     if magic != _MAGIC or version not in (1, 2):
         raise reader.damaged(number, "is no superblock of a thin pool that this version understands")
+    (features,) = _FEATURES.unpack_from(content, _FEATURES_AT)
+    if features:
+        raise PoolError(
+            f"{reader.name}: the metadata has features that this version does not know (0x{features:x})",
+            hint="is it from a newer kernel? a newer thinsync-virt may read it",
+        )
     mapping, details, sectors = _ROOTS.unpack_from(content, _ROOTS_AT)
     if not 128 <= sectors <= 2097152 or sectors % 128:
         raise reader.damaged(number, f"tells an impossible chunk size ({sectors} sectors)")

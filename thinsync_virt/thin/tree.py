@@ -159,10 +159,12 @@ _REPEATED: dict[tuple[int, int], int] = {}
 
 def look_up(reader: CheckedReader, root: int, key: int, value_size: int = VALUE) -> bytes | None:
     """The value of one key, or None. Raises PoolError."""
-    number = root
+    number, lowest, upper = root, 0, _FULL + 1
     for _ in range(_MOST_LEVELS):
         content = reader.read((number,))
         node = parse_node(reader, number, content, value_size)
+        if len(node.keys):
+            check_bounds(reader, number, node.keys[0], node.keys[-1], lowest, upper)
         at = bisect_right(node.keys, key) - 1
         if node.leaf:
             if at < 0 or node.keys[at] != key:
@@ -171,6 +173,8 @@ def look_up(reader: CheckedReader, root: int, key: int, value_size: int = VALUE)
             return bytes(content[start : start + value_size])
         if at < 0:
             return None
+        lowest = node.keys[at]
+        upper = node.keys[at + 1] if at + 1 < len(node.keys) else upper
         number = _child(content, node, at)
     raise reader.damaged(root, _NO_END)
 
@@ -180,7 +184,8 @@ def device_root(reader: CheckedReader, mapping_root: int, device: int) -> int:
     found = look_up(reader, mapping_root, device)
     if found is None:
         raise NotFoundError(
-            f"{reader.name}: there is no thin device {device}", hint="see: lvs -o+thin_id,transaction_id"
+            f"{reader.name}: there is no thin device {device}",
+            hint="see: lvs -o+thin_id; of a copy of the metadata: thin_ls",
         )
     return int.from_bytes(found, "little")
 

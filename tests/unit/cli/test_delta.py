@@ -108,6 +108,7 @@ def test_for_people(metadata: Path) -> None:
         (("--metadata", "METADATA", "--head", "1", "--metadata-snap"), 8, "no metadata snapshot"),
         (("--metadata", "/dev/null", "--head", "1"), 1, "/dev/null"),
         (("--metadata", "METADATA", "vg0/a", "vg0/b"), 2, "exclude each other"),
+        (("--metadata", "", "--head", "1"), 2, "names no file"),
         (("vg0/a",), 2, "name two volumes"),
         (
             ("--metadata", "METADATA", "--head", "1", "--json", "--format", "thin-delta"),
@@ -121,6 +122,8 @@ def test_what_is_wrong_is_said(metadata: Path, words: tuple[str, ...], status: i
     done = delta(*(str(metadata) if word == "METADATA" else word for word in words))
     assert done.returncode == status, done
     assert says in done.stderr and "Traceback" not in done.stderr
+    # click's own messages stand below its usage, and have none.
+    assert "what to do: " in done.stderr or "Usage: " in done.stderr
     assert not done.stdout or "error" in json.loads(done.stdout)
 
 

@@ -211,11 +211,19 @@ def test_what_is_understood_without_click_click_understands_alike(words: list[st
     ]
 
 
+class _NoMemoryError(MemoryError):
+    """As numpy's, of which only the core was loaded."""
+
+    def __str__(self) -> str:
+        raise AttributeError("module 'numpy' without its other parts has no flexible")
+
+
 FAILURES = [
     KeyError("odd"),
     PoolError("bad", hint="do it"),
     BrokenPipeError(errno.EPIPE, "e"),
     KeyboardInterrupt(),
+    _NoMemoryError(),
 ]
 
 
@@ -231,7 +239,7 @@ def test_whatever_happens(
     monkeypatch.setattr(delta_answer, "answer", fail)
     monkeypatch.setattr("thinsync_virt.cli.failures.silence_stdout", lambda: None)
     status, out, errors = both("--metadata", "a", "--head", "1", *json)
-    assert status == (1, 8, 141, 130)[FAILURES.index(failure)]
+    assert status == (1, 8, 141, 130, 1)[FAILURES.index(failure)]
     assert bool(out) == bool(json and isinstance(failure, Exception) and status < 100)
     assert (errors == "") == (status == 141)
 
@@ -348,6 +356,22 @@ def test_a_terminal_that_has_not_all_characters(encoding: str, metadata: Path) -
     )
     lines = done.stdout.decode(encoding).splitlines()
     assert [len(line) for line in lines[1:3]] == [30, 30]
+    assert not set(lines[1]) & set("?\N{REPLACEMENT CHARACTER}") and set(lines[1]) - set("| ")
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"),
+    [("100000000", 1000), ("99999999999", 80), ("9" * 5000, 80)],
+    ids=["large", "larger", "no number"],
+)
+def test_more_columns_than_any_terminal_has(columns: str, width: int, metadata: Path) -> None:
+    done = subprocess.run(
+        command(metadata, "--base", "1", "--head", "2", way=[]),
+        capture_output=True,
+        check=True,
+        env={**os.environ, "COLUMNS": columns},
+    )
+    assert [len(line) for line in done.stdout.decode().splitlines()[1:3]] == [width, width]
 
 
 def test_a_name_that_is_not_text(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from thinsync_virt.errors import NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.errors import BusyError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.system import async_reads
 from thinsync_virt.system.async_reads import AsyncReads
 from thinsync_virt.system.metadata_reader import MetadataReader
@@ -177,12 +179,46 @@ def test_whether_reads_wait_is_seen_from_the_first(
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="nothing"):
+    with pytest.raises(NotFoundError, match="nothing") as failure:
         MetadataReader(str(tmp_path / "nothing"))
+    assert "is the name right" in failure.value.hint
     with pytest.raises(ThinsyncError, match=str(tmp_path)):
         MetadataReader(str(tmp_path))
     with pytest.raises(ThinsyncError, match="neither"):
         MetadataReader("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("a b;c", "ls -l 'a b;c'"), ("-R", "ls -l -- -R"), ("$(x)/..", "ls -l '$(x)/..'")]
+)
+def test_a_hint_may_be_given_to_a_shell(
+    name: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name.partition("/")[0]).mkdir()
+    with pytest.raises(ThinsyncError, match="neither") as failure:
+        MetadataReader(name)
+    assert failure.value.hint.endswith(shown)
+
+
+def test_a_device_that_an_active_pool_has_claimed(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.open
+
+    def claimed(path: str, flags: int) -> int:
+        if flags & os.O_EXCL:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return really(path, flags)
+
+    monkeypatch.setattr(os, "open", claimed)
+    path = str(tmp_path / "m")
+    MetadataReader(path, still=True).close()
+    monkeypatch.setattr(stat, "S_ISBLK", lambda _mode: True)
+    with pytest.raises(BusyError, match="in use") as failure:
+        MetadataReader(path, still=True)
+    assert "name two volumes" in failure.value.hint
+    MetadataReader(path).close()
 
 
 def test_reading_leaves_no_trace(content: bytes, tmp_path: Path) -> None:

@@ -89,8 +89,12 @@ class Image:
         chunk_sectors: int = 128,
         data_blocks: int = 1 << 30,
         mapped: dict[int, int] | None = None,
+        features: tuple[int, int, int] = (0, 0, 0),
     ) -> Image:
-        """Write the top tree, the details (``mapped`` chunks of each device) and the superblock."""
+        """Write the top tree, the details (``mapped`` chunks of each device) and the superblock.
+
+        ``features``: compatible ones, those a writer must know, and those everybody must know.
+        """
         top = self.node(list(roots), list(roots.values()), leaf=True)
         counts = sorted((mapped or {}).items())
         values = [value for _, count in counts for value in (count, 0, 0)]
@@ -99,5 +103,6 @@ class Image:
         struct.pack_into("<QII", body, 32, 27022010, 2, 1)
         struct.pack_into("<Q", body, 64, data_blocks)
         struct.pack_into("<QQII", body, 320, top, details, chunk_sectors, 8)
+        struct.pack_into("<III", body, 352, *features)
         self.content[0] = sealed(bytes(body), SUPERBLOCK_SALT)
         return self

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import random
+import struct
 from collections.abc import Callable
 
 import pytest
 
-from tests.unit.thin.images import Image, Mapping
+from tests.unit.thin.images import Image, Mapping, sealed
 from thinsync_virt.errors import NotFoundError, PoolError
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.thin import delta as delta_module
+from thinsync_virt.thin.blocks import SUPERBLOCK_SALT
 from thinsync_virt.thin.metadata import ThinMetadata
 
 CHUNK = 65536
@@ -234,8 +236,49 @@ def test_damage_ends_in_an_error_that_names_a_block(by: str, damage: Damage, sid
 def test_a_superblock_that_is_none() -> None:
     for content in (b"", bytes(4096), b"\xff" * 4096):
         image = Image(blocks=1 if content else 0, content={0: content})
-        with pytest.raises(PoolError):
+        with pytest.raises(PoolError) as failure:
             list(ThinMetadata(image, metadata_snapshot=False).mappings(1))
+        assert "pool's metadata" in failure.value.hint
+
+
+def test_a_copy_that_was_cut_off() -> None:
+    image = Image(name="copy")
+    image.finish({1: image.tree({1: 1})})
+    image.blocks = 1
+    with pytest.raises(PoolError, match="beyond the end of the metadata") as failure:
+        list(ThinMetadata(image, metadata_snapshot=False).mappings(1))
+    assert "a whole copy" in failure.value.hint
+
+
+def test_features_that_nobody_may_ignore() -> None:
+    image = Image()
+    root = image.tree({1: 1})
+    image.finish({1: root}, mapped={1: 1}, features=(1 << 31, 1, 0))
+    assert len(list(ThinMetadata(image, metadata_snapshot=False).mappings(1))) == 1
+    image.finish({1: root}, features=(0, 0, 1 << 31))
+    with pytest.raises(PoolError, match="0x80000000") as failure:
+        list(ThinMetadata(image, metadata_snapshot=False).mappings(1))
+    assert failure.value.hint
+
+
+def test_devices_that_are_not_where_they_must_be() -> None:
+    """Two nodes of the tree of devices change places: no device is taken for one that is not there."""
+    image = Image()
+    device = image.tree({1: 1})
+    low, high = (image.node([first, first + 1], [device] * 2, leaf=True) for first in (1, 300))
+    image.finish({1: device})
+    for children, there in (([low, high], True), ([high, low], False)):
+        top = image.node([1, 300], children, leaf=False)
+        superblock = bytearray(image.content[0])
+        struct.pack_into("<Q", superblock, 320, top)
+        image.content[0] = sealed(bytes(superblock), SUPERBLOCK_SALT)
+        for thin_id in (1, 2, 300, 301):
+            runs = ThinMetadata(image, metadata_snapshot=False).runs(None, thin_id)
+            if there:
+                assert len(list(runs)) == 1
+                continue
+            with pytest.raises(PoolError, match=r"metadata block .* must be"):
+                list(runs)
 
 
 def test_no_such_device(by: str) -> None:
@@ -243,5 +286,7 @@ def test_no_such_device(by: str) -> None:
     image.finish({1: image.tree({1: 1})})
     metadata = ThinMetadata(image, metadata_snapshot=False)
     for read in (metadata.difference(1, 9), metadata.difference(9, 1), metadata.mappings(9)):
-        with pytest.raises(NotFoundError, match="9"):
+        with pytest.raises(NotFoundError, match="9") as failure:
             list(read)
+        # lvs knows nothing of what is in a copy.
+        assert "lvs" in failure.value.hint and "thin_ls" in failure.value.hint
