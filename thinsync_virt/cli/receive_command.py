@@ -164,13 +164,10 @@ def _check_file(path: str) -> None:
     """Looked at before anything is received, which may take hours. Raises UsageError."""
     import os
 
-    directory = os.path.dirname(path) or "."
-    if (
-        not path
-        or os.path.isdir(path)
-        or not os.path.isdir(directory)
-        or not os.access(directory, os.W_OK | os.X_OK)
-    ):
+    # What is there is replaced: never a device, nor a link to one. /dev/null is needed by others.
+    special = os.path.exists(path) and not os.path.isfile(path)
+    directory = os.path.dirname(os.path.realpath(path))
+    if not path or special or not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
         raise UsageError(
             f"--definition {path}: no file can be made there",
             hint=f"name a file in a directory that is there and can be written to; see: ls -ld {directory}",
@@ -201,7 +198,7 @@ def _write_definition(done: Reception, path: str) -> None:
     from thinsync_virt.system.files import write_durably
 
     if done.definition is not None:
-        write_durably(Path(path), done.definition.parts.get(DOMAIN_XML, b""))
+        write_durably(Path(path).resolve(), done.definition.parts.get(DOMAIN_XML, b""))
 
 
 def _print(done: Reception) -> None:
