@@ -10,7 +10,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
+    from types import FrameType, TracebackType
     from typing import NoReturn
 
     from thinsync_virt.errors import ThinsyncError
@@ -106,13 +106,20 @@ def _print_if_possible(error: ThinsyncError) -> None:
 
 
 def _occupy_standard_files() -> None:
-    """A file that we open must not become standard output: what was closed becomes a file that cannot be written."""
+    """A file that we open must not become standard output: what was closed becomes a file that cannot be written.
+
+    Whoever closed standard error wants to hear nothing; who closed standard output hears that it cannot be written.
+    """
     for number, stream in ((0, sys.stdin), (1, sys.stdout), (2, sys.stderr)):
         if stream is None:
             try:
                 os.fstat(number)
             except OSError:
                 os.open(os.devnull, os.O_WRONLY if number == 0 else os.O_RDONLY)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _report(error: Exception, *, as_json: bool) -> int:
@@ -121,7 +128,7 @@ def _report(error: Exception, *, as_json: bool) -> int:
     if not isinstance(error, ThinsyncError):
         if os.environ.get("THINSYNC_DEBUG"):
             raise error
-        error = _unexpected(error)
+        error = _output_error(error) or _unexpected(error)
     if as_json:
         _print_if_possible(error)
     from thinsync_virt.model.text import printable
@@ -135,15 +142,39 @@ def _report(error: Exception, *, as_json: bool) -> int:
     return error.code.exit_status
 
 
+def _output_error(error: Exception) -> ThinsyncError | None:
+    """If it is standard output that failed: but for these libraries, nobody writes there without looking."""
+    trace = _last(error.__traceback__)
+    if not isinstance(error, OSError) or trace is None:
+        return None
+    if str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] not in ("click", "rich"):
+        return None
+    # What Python still holds back must not fail once more at the exit.
+    silence_stdout()
+    from thinsync_virt.errors import ThinsyncError
+
+    return ThinsyncError(
+        f"cannot write to standard output: {error.strerror}", hint="is there room where it goes?"
+    )
+
+
 def _unexpected(error: Exception) -> ThinsyncError:
     from thinsync_virt.errors import ThinsyncError
 
-    place = ""
-    trace = error.__traceback__
-    while trace is not None:
-        place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
-        trace = trace.tb_next
+    trace = _last(error.__traceback__)
+    place = (
+        f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+        if trace is not None
+        else ""
+    )
     return ThinsyncError(
         f"this should not have happened: {type(error).__name__} at {place}: {error}",
         hint="run it again with THINSYNC_DEBUG=1 in the environment and report what it prints",
     )
+
+
+def _last(trace: TracebackType | None) -> TracebackType | None:
+    """Where it was raised."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -420,3 +422,27 @@ def test_nobody_reads_any_more(shell: Shell, monkeypatch: pytest.MonkeyPatch) ->
     assert [line for line in said.splitlines() if "can be written to" not in line] == []
     assert shell.world.state() == before
     assert COPY not in shell.world.lvm.stored
+
+
+@pytest.mark.parametrize(("words", "unbuffered"), [(("info",), ""), (("verify", "--json"), "1")])
+def test_outputs_that_are_full_or_closed(words: tuple[str, ...], unbuffered: str, tmp_path: Path) -> None:
+    file = tmp_path / "stream"
+    file.write_bytes(small_stream())
+    command = [sys.executable, "-m", "thinsync_virt.cli.main", "stream", *words, str(file)]
+
+    def run(redirection: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+
+    for lost in (">/dev/full", ">&-"):
+        done = run(lost)
+        assert done.returncode == 1
+        assert "cannot write to standard output" in done.stderr and "what to do" in done.stderr
+        assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    unheard = run("2>&-")
+    assert unheard.returncode == 0 and unheard.stdout
