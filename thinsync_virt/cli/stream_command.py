@@ -55,7 +55,8 @@ def info(file: str, as_json: bool) -> None:
             # What lies in a file is the same the next time.
             raise StreamError(
                 f"{source.name}: {error.message}",
-                hint=f"what it carries cannot be told; make it again, and look at it with:"
+                hint=_better_hint(error)
+                or f"what it carries cannot be told; make it again, and look at it with:"
                 f" thinsync-vm stream verify {shlex.quote(file)}",
                 retry=False,
             ) from error
@@ -99,10 +100,16 @@ def verify(file: str, as_json: bool) -> None:
         except StreamError as error:
             raise DiffersError(
                 f"{file} is not a whole stream: {error.message}",
-                hint="nothing of it can be used; send it again, and look at where it was kept",
+                hint=_better_hint(error)
+                or "nothing of it can be used; send it again, and look at where it was kept",
             ) from error
         size = source.position
     if as_json:
         print_json(stream_output.totals_to_json(stream, found, size))
     else:
         stream_output.print_totals(stream, found, size, file)
+
+
+def _better_hint(error: StreamError) -> str:
+    """What the error itself knows, such as that the stream is of a newer release; "" where it says what all say."""
+    return error.hint if error.hint != StreamError.default_hint else ""

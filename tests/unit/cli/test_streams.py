@@ -41,6 +41,7 @@ from thinsync_virt.errors import Code, SpaceError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.sources import volume_id
+from thinsync_virt.stream.frames import MAGIC
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import KIB
 
@@ -281,6 +282,17 @@ def test_a_file_that_is_no_stream_is_named_and_not_tried_again(shell: Shell) -> 
         status, out, _ = shell("stream", "info", str(other), "--json")
         error = json.loads(out)["error"]
         assert (status, error["code"], error["retry"]) == (code.exit_status, code.value, False)
+
+
+@pytest.mark.parametrize("words", ["info", "verify"])
+def test_a_stream_of_another_version_says_which_way_out(words: str, shell: Shell) -> None:
+    """Sending it again would not help, nor was it badly kept."""
+    file = shell.directory / "newer"
+    for version, way_out in ((2, "upgrade thinsync-virt here"), (0, "write the stream again with")):
+        file.write_bytes(MAGIC + version.to_bytes(2, "little") + bytes(6) + b"x" * 99)
+        status, _, said = shell("stream", words, str(file))
+        assert status == (Code.STREAM if words == "info" else Code.DIFFERS).exit_status
+        assert f"stream format {version}" in said and way_out in said and str(file) in said
 
 
 @pytest.fixture
