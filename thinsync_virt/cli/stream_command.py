@@ -99,15 +99,15 @@ def verify(file: str, as_json: bool) -> None:
             found = count_events(stream, lambda: progress(source.position))
         except StreamError as error:
             raise DiffersError(
-                f"{file} is not a whole stream: {error.message}",
+                f"{source.name} is not a whole stream: {error.message}",
                 hint=_better_hint(error)
                 or "nothing of it can be used; send it again, and look at where it was kept",
             ) from error
-        size = source.position
+        size, name = source.position, source.name
     if as_json:
         print_json(stream_output.totals_to_json(stream, found, size))
     else:
-        stream_output.print_totals(stream, found, size, file)
+        stream_output.print_totals(stream, found, size, name)
 
 
 def _better_hint(error: StreamError) -> str:

@@ -458,3 +458,15 @@ def test_outputs_that_are_full_or_closed(words: tuple[str, ...], unbuffered: str
         assert "Traceback" not in done.stderr and "Exception" not in done.stderr
     unheard = run("2>&-")
     assert unheard.returncode == 0 and unheard.stdout
+
+
+def test_standard_input_is_called_by_its_name(tmp_path: Path) -> None:
+    whole = small_stream()
+    for content, verdict in ((whole, "standard input: whole"), (whole[:60], "standard input is not a whole")):
+        done = subprocess.run(
+            [sys.executable, "-m", "thinsync_virt.cli.main", "stream", "verify", "-"],
+            input=content,
+            capture_output=True,
+            check=False,
+        )
+        assert verdict in (done.stdout + done.stderr).decode()
