@@ -32,6 +32,7 @@ from thinsync_virt.stream.frames import (
     VERSION,
     FrameHead,
     FrameType,
+    Totals,
     checksum,
     decode_head,
     decode_totals,
@@ -248,7 +249,7 @@ class StreamReader:
         totals, declared = decode_totals(payload)
         self._rules.end()
         if totals != self._rules.totals:
-            raise StreamError(f"the sender counted {totals}, here came {self._rules.totals}")
+            raise StreamError(f"the sender counted {_count(totals)}; here came {_count(self._rules.totals)}")
         if digest != declared:
             raise StreamError("the digest of the whole stream does not match")
         self._ended = True
@@ -285,6 +286,11 @@ def _unpack(payload: memoryview, length: int) -> memoryview:
     from thinsync_virt.stream.compression import unpack
 
     return unpack(payload, length)
+
+
+def _count(totals: Totals) -> str:
+    frames, data, zero, unmapped = totals
+    return f"{frames} frames, bytes of data {data}, zero {zero}, unmapped {unmapped}"
 
 
 def _equal(value: int, expected: int, what: str) -> None:

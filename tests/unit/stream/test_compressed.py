@@ -118,7 +118,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     (
         "no length declared",
         zstandard.ZstdCompressor(write_content_size=False).compress(bytes(512)),
-        "not 512",
+        "does not declare its size, which has to be 512",
     ),
     ("a bomb", bomb(512), "compressed data"),
     ("a window of 16 MiB", frame(raw(b"x" * 512), 512, window=0x70), f"window of {2 * MAX_WINDOW}"),
