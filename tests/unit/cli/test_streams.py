@@ -398,6 +398,7 @@ def test_no_stream_goes_to_a_terminal_or_comes_from_one(
     real: Callable[[int, str], Any] = pipes.StreamInput
     monkeypatch.setattr(pipes, "StreamInput", from_terminal)
     assert "does not come from a terminal" in shell.error("receive", "vg1/copy", code=Code.USAGE)
+    assert "give it a file (< FILE), or a pipe" in shell.error("stream", "verify", "-", code=Code.USAGE)
 
 
 def test_how_data_travels_can_be_chosen(shell: Shell) -> None:
