@@ -197,7 +197,9 @@ class StreamReader:
         digest_before = self._digest.digest() if head.type == FrameType.END else b""
         self._digest.update(raw)
         if head.type == FrameType.ERROR:
-            raise error_from_wire(decode_object(payload, "the sender's error"), origin="the sender")
+            failure = error_from_wire(decode_object(payload, "the sender's error"), origin="the sender")
+            failure.hint = failure.hint or "see what the sender itself said, at its host"
+            raise failure
         try:
             event = self._event(head, payload, digest_before)
         except StreamError as error:

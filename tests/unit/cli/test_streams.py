@@ -39,6 +39,7 @@ from thinsync_virt.endpoint.volumes.points import PointFinder
 from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import Code, SpaceError
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.sources import volume_id
 from thinsync_virt.stream.frames import MAGIC
@@ -215,7 +216,13 @@ def test_the_rest_of_an_interrupted_transfer_is_told_from_a_whole_one(shell: She
         status, out, _ = shell("stream", "verify", str(file))
         assert status == 0 and ("interrupted" in out) is noted
         assert ("from byte 4096" in shell("stream", "info", str(file))[1]) is noted
-    assert "is not whole" in shell.error("receive", "vg1/copy", stdin=file.read_bytes(), code=Code.STREAM)
+    said = shell.error("receive", "vg1/copy", stdin=file.read_bytes(), code=Code.STREAM)
+    assert "is not whole" in said and "send all of the point" in said
+    seeded = replace(whole, disks=(replace(whole.disks[0], mode=Mode.SEEDED),))
+    writer = StreamWriter()
+    file.write_bytes(b"".join(bytes(piece) for piece in [*writer.begin(seeded), *writer.end()]))
+    said = shell.error("receive", "vg1/copy", stdin=file.read_bytes(), code=Code.STREAM)
+    assert "from a seed" in said and "send all of the point" in said
 
 
 def test_the_senders_error_is_told(shell: Shell) -> None:

@@ -376,6 +376,7 @@ def test_an_error_frame_without_sense(payload: bytes) -> None:
         read(bytes(Forger().begin().add(FrameType.ERROR, payload=payload).stream))
     assert caught.value.code.value == "internal"
     assert not caught.value.retry
+    assert caught.value.hint == "see what the sender itself said, at its host"
 
 
 def test_the_writer_obeys_the_rules() -> None:
