@@ -95,13 +95,21 @@ class StreamReader:
 
         Raises StreamError, or what the sender reports in an ERROR frame.
         """
+        return list(self.each_received(count))
+
+    def each_received(self, count: int) -> Iterator[Event]:
+        """As :meth:`received`, one by one; all of them are to be taken before the next :meth:`buffer`.
+
+        An event is made when the one before was dealt with: hundreds of frames that were read together may hold a MiB
+        each.
+        """
         if self._failure is not None:
             raise self._failure
         try:
             if count == 0:
                 self._finish()
-                return []
-            return self._take(count)
+            else:
+                yield from self._take(count)
         except ThinsyncError as error:
             self._failure = error
             raise
@@ -122,25 +130,23 @@ class StreamReader:
         """The end of file. Raises StreamError when the stream is not complete."""
         self.received(0)
 
-    def _take(self, count: int) -> list[Event]:
-        events: list[Event] = []
+    def _take(self, count: int) -> Iterator[Event]:
         if self._head is None:
             self._end += count
         else:
             self._filled += count
             if self._filled < len(self._payload):
-                return events
-            events.append(self._complete(self._head))
+                return
+            yield self._complete(self._head)
         if not self._opened and not self._open():
-            return events
+            return
         while self._end - self._start >= HEAD_SIZE and not self._ended:
             head = self._begin_frame()
             if self._filled < head.payload_length:
-                return events
-            events.append(self._complete(head))
+                return
+            yield self._complete(head)
         if self._ended and self._end > self._start:
             self._fail("bytes after the end of the stream")
-        return events
 
     def _open(self) -> bool:
         """Check the preamble as far as it is there; whether it is whole."""
@@ -278,7 +284,7 @@ def read_stream(
     reader = StreamReader(allocate)
     while True:
         count = readinto(reader.buffer()) or 0
-        yield from reader.received(count)
+        yield from reader.each_received(count)
         if count == 0:
             return
 
