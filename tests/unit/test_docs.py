@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -12,10 +13,14 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.unit.stream.samples import header
 from thinsync_virt import __version__
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
-from thinsync_virt.errors import Code
-from thinsync_virt.model.definition import Definition
+from thinsync_virt.errors import Code, StreamError
+from thinsync_virt.model.definition import MAX_PACKED, Definition
+from thinsync_virt.stream.frames import PAYLOAD_BOUNDS, FrameType
+from thinsync_virt.stream.header import encode_header, parse_header
+from thinsync_virt.units import KIB
 
 ROOT = Path(__file__).parents[2]
 MAN = ROOT / "docs/man/thinsync-vm.1"
@@ -178,3 +183,34 @@ def test_the_package_wants_the_python_that_the_code_wants() -> None:
     (needed,) = re.findall(r'^requires-python = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     control = (ROOT / "packaging/debian/control").read_text()
     assert f"X-Python3-Version: {needed.replace('>=', '>= ')}\n" in control
+
+
+def test_the_bounds_of_the_streams_header_are_those_of_the_reader() -> None:
+    text = (ROOT / "docs/stream-format.md").read_text()
+    assert PAYLOAD_BOUNDS[FrameType.ERROR] == (2, 64 * KIB) and "JSON, 2 bytes to 64 KiB" in text
+    assert f"at most {MAX_PACKED} (" in text
+    disk = {"base": None, "chunk_size": 64 * KIB, "mode": "full", "size": 2**63 - 512, "start": 0}
+    package, names = "1 to 64 of `A-Za-z0-9.+~-`", "1 to 127 of `A-Za-z0-9_+.-`"
+    targets = "1 to 6 letters `a-z`, then up to 10 of `a-z0-9`"
+    assert package in text and names in text and targets in text and "below 2^63" in text
+
+    def taken(changes: dict[str, object], **of_disk: object) -> bool:
+        fields = json.loads(encode_header(header()))
+        fields |= {"base": None, "disks": [{**disk, "target": "vda", **of_disk}], **changes}
+        try:
+            parse_header(json.dumps(fields).encode())
+        except StreamError:
+            return False
+        return True
+
+    alone: dict[str, object] = {"domain": None, "replica": None}
+    assert taken({"package": "aZ09.+~-" * 8}) and not taken({"package": "a" * 65})
+    assert not taken({"package": ""}) and not taken({"package": "a b"})
+    assert taken({}, target="abcdef0123456789") and not taken({}, target="abcdef0123456789a")
+    assert not taken({}, target="vda_1") and not taken({}, target="1vda")
+    assert taken(alone, target="_+.-" + "a" * 123) and not taken(alone, target="a" * 128)
+    assert not taken(alone, target="-a") and not taken(alone, target="..")
+    assert taken({}, size=2**63 - 512) and not taken({}, size=2**63)
+    assert taken({"definition_size": MAX_PACKED}) and not taken({"definition_size": MAX_PACKED + 1})
+    assert taken({}, chunk_size=3 * 64 * KIB) and not taken({}, chunk_size=96 * KIB)
+    assert not taken({"domain": None})

@@ -55,7 +55,8 @@ def info(file: str, as_json: bool) -> None:
             # What lies in a file is the same the next time.
             raise StreamError(
                 f"{source.name}: {error.message}",
-                hint=f"what it carries cannot be told; make it again, and look at it with:"
+                hint=_better_hint(error)
+                or f"what it carries cannot be told; make it again, and look at it with:"
                 f" thinsync-vm stream verify {shlex.quote(file)}",
                 retry=False,
             ) from error
@@ -79,7 +80,8 @@ def verify(file: str, as_json: bool) -> None:
     """Read all of the stream in FILE (or - for standard input), and check everything that can be checked of it.
 
     Every frame's checksum, the order, totals and digest of the whole. Exits with 0 when it is whole, with 12 when it is
-    not. A stream of thin-send-recv has no checksums: that all of it is there is all that can be said.
+    not, and where its sender says in it why it failed, with the status of that. A stream of thin-send-recv has no
+    checksums: that all of it is there is all that can be said.
 
     \b
     Example:
@@ -98,11 +100,17 @@ def verify(file: str, as_json: bool) -> None:
             found = count_events(stream, lambda: progress(source.position))
         except StreamError as error:
             raise DiffersError(
-                f"{file} is not a whole stream: {error.message}",
-                hint="nothing of it can be used; send it again, and look at where it was kept",
+                f"{source.name} is not a whole stream: {error.message}",
+                hint=_better_hint(error)
+                or "nothing of it can be used; send it again, and look at where it was kept",
             ) from error
-        size = source.position
+        size, name = source.position, source.name
     if as_json:
         print_json(stream_output.totals_to_json(stream, found, size))
     else:
-        stream_output.print_totals(stream, found, size, file)
+        stream_output.print_totals(stream, found, size, name)
+
+
+def _better_hint(error: StreamError) -> str:
+    """What the error itself knows, such as that the stream is of a newer release; "" where it says what all say."""
+    return error.hint if error.hint != StreamError.default_hint else ""

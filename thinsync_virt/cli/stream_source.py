@@ -38,7 +38,8 @@ def open_stream(source: StreamInput) -> NativeStream | PlainStream:
     """Told by its first bytes. Raises UsageError (a terminal), NotAStreamError, StreamError."""
     if source.is_terminal:
         raise UsageError(
-            "a stream does not come from a terminal", hint="thinsync-vm receive ... < FILE; or through a pipe"
+            "a stream does not come from a terminal",
+            hint="give it a file (< FILE), or a pipe: thinsync-vm send ... | thinsync-vm receive ...",
         )
     first = source.peek(len(MAGIC))
     version = VERSIONS.get(first)

@@ -79,6 +79,8 @@ def unpack(payload: Piece, length: int) -> memoryview:
 def _check_frame(payload: Piece, length: int, found: zstandard.FrameParameters) -> None:
     import zstandard
 
+    if found.content_size == zstandard.CONTENTSIZE_UNKNOWN:
+        raise _refused(f"it does not declare its size, which has to be {length} bytes")
     if found.content_size != length:
         raise _refused(f"it declares {found.content_size} bytes, not {length}")
     if found.dict_id:

@@ -28,7 +28,7 @@ r"""Single frames of stream format version 1 (docs/stream-format.md). All number
     6 CHECKPOINT 0      number, from 1    0                none
     7 END        0      0                 0                48 bytes: frames u64 (before END), data u64,
                                                            zero u64, unmapped u64 (bytes), digest 16 bytes
-    8 ERROR      0      0                 0                JSON, at most 64 KiB
+    8 ERROR      0      0                 0                JSON, 2 bytes .. 64 KiB
 
 ``flags`` is 0, but for DATA it may be 1 (PACKED): then the payload is one Zstandard frame (RFC 8878) that declares a
 content of ``length`` bytes, and is shorter than that (compression.py). The checksum is over what is on the wire.

@@ -32,6 +32,7 @@ from thinsync_virt.stream.frames import (
     VERSION,
     FrameHead,
     FrameType,
+    Totals,
     checksum,
     decode_head,
     decode_totals,
@@ -94,13 +95,21 @@ class StreamReader:
 
         Raises StreamError, or what the sender reports in an ERROR frame.
         """
+        return list(self.each_received(count))
+
+    def each_received(self, count: int) -> Iterator[Event]:
+        """As :meth:`received`, one by one; all of them are to be taken before the next :meth:`buffer`.
+
+        An event is made when the one before was dealt with: hundreds of frames that were read together may hold a MiB
+        each.
+        """
         if self._failure is not None:
             raise self._failure
         try:
             if count == 0:
                 self._finish()
-                return []
-            return self._take(count)
+            else:
+                yield from self._take(count)
         except ThinsyncError as error:
             self._failure = error
             raise
@@ -121,25 +130,23 @@ class StreamReader:
         """The end of file. Raises StreamError when the stream is not complete."""
         self.received(0)
 
-    def _take(self, count: int) -> list[Event]:
-        events: list[Event] = []
+    def _take(self, count: int) -> Iterator[Event]:
         if self._head is None:
             self._end += count
         else:
             self._filled += count
             if self._filled < len(self._payload):
-                return events
-            events.append(self._complete(self._head))
+                return
+            yield self._complete(self._head)
         if not self._opened and not self._open():
-            return events
+            return
         while self._end - self._start >= HEAD_SIZE and not self._ended:
             head = self._begin_frame()
             if self._filled < head.payload_length:
-                return events
-            events.append(self._complete(head))
+                return
+            yield self._complete(head)
         if self._ended and self._end > self._start:
             self._fail("bytes after the end of the stream")
-        return events
 
     def _open(self) -> bool:
         """Check the preamble as far as it is there; whether it is whole."""
@@ -196,7 +203,9 @@ class StreamReader:
         digest_before = self._digest.digest() if head.type == FrameType.END else b""
         self._digest.update(raw)
         if head.type == FrameType.ERROR:
-            raise error_from_wire(decode_object(payload, "the sender's error"), origin="the sender")
+            failure = error_from_wire(decode_object(payload, "the sender's error"), origin="the sender")
+            failure.hint = failure.hint or "see what the sender itself said, at its host"
+            raise failure
         try:
             event = self._event(head, payload, digest_before)
         except StreamError as error:
@@ -248,7 +257,7 @@ class StreamReader:
         totals, declared = decode_totals(payload)
         self._rules.end()
         if totals != self._rules.totals:
-            raise StreamError(f"the sender counted {totals}, here came {self._rules.totals}")
+            raise StreamError(f"the sender counted {_count(totals)}; here came {_count(self._rules.totals)}")
         if digest != declared:
             raise StreamError("the digest of the whole stream does not match")
         self._ended = True
@@ -275,7 +284,7 @@ def read_stream(
     reader = StreamReader(allocate)
     while True:
         count = readinto(reader.buffer()) or 0
-        yield from reader.received(count)
+        yield from reader.each_received(count)
         if count == 0:
             return
 
@@ -285,6 +294,11 @@ def _unpack(payload: memoryview, length: int) -> memoryview:
     from thinsync_virt.stream.compression import unpack
 
     return unpack(payload, length)
+
+
+def _count(totals: Totals) -> str:
+    frames, data, zero, unmapped = totals
+    return f"{frames} frames, bytes of data {data}, zero {zero}, unmapped {unmapped}"
 
 
 def _equal(value: int, expected: int, what: str) -> None:

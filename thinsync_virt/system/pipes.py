@@ -23,6 +23,10 @@ Piece = bytes | bytearray | memoryview
 _PIPE_SIZE = MIB
 _MOST_AT_ONCE = 1024
 """Pieces per system call: IOV_MAX."""
+_READ_HINTS = {
+    errno.EISDIR: "name a file that holds a stream",
+    errno.EBADF: "it is closed: give it a file (< FILE) or a pipe",
+}
 
 
 class StreamInput:
@@ -82,9 +86,8 @@ class StreamInput:
                 select.select([self._descriptor], [], [])
                 continue
             except OSError as error:
-                raise ThinsyncError(
-                    f"cannot read {self.name}: {error.strerror}", hint="look at where it comes from; dmesg"
-                ) from error
+                hint = _READ_HINTS.get(error.errno or 0, "look at where it comes from; dmesg")
+                raise ThinsyncError(f"cannot read {self.name}: {error.strerror}", hint=hint) from error
             if count and self._behind is not None:
                 self._behind.read(self._start + self.position, count)
             elif not count:

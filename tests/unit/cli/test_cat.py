@@ -68,3 +68,14 @@ def test_what_is_refused(words: tuple[str, ...], code: Code, store: Path, tmp_pa
     assert isinstance(done.exception, ThinsyncError)
     assert done.exception.code is code and done.exception.hint
     assert not file.exists()
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no directory", "an empty one"])
+def test_a_directory_without_a_store_is_not_one_without_the_domain(there: bool, tmp_path: Path) -> None:
+    """Such as the mount point of a disk that is not mounted."""
+    place = tmp_path / "usb"
+    if there:
+        place.mkdir()
+    done = run("cat", f"archive:{place}", NAME, "--output", str(tmp_path / "out.tsv"))
+    assert isinstance(done.exception, ThinsyncError) and done.exception.code is Code.NOT_FOUND
+    assert f"no store in {place}" in done.exception.message and "mounted" in done.exception.hint

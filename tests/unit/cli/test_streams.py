@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -37,8 +39,10 @@ from thinsync_virt.endpoint.volumes.points import PointFinder
 from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import Code, SpaceError
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.sources import volume_id
+from thinsync_virt.stream.frames import MAGIC
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import KIB
 
@@ -225,7 +229,13 @@ def test_the_rest_of_an_interrupted_transfer_is_told_from_a_whole_one(shell: She
         status, out, _ = shell("stream", "verify", str(file))
         assert status == 0 and ("interrupted" in out) is noted
         assert ("from byte 4096" in shell("stream", "info", str(file))[1]) is noted
-    assert "is not whole" in shell.error("receive", "vg1/copy", stdin=file.read_bytes(), code=Code.STREAM)
+    said = shell.error("receive", "vg1/copy", stdin=file.read_bytes(), code=Code.STREAM)
+    assert "is not whole" in said and "send all of the point" in said
+    seeded = replace(whole, disks=(replace(whole.disks[0], mode=Mode.SEEDED),))
+    writer = StreamWriter()
+    file.write_bytes(b"".join(bytes(piece) for piece in [*writer.begin(seeded), *writer.end()]))
+    said = shell.error("receive", "vg1/copy", stdin=file.read_bytes(), code=Code.STREAM)
+    assert "from a seed" in said and "send all of the point" in said
 
 
 def test_the_senders_error_is_told(shell: Shell) -> None:
@@ -292,6 +302,17 @@ def test_a_file_that_is_no_stream_is_named_and_not_tried_again(shell: Shell) -> 
         status, out, _ = shell("stream", "info", str(other), "--json")
         error = json.loads(out)["error"]
         assert (status, error["code"], error["retry"]) == (code.exit_status, code.value, False)
+
+
+@pytest.mark.parametrize("words", ["info", "verify"])
+def test_a_stream_of_another_version_says_which_way_out(words: str, shell: Shell) -> None:
+    """Sending it again would not help, nor was it badly kept."""
+    file = shell.directory / "newer"
+    for version, way_out in ((2, "upgrade thinsync-virt here"), (0, "write the stream again with")):
+        file.write_bytes(MAGIC + version.to_bytes(2, "little") + bytes(6) + b"x" * 99)
+        status, _, said = shell("stream", words, str(file))
+        assert status == (Code.STREAM if words == "info" else Code.DIFFERS).exit_status
+        assert f"stream format {version}" in said and way_out in said and str(file) in said
 
 
 @pytest.fixture
@@ -397,6 +418,7 @@ def test_no_stream_goes_to_a_terminal_or_comes_from_one(
     real: Callable[[int, str], Any] = pipes.StreamInput
     monkeypatch.setattr(pipes, "StreamInput", from_terminal)
     assert "does not come from a terminal" in shell.error("receive", "vg1/copy", code=Code.USAGE)
+    assert "give it a file (< FILE), or a pipe" in shell.error("stream", "verify", "-", code=Code.USAGE)
 
 
 def test_how_data_travels_can_be_chosen(shell: Shell) -> None:
@@ -433,3 +455,39 @@ def test_nobody_reads_any_more(shell: Shell, monkeypatch: pytest.MonkeyPatch) ->
     assert [line for line in said.splitlines() if "can be written to" not in line] == []
     assert shell.world.state() == before
     assert COPY not in shell.world.lvm.stored
+
+
+@pytest.mark.parametrize(("words", "unbuffered"), [(("info",), ""), (("verify", "--json"), "1")])
+def test_outputs_that_are_full_or_closed(words: tuple[str, ...], unbuffered: str, tmp_path: Path) -> None:
+    file = tmp_path / "stream"
+    file.write_bytes(small_stream())
+    command = [sys.executable, "-m", "thinsync_virt.cli.main", "stream", *words, str(file)]
+
+    def run(redirection: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirection}', "sh", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+
+    for lost in (">/dev/full", ">&-"):
+        done = run(lost)
+        assert done.returncode == 1
+        assert "cannot write to standard output" in done.stderr and "what to do" in done.stderr
+        assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    unheard = run("2>&-")
+    assert unheard.returncode == 0 and unheard.stdout
+
+
+def test_standard_input_is_called_by_its_name(tmp_path: Path) -> None:
+    whole = small_stream()
+    for content, verdict in ((whole, "standard input: whole"), (whole[:60], "standard input is not a whole")):
+        done = subprocess.run(
+            [sys.executable, "-m", "thinsync_virt.cli.main", "stream", "verify", "-"],
+            input=content,
+            capture_output=True,
+            check=False,
+        )
+        assert verdict in (done.stdout + done.stderr).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import tracemalloc
@@ -19,7 +20,7 @@ from thinsync_virt.errors import StreamError
 from thinsync_virt.stream.compression import MAX_BLOCKS, MAX_WINDOW, pack, unpack
 from thinsync_virt.stream.events import Data, End, Event
 from thinsync_virt.stream.frames import MAX_PAYLOAD, PACKED, FrameType
-from thinsync_virt.stream.reader import StreamReader
+from thinsync_virt.stream.reader import StreamReader, read_stream
 from thinsync_virt.stream.rules import RuleError
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import KIB, MIB
@@ -118,7 +119,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     (
         "no length declared",
         zstandard.ZstdCompressor(write_content_size=False).compress(bytes(512)),
-        "not 512",
+        "does not declare its size, which has to be 512",
     ),
     ("a bomb", bomb(512), "compressed data"),
     ("a window of 16 MiB", frame(raw(b"x" * 512), 512, window=0x70), f"window of {2 * MAX_WINDOW}"),
@@ -179,6 +180,26 @@ def test_a_bomb_goes_off_nowhere(claimed: int) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 2 * MIB
+
+
+def test_small_frames_that_hold_much_are_unpacked_one_by_one() -> None:
+    """As of a disk that is one pattern throughout: hundreds of them are read at once."""
+    count = 300
+    writer = StreamWriter()
+    pieces = writer.begin(header(sizes=(count * MIB,)))
+    full = b"\xff" * MIB
+    packed = pack(full, 1)
+    for index in range(count):
+        pieces += writer.data(0, index * MIB, full, packed)
+    source = io.BytesIO(b"".join([*pieces, *writer.end()]))
+    tracemalloc.start()
+    try:
+        found = sum(len(event.data) for event in read_stream(source.readinto) if isinstance(event, Data))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == count * MIB
+    assert peak < BOUND
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,10 @@ FORGERIES: list[tuple[str, Callable[[Forger], object]]] = [
         "the definition has 10 bytes",
         lambda f: f.begin(header(definition_size=10)).add(FrameType.DEFINITION, length=11, payload=b"x" * 11),
     ),
-    ("the sender counted", lambda f: f.begin().data(0, 0).end(2, 1024)),
+    (
+        "the sender counted 2 frames, bytes of data 1024, zero 0, unmapped 0; here came 2 frames, bytes of data 512",
+        lambda f: f.begin().data(0, 0).end(2, 1024),
+    ),
     ("the sender counted", lambda f: f.begin().data(0, 0).end(3, 512)),
     ("digest", lambda f: f.begin().data(0, 0).end(2, 512, digest=b"x" * 16)),
     ("is not JSON", lambda f: f.add(FrameType.BEGIN, payload=b"no json")),
@@ -373,6 +376,7 @@ def test_an_error_frame_without_sense(payload: bytes) -> None:
         read(bytes(Forger().begin().add(FrameType.ERROR, payload=payload).stream))
     assert caught.value.code.value == "internal"
     assert not caught.value.retry
+    assert caught.value.hint == "see what the sender itself said, at its host"
 
 
 def test_the_writer_obeys_the_rules() -> None:

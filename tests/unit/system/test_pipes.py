@@ -83,6 +83,17 @@ def test_no_room() -> None:
     os.close(descriptor)
 
 
+def test_what_cannot_be_read_says_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ThinsyncError, match="Is a directory") as caught, open_input(str(tmp_path)) as source:
+        source.peek(8)
+    assert "name a file" in caught.value.hint
+    closed = os.open(os.devnull, os.O_WRONLY)
+    with pytest.raises(ThinsyncError, match="cannot read standard input") as caught:
+        StreamInput(closed, "standard input").peek(8)
+    assert "< FILE" in caught.value.hint
+    os.close(closed)
+
+
 def test_terminals_are_known() -> None:
     leader, follower = os.openpty()
     assert StreamOutput(follower, "x").is_terminal and StreamInput(follower, "x").is_terminal

@@ -81,7 +81,9 @@ def find_places(
         )
     if any(disk.start for disk in header.disks):
         raise StreamError(
-            "the stream goes on where a replication was interrupted: it is not whole", retry=False
+            "the stream goes on where a replication was interrupted: it is not whole",
+            hint="send all of the point: thinsync-vm send DOMAIN@POINT, or thinsync-vm stream cat",
+            retry=False,
         )
     return tuple(_place(header, disk, targets[disk.target], wishes, here) for disk in header.disks)
 
@@ -133,6 +135,7 @@ def _place(header: StreamHeader, disk: StreamDisk, target: VolumeName, wishes: W
     if disk.base is None:
         raise StreamError(
             f"the stream brings of disk {disk.target} what differs from a seed: it is for one transfer only",
+            hint="send all of the point: thinsync-vm send DOMAIN@POINT, or thinsync-vm stream cat",
             retry=False,
         )
     if present is None:

@@ -64,6 +64,11 @@ def find_domain(store: StoreDirectory, domain: str) -> str:
 
 def _folders(store: StoreDirectory, domain: str) -> list[DomainFolder]:
     """Those of a name or UUID: one at least."""
+    if not store.is_there:
+        raise NotFoundError(
+            f"there is no store in {store.path}",
+            hint="name the directory that replicate wrote to; if it lies on a disk or a share, see that it is mounted",
+        )
     readable, damaged = store.readable()
     wanted = parse_uuid(domain)
     folders = [
