@@ -77,7 +77,7 @@ def test_a_directory_that_is_not_there_or_not_mounted(command: tuple[str, ...], 
     """To say which domains an empty mount point has helps nobody."""
     (tmp_path / "empty").mkdir()
     words = (NAME,) if command[-1] == "cat" else ()
-    for name, said in (("none", "there is no directory"), ("empty", f"no domain {NAME} is in")):
+    for name, said in (("none", "there is no store in"), ("empty", f"no domain {NAME} is in")):
         done = run(*command, f"archive:{tmp_path / name}", *words)
         assert isinstance(done.exception, NotFoundError)
         assert done.exception.message.startswith(said) and "mounted" in done.exception.hint

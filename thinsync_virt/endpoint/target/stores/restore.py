@@ -22,7 +22,6 @@ from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import MIB
 
 _ZEROES = bytes(MIB)
-_IS_IT_MOUNTED = "is the path right, and its file system mounted?"
 
 
 def find_point(store: StoreDirectory, domain: str, wanted: str) -> tuple[DomainFolder, PointRecord]:
@@ -81,11 +80,9 @@ def _folders(store: StoreDirectory, domain: str) -> list[DomainFolder]:
         names = ", ".join(
             [*sorted(folder.record.name for folder in readable), *(f"{one} (damaged)" for one in damaged)]
         )
-        if not store.path.is_dir():
-            raise NotFoundError(f"there is no directory {store.path}", hint=_IS_IT_MOUNTED)
         raise NotFoundError(
             f"no domain {domain} is in {store.path}",
-            hint=f"domains there: {names}" if names else f"no domain is there; {_IS_IT_MOUNTED}",
+            hint=f"domains there: {names}" if names else "no domain is there: is that the directory?",
         )
     return folders
 
