@@ -82,7 +82,7 @@ def _folders(store: StoreDirectory, domain: str) -> list[DomainFolder]:
         )
         raise NotFoundError(
             f"no domain {domain} is in {store.path}",
-            hint=f"domains there: {names}" if names else "no domain is there: is that the directory?",
+            hint=f"domains there: {names}" if names else "no domain is there",
         )
     return folders
 
