@@ -206,6 +206,7 @@ class ArchivedDisk:
             self.close()
             raise
         self.size = self._layers[-1].size
+        self._least = min(layer.size for layer in self._layers)
         self._ahead: Iterator[Segment] = iter(())
         self._held: list[Segment] = []
         self._known = range(0)
@@ -216,9 +217,19 @@ class ArchivedDisk:
             stream.close()
 
     def spoken(self) -> Iterator[tuple[int, int, FrameType]]:
-        """First byte, length and kind of what the streams say of the disk, ascending."""
+        """First byte, length and kind of what the streams say of the disk, ascending.
+
+        Where the disk was cut and grew again they say that nothing is left of what was there: in one stream with the
+        last size alone the cut would be lost, and what lies beneath these streams would come back.
+        """
+        reached = self._least
         for segment in segments(self._layers):
+            if segment.start > reached:
+                yield reached, segment.start - reached, FrameType.UNMAP
+            reached = max(reached, segment.end)
             yield segment.start, segment.end - segment.start, segment.frame.kind
+        if reached < self.size:
+            yield reached, self.size - reached, FrameType.UNMAP
 
     def extents(self) -> Iterator[Extent]:
         """What is data; zeroes need no reading."""
