@@ -484,3 +484,17 @@ def test_what_was_set_aside_is_named_and_goes_after_thirty_days(site: StoreSite,
         assert not path.exists()
     assert other.is_dir()
     replica.check()
+
+
+@pytest.mark.parametrize("what", ["store.json", "points.json"])
+def test_a_directory_in_the_place_of_a_record_is_named(what: str, site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    path = next(site.path.rglob(what))
+    kept = path.rename(site.path.with_name(what))
+    path.mkdir()
+    with pytest.raises(PoolError, match=what) as refusal, site.session() as (target, _):
+        target.states(DOMAIN, NAME)
+    assert refusal.value.hint
+    path.rmdir()
+    kept.rename(path)
+    replica.check()

@@ -70,12 +70,14 @@ def read_plain(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise failure("read", path, error) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
-            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -l {path}")
-        with failing("read", path):
+            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -ld {path}")
+        with failing("read", path), os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
