@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -497,4 +497,16 @@ def test_a_directory_in_the_place_of_a_record_is_named(what: str, site: StoreSit
     assert refusal.value.hint
     path.rmdir()
     kept.rename(path)
+    replica.check()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.touch], ids=["pipe", "file"])
+def test_what_is_called_like_a_point_on_its_way_and_is_no_directory_goes(
+    make: Callable[[Path], None], site: StoreSite, replica: Replica
+) -> None:
+    replica.send(1, {"vda": ONE})
+    for number in (2, 3):
+        make(folder_of(site).incoming_path(identifier(number)))
+    replica.send(2, {"vda": TWO})
+    assert not list(site.path.rglob("incoming-*"))
     replica.check()

@@ -18,12 +18,15 @@ _MAX_JSON = 64 << 20
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory of ours so that it stays removed; what it holds first. Raises ThinsyncError."""
+    """Remove a directory of ours so that it stays removed; what it holds first. Raises ThinsyncError.
+
+    What has the name of one and is none goes too: a link, a file, and a pipe, whose opening would wait for ever.
+    """
     with failing("remove", path):
-        if path.is_symlink():
-            path.unlink()
-        elif path.exists():
+        if is_directory(path):
             shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
         sync_directory(path.parent)
 
 
