@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from thinsync_virt.errors import PoolError, ThinsyncError
+from thinsync_virt.errors import PoolError, StreamError, ThinsyncError
 from thinsync_virt.system.files import sync_directory, sync_file
 
 REMOVABLE = "removable"
@@ -105,6 +105,28 @@ def require_directory(path: Path) -> None:
     """Raises PoolError when it is none, or a link."""
     if not is_directory(path):
         raise PoolError(f"{path} is no directory of ours", hint=f"what is it? ls -l {path}; move it away")
+
+
+def require_left(path: Path, size: int | None = None) -> None:
+    """A file in which a transfer is to go on is there, of ``size`` bytes, and no link. Raises StreamError.
+
+    After that nothing of the transfer is kept, and the next run begins it anew.
+    """
+    if not is_file(path):
+        raise cannot_go_on(path, "it is missing, or no file")
+    with failing("look at", path):
+        found = path.lstat().st_size
+    if size is not None and found != size:
+        raise cannot_go_on(path, f"it has {found} bytes, and should have {size}")
+
+
+def cannot_go_on(path: Path, reason: str) -> StreamError:
+    """What an earlier run left is not what it said."""
+    return StreamError(
+        f"the interrupted transfer cannot go on in {path}: {reason}",
+        hint="run it again: it begins anew",
+        retry=True,
+    )
 
 
 def room(path: Path) -> tuple[int, int]:

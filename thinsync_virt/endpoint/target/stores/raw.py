@@ -8,6 +8,7 @@ from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
+from thinsync_virt.endpoint.target.stores.plain import require_left
 from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.plans import Mode
@@ -78,6 +79,7 @@ class RawWriter:
                 path = incoming.directory / f"{disk.target}.raw"
                 base = incoming.bases.get(disk.target)
                 if going_on:
+                    require_left(path, disk.size)
                     self._images.append(SparseFile(path, write=True))
                 elif base is None:
                     self._images.append(SparseFile.create(path, disk.size))

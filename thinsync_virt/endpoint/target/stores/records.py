@@ -32,7 +32,7 @@ from thinsync_virt.model.points import Consistency, check_sequence, check_time
 from thinsync_virt.model.targets import TargetKind
 
 _FILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,79}")
-_MAX_NUMBER = (1 << 63) - 1
+MAX_NUMBER = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class DiskRecord:
         check_disk_target(self.target)
         require(_FILE.fullmatch(self.file) is not None, f"{self.file[:80]!r} is no file of a point")
         for number in (self.size, self.chunk_size, self.file_size, self.file_time):
-            require(0 <= number <= _MAX_NUMBER, f"{number} is no size")
+            require(0 <= number <= MAX_NUMBER, f"{number} is no size")
         if self.base is not None:
             check_id(self.base)
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.plain import failing
+from thinsync_virt.endpoint.target.stores.plain import cannot_go_on, failing, require_left
 from thinsync_virt.errors import PoolError, StreamError
 from thinsync_virt.flushes import flush
 from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
@@ -57,9 +57,14 @@ class StreamFileWriter:
     @classmethod
     def going_on(cls, path: Path, header: StreamHeader, length: int) -> StreamFileWriter:
         """The file that an interrupted transfer left, cut where its last report was. Raises StreamError."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        require_left(path)
+        with failing("open", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             with failing("cut", path):
+                found = os.fstat(descriptor).st_size
+                if found < length:
+                    raise cannot_go_on(path, f"it has {found} bytes, and {length} were reported")
                 os.ftruncate(descriptor, length)
             written = continue_stream(lambda position, count: os.pread(descriptor, count, position), length)
         finally:
