@@ -341,6 +341,29 @@ def test_an_overlay_that_somebody_rebased(tmp_path: Path, monkeypatch: pytest.Mo
     assert other.read_bytes() == before and folder_of(site).record.point(first.id) is not None
 
 
+def test_an_image_that_keeps_its_data_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU would write to that file, a device perhaps, what is merged into the image."""
+    site: StoreSite = make_site("qcow2", tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    path, other = site.file(1, "vda"), tmp_path / "other.raw"
+    path.unlink()
+    options = ["-o", f"data_file={other}", str(path), str(len(ONE))]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options], check=True, timeout=60)
+    other.write_bytes(noise(9))
+    folder = folder_of(site)
+    first, second = folder.record.points
+    with pytest.raises(PoolError, match="keeps its data in") as refusal:
+        site.keeper.read(folder, folder.chain(second, "vda"))
+    assert refusal.value.hint
+    folder.commit(replace(folder.record, points=(replace(first, retired=True), second)))
+    with site.session() as (target, _):
+        (line,) = target.tidy(site.key, "")
+    assert "keeps its data in" in line
+    assert other.read_bytes() == noise(9)
+
+
 def at_another_host(site: StoreSite) -> StoreEnd:
     """The same directory, and other lock files."""
     return StoreEnd(site.store, site.keeper, "gamma", site.path.with_name("locks of gamma"))

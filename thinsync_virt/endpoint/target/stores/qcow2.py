@@ -86,7 +86,9 @@ class Qcow2Keeper:
             if disk.base != below.id or held is None:
                 disks.append(disk)
                 continue
+            lower = folder.chain(below, disk.target)[1:2]
             _check_image(folder.file(above, disk), folder.file(below, held))
+            _check_image(folder.file(below, held), folder.file(*lower[0]) if lower else None)
             _commit(folder.file(below, held), folder.file(above, disk), disk.size)
             status = seal_file(folder.file(above, disk))
             disks.append(
