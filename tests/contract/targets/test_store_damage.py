@@ -470,6 +470,19 @@ def test_a_folder_that_a_crash_kept_from_its_record_is_used_though_the_domain_wa
     replica.check()
 
 
+def test_what_somebody_put_beside_the_disks_stays(site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    directory = folder_of(site).point_path(folder_of(site).record.points[0])
+    for name in ("notes", "try.qcow2", "vda.raw.copy"):
+        (directory / name).write_text("mine")
+    for name in ("removable", "progress.json", ".progress.json.x1", "merged-vda.qcow2", "merged-1a.tsv"):
+        (directory / name).write_text("")
+    kept = {"notes", "try.qcow2", "vda.raw.copy", "definition", site.file(1, "vda").name}
+    replica.send(2, {"vda": TWO})
+    assert set(os.listdir(directory)) == kept
+    replica.check()
+
+
 def test_what_was_set_aside_is_named_and_goes_after_thirty_days(site: StoreSite, replica: Replica) -> None:
     replica.send(1, {"vda": ONE})
     folder = folder_of(site)

@@ -30,6 +30,11 @@ ASIDE_DAYS = 30
 # Earlier versions gave no date: theirs are judged by their times.
 _ASIDE = re.compile(r"set-aside-(?:(?P<date>[0-9]{8})-)?[0-9]{6,16}-[0-9a-f]{32}(?:\.[0-9]+)?")
 _DATE = "%Y%m%d"
+# In a point's directory: what was merged into another file or was never exchanged for it, and marks of the way there.
+# Whatever else lies there is somebody's.
+_OURS = re.compile(
+    rf"stream\.tsv|merged-[a-z0-9.-]+|{re.escape(REMOVABLE)}|{re.escape(PROGRESS)}|\.{re.escape(PROGRESS)}\..+"
+)
 
 
 def retire_points(folder: DomainFolder, keeper: Keeper, expired: frozenset[str], keep: str) -> None:
@@ -181,7 +186,7 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
             if not all(is_file(directory / name) for name in named):
                 continue
             for path in directory.iterdir():
-                if path.name not in named and path.is_file():
+                if path.name not in named and _OURS.fullmatch(path.name) and path.is_file():
                     path.unlink()
     return found
 
