@@ -136,6 +136,36 @@ def test_a_damaged_record_is_named_and_never_taken_for_absent(
     replica.check()
 
 
+@pytest.mark.parametrize("what", ["store.json", "points.json"])
+def test_a_record_of_a_newer_version_is_not_called_damaged(
+    what: str, site: StoreSite, replica: Replica
+) -> None:
+    replica.send(1, {"vda": ONE})
+    path = next(site.path.rglob(what))
+    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 2'))
+    before = site.everything()
+    with pytest.raises(PoolError, match="another version") as refusal, site.session() as (target, _):
+        target.states(DOMAIN, NAME)
+    assert "damaged" not in refusal.value.message and "upgrade" in refusal.value.hint
+    assert site.everything() == before
+
+
+def test_a_store_that_lost_its_name_is_told_from_a_strange_directory(site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    path = site.path / "store.json"
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(PoolError, match=r"store\.json is missing") as refusal, site.session():
+        pass
+    assert "bring that file back" in refusal.value.hint
+    path.write_bytes(b"")
+    with pytest.raises(PoolError, match="damaged") as refusal, site.session():
+        pass
+    assert "bring that file back" in refusal.value.hint
+    path.write_bytes(whole)
+    replica.check()
+
+
 def json_equal(left: bytes, right: bytes) -> bool:
     """Whether only white space differs."""
     try:

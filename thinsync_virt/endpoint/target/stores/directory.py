@@ -37,6 +37,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
     require_directory,
 )
 from thinsync_virt.endpoint.target.stores.records import (
+    BRING_BACK,
     DiskRecord,
     DomainRecord,
     Identity,
@@ -124,6 +125,8 @@ class StoreDirectory:
             found = sorted(name for name in os.listdir(self.path) if name != "lost+found" and name[0] != ".")
         except OSError as error:
             raise failure("read", self.path, error) from error
+        if any(is_file(self.path / name / POINTS) for name in found if _DOMAIN.fullmatch(name)):
+            raise PoolError(f"{self.path / STORE} is missing, and there are points", hint=BRING_BACK)
         if found:
             raise ConflictError(
                 f"{self.path} is no store of ours, and is not empty: {found[0][:60]!r}",

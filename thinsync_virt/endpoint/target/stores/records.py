@@ -33,6 +33,8 @@ from thinsync_virt.model.targets import TargetKind
 
 _FILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,79}")
 MAX_NUMBER = (1 << 63) - 1
+BRING_BACK = "bring that file back from a copy of the store; or move the whole store away, and begin a new one there"
+"""Without the file nobody knows which store it is, and that the source's base was meant for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,7 @@ def parse_identity(data: bytes, where: str) -> Identity:
         identity = Identity(fields.take("id", str), TargetKind(fields.take("kind", str)))
         fields.finish()
     except (ValueError, ThinsyncError) as error:
-        raise _damaged(where, error) from error
+        raise _damaged(where, error, BRING_BACK) from error
     return identity
 
 
@@ -180,7 +182,11 @@ def parse_domain(data: bytes, where: str) -> DomainRecord:
         fields.finish()
         domain.finish()
     except (ValueError, ThinsyncError) as error:
-        raise _damaged(where, error) from error
+        raise _damaged(
+            where,
+            error,
+            "move the directory away, and the next run sends all again; or bring the whole domain directory back",
+        ) from error
     return record
 
 
@@ -228,10 +234,7 @@ def _parse_disk(fields: Fields) -> DiskRecord:
     return disk
 
 
-def _damaged(where: str, error: Exception) -> PoolError:
-    hint = getattr(error, "hint", "") if isinstance(error, PoolError) else ""
-    return PoolError(
-        f"{where} is damaged: {error}",
-        hint=hint
-        or "move the directory away, and the next run sends all again; or bring the whole domain directory back",
-    )
+def _damaged(where: str, error: Exception, hint: str) -> PoolError:
+    if isinstance(error, PoolError):
+        return PoolError(f"{where} is of another version: {error.message}", hint=error.hint)
+    return PoolError(f"{where} is damaged: {error}", hint=hint)
