@@ -22,7 +22,7 @@ from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
-from thinsync_virt.endpoint.target.stores.restore import find_point
+from thinsync_virt.endpoint.target.stores.restore import PointStream, find_point
 from thinsync_virt.endpoint.target.stores.store import StoreEnd
 from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.model.findings import Severity
@@ -285,6 +285,17 @@ def test_what_was_written_to_is_no_point_to_restore(written: int, site: StoreSit
             assert str(path) in refusal.value.message and refusal.value.hint
         else:
             assert find_point(site.store, NAME, identifier(number))[1].sequence == number
+
+
+def test_a_definition_that_is_not_the_points_is_not_sent(site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    path = next(site.path.rglob("domain.xml"))
+    path.chmod(0o600)
+    path.write_bytes(b"<domain/>")
+    with PointStream(*find_point(site.store, NAME, ""), site.keeper) as stream:
+        with pytest.raises(PoolError, match="another definition") as refusal:
+            next(iter(stream))
+        assert refusal.value.hint
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
