@@ -9,6 +9,7 @@ import resource
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,27 @@ def test_a_store_that_lost_its_name_is_told_from_a_strange_directory(site: Store
     assert "bring that file back" in refusal.value.hint
     path.write_bytes(whole)
     replica.check()
+
+
+def test_a_record_that_no_run_writes_ends_in_an_error(site: StoreSite, replica: Replica) -> None:
+    """Raw images that stand on each other, and points in another order than that of their numbers."""
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    (folder,) = site.store.domains()
+    first, second = folder.record.points
+    disks = tuple(replace(disk, base=first.id) for disk in second.disks)
+    points = (replace(first, retired=True), replace(second, disks=disks))
+    folder.commit(replace(folder.record, points=points))
+    with site.session() as (target, _):
+        lines = target.tidy(site.key, "")
+    if site.keeper.kind is TargetKind.FILE:
+        assert "no raw image does" in lines[0]
+    path = folder.path / "points.json"
+    content = unwrap(path.read_bytes())
+    content["points"] = [*content["points"], {**content["points"][-1], "id": identifier(3), "sequence": 1}]
+    path.write_bytes(wrap(content))
+    with pytest.raises(PoolError, match="not in order"), site.session():
+        pass
 
 
 def json_equal(left: bytes, right: bytes) -> bool:

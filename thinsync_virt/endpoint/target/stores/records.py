@@ -122,6 +122,8 @@ class DomainRecord:
             require(point.id not in seen, f"point {point.id} is there twice")
             require(point.bases <= seen, f"point {point.id} stands on one that does not come before it")
             seen.add(point.id)
+        order = [(point.sequence, point.id) for point in self.points]
+        require(order == sorted(order), "its points are not in order")
 
     def point(self, identifier: str) -> PointRecord | None:
         """The point of that id, retired or not."""
