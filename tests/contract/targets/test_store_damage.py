@@ -481,6 +481,34 @@ def test_a_folder_that_a_crash_kept_from_its_record_is_used_though_the_domain_wa
     replica.check()
 
 
+def test_a_long_row_of_points_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many come together where the oldest cannot be merged for a day."""
+    site: StoreSite = make_site("archive", tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": ONE})
+    folder = folder_of(site)
+    (first,) = folder.record.points
+    points, count = [first], 150
+    for number in range(2, count + 1):
+        disks = tuple(replace(disk, base=points[-1].id) for disk in first.disks)
+        points.append(replace(first, id=identifier(number), sequence=number, disks=disks))
+        folder.point_path(points[-1]).mkdir()
+        os.link(folder.file(first, first.disks[0]), folder.file(points[-1], disks[0]))
+    folder.commit(replace(folder.record, points=tuple(points)))
+    looks, real = 0, Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        nonlocal looks
+        looks += 1
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with site.session() as (target, _):
+        (state,) = target.states(DOMAIN, NAME)
+    assert len(state.points) == count
+    assert looks < 40 * count
+
+
 def test_what_somebody_put_beside_the_disks_stays(site: StoreSite, replica: Replica) -> None:
     replica.send(1, {"vda": ONE})
     directory = folder_of(site).point_path(folder_of(site).record.points[0])

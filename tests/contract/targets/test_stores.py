@@ -151,7 +151,9 @@ def test_a_record_of_a_newer_version_is_not_called_damaged(
     assert site.everything() == before
 
 
-def test_a_store_that_lost_its_name_is_told_from_a_strange_directory(site: StoreSite, replica: Replica) -> None:
+def test_a_store_that_lost_its_name_is_told_from_a_strange_directory(
+    site: StoreSite, replica: Replica
+) -> None:
     replica.send(1, {"vda": ONE})
     path = site.path / "store.json"
     whole = path.read_bytes()

@@ -149,7 +149,8 @@ def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
 def _drop_broken(folder: DomainFolder) -> list[str]:
     """Out of the record with points of which files are missing, and with the retired ones that only they needed."""
     record = folder.record
-    broken = frozenset(point.id for point in record.points if not point.retired and not folder.whole(point))
+    whole = {point.id for point in folder.all_whole()}
+    broken = frozenset(point.id for point in record.points if not point.retired and point.id not in whole)
     if not broken:
         return []
     before, left = _useless(record), record.without(broken)

@@ -271,6 +271,21 @@ class DomainFolder:
         except PoolError:
             return False
 
+    def all_whole(self) -> list[PointRecord]:
+        """Those points that are :meth:`whole`, retired or not, oldest first; each file is looked at once."""
+        there: set[tuple[str, str]] = set()
+        # Each comes after those that it stands on.
+        for point in self.record.points:
+            for disk in point.disks:
+                stands = disk.base is None or (disk.base, disk.target) in there
+                if stands and is_file(self.file(point, disk)):
+                    there.add((point.id, disk.target))
+        return [
+            point
+            for point in self.record.points
+            if all((point.id, disk.target) in there for disk in point.disks)
+        ]
+
     def read_definition(self, point: PointRecord) -> Definition:
         """The definition of a point, from its files. Raises PoolError."""
         parts: dict[str, bytes] = {}

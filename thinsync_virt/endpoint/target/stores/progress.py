@@ -89,7 +89,7 @@ def read_progress(directory: Path) -> Progress | None:
 def find_progress(folder: DomainFolder) -> Progress | None:
     """The transfer in a folder that can go on: the newest whose base is here."""
     found = [read_progress(path) for path in folder.remains()]
-    here = {point.id for point in folder.record.points if not point.retired and folder.whole(point)}
+    here = {point.id for point in folder.all_whole() if not point.retired}
     going_on = [one for one in found if one is not None and one.interrupted.base in (*here, "")]
     return max(going_on, key=lambda one: one.sequence, default=None)
 

@@ -33,7 +33,9 @@ from thinsync_virt.model.targets import TargetKind
 
 _FILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,79}")
 MAX_NUMBER = (1 << 63) - 1
-BRING_BACK = "bring that file back from a copy of the store; or move the whole store away, and begin a new one there"
+BRING_BACK = (
+    "bring that file back from a copy of the store; or move the whole store away, and begin a new one there"
+)
 """Without the file nobody knows which store it is, and that the source's base was meant for it."""
 
 
