@@ -228,7 +228,9 @@ def file_error(verb: str, path: str, error: OSError, position: int | None = None
     place = f" at byte {position}" if position is not None else ""
     message = f"cannot {verb} {path}{place}: {error.strerror or error}"
     if error.errno == errno.EFBIG:
-        hint = f"no file may be so large there: FAT ends at 4 GiB, see df -T {path}; or it is a limit: ulimit -f"
+        hint = (
+            f"no file may be so large there: FAT ends at 4 GiB, see df -T {path}; or it is a limit: ulimit -f"
+        )
         return SpaceError(message, hint=hint)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpaceError(message, hint=f"make room there: df -h {path}; or choose another directory")

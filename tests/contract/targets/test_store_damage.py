@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
@@ -507,6 +508,21 @@ def test_a_long_row_of_points_is_looked_at_once(tmp_path: Path, monkeypatch: pyt
         (state,) = target.states(DOMAIN, NAME)
     assert len(state.points) == count
     assert looks < 40 * count
+
+
+@pytest.mark.parametrize("name", ["a-copy-of-web01-d0d0d0d0", "web02-d0d0d0d0"])
+def test_a_copy_beside_a_domain_is_not_taken_for_it(name: str, site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    copy = site.path / name
+    shutil.copytree(folder_of(site).path, copy, symlinks=True)
+    before = site.everything()
+    with pytest.raises(ConflictError, match="both hold points") as refusal, site.session():
+        pass
+    assert refusal.value.hint and name in refusal.value.message
+    assert site.everything() == before
+    copy.rename(site.path.with_name("copy"))
+    replica.send(2, {"vda": TWO})
+    replica.check()
 
 
 def test_what_somebody_put_beside_the_disks_stays(site: StoreSite, replica: Replica) -> None:

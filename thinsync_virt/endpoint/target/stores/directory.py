@@ -170,10 +170,19 @@ class StoreDirectory:
         return tuple(found), damaged
 
     def domain(self, uuid: str) -> DomainFolder | None:
-        """The domain of that UUID, if anything of it is here. Raises PoolError when its record is damaged."""
+        """The domain of that UUID, if anything of it is here.
+
+        Raises PoolError when its record is damaged, ConflictError when there is a second one: a copy by hand.
+        """
         ours = [name for name in self._names() if name.endswith((f"-{short_id(uuid)}", f"-{uuid}"))]
-        found = [folder for name in ours for folder in self._folder(name)]
-        return next((folder for folder in found if folder.record.uuid == uuid), None)
+        found = [folder for name in ours for folder in self._folder(name) if folder.record.uuid == uuid]
+        if len(found) > 1:
+            first, second = found[0].path, found[1].path
+            raise ConflictError(
+                f"{first} and {second.name} both hold points of one domain",
+                hint=f"one is a copy of the other: look which is the newer one, and move the other out of {self.path}",
+            )
+        return found[0] if found else None
 
     def _names(self) -> list[str]:
         if not self.is_there:

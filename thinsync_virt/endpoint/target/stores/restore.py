@@ -58,7 +58,7 @@ def find_domain(store: StoreDirectory, domain: str) -> str:
 
     Raises NotFoundError also where several have that name, PoolError when the domain's record is damaged.
     """
-    uuids = [folder.record.uuid for folder in _folders(store, domain)]
+    uuids = sorted({folder.record.uuid for folder in _folders(store, domain)})
     if len(uuids) > 1:
         raise NotFoundError(
             f"several domains {domain} are in {store.path}", hint=f"name it by its UUID: {', '.join(uuids)}"
