@@ -176,8 +176,18 @@ def _plain_path(path: str) -> str:
 
 
 def _check_path(path: str) -> None:
-    if not path.startswith("/") or not path.isprintable() or len(path.encode(errors="replace")) > _MAX_PATH:
+    if not path.startswith("/"):
         raise UsageError(f"{path[:100]!r} is not an absolute path", hint=_HINT)
+    if not path.isprintable():
+        raise UsageError(
+            f"{path[:100]!r} has characters that cannot be shown", hint="name a directory without them"
+        )
+    length = len(path.encode(errors="replace"))
+    if length > _MAX_PATH:
+        raise UsageError(
+            f"the path {path[:60]!r}... has {length} bytes, at most {_MAX_PATH} are possible",
+            hint="name a shorter one: a mount point nearer to /, or a symbolic link to the directory",
+        )
 
 
 def _refusal(text: str, what: str) -> UsageError:

@@ -179,3 +179,15 @@ _HOSTS = r"(ssh://)?([a-z-]{1,3}@)?(\[[0-9a-f:%]{1,6}\]|[a-z.%-]{1,6}|file|archi
 @given(st.from_regex(rf"({_HOSTS})?(file|qcow2|archive):/?[a-z:/ .]{{0,12}}", fullmatch=True))
 def test_whatever_looks_like_a_store(text: str) -> None:
     test_whatever_is_taken_goes_round_and_is_no_option.hypothesis.inner_test(text)  # type: ignore[attr-defined]
+
+
+def test_what_is_wrong_with_a_path_is_said() -> None:
+    for path, reason in (
+        ("srv", "absolute"),
+        ("/srv/a\nb", "cannot be shown"),
+        ("/srv/" + "n" * 200, "205 bytes"),
+    ):
+        with pytest.raises(UsageError, match=reason) as refusal:
+            TargetSpec.parse(f"archive:{path}")
+        assert refusal.value.hint
+        assert reason == "absolute" or "absolute" not in refusal.value.message
