@@ -227,7 +227,12 @@ def file_error(verb: str, path: str, error: OSError, position: int | None = None
     """What to tell of an OSError: no room, no permission, or a file system that fails."""
     place = f" at byte {position}" if position is not None else ""
     message = f"cannot {verb} {path}{place}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno == errno.EFBIG:
+        hint = (
+            f"no file may be so large there: FAT ends at 4 GiB, see df -T {path}; or it is a limit: ulimit -f"
+        )
+        return SpaceError(message, hint=hint)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpaceError(message, hint=f"make room there: df -h {path}; or choose another directory")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ThinsyncError(

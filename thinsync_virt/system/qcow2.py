@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,26 @@ def shrink_image(path: Path, size: int) -> None:
     run(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(path), str(size)], timeout=_QUICK)
 
 
-def image_size(path: Path) -> int:
-    """Bytes of the disk that the image holds."""
-    answer = run(["qemu-img", "info", "--output=json", "-f", "qcow2", str(path)], timeout=_QUICK)
-    return int(_parsed(answer.stdout, path)["virtual-size"])
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What an image says of itself: bytes of its disk, and other files that it names, as they are written in it.
+
+    ``backing`` is the image that it stands on, ``data_file`` where its data is if not in itself; "" for none.
+    """
+
+    size: int
+    backing: str
+    data_file: str
 
 
-def image_backing(path: Path) -> str:
-    """The name of the image that this one stands on, as it is written in it; "" when it stands on none."""
+def image_facts(path: Path) -> ImageFacts:
+    """Nothing of the image is changed."""
     answer = run(["qemu-img", "info", "--output=json", "-f", "qcow2", str(path)], timeout=_QUICK)
-    return str(_parsed(answer.stdout, path).get("backing-filename", ""))
+    found = _parsed(answer.stdout, path)
+    special = found.get("format-specific", {}).get("data", {})
+    return ImageFacts(
+        int(found["virtual-size"]), str(found.get("backing-filename", "")), str(special.get("data-file", ""))
+    )
 
 
 def image_extents(path: Path) -> Iterator[Extent]:

@@ -6,9 +6,10 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
-from thinsync_virt.endpoint.target.stores.restore import find_point
+from thinsync_virt.endpoint.target.stores.restore import PointStream, find_point
 from thinsync_virt.endpoint.target.stores.store import StoreEnd
 from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, PoolError, ThinsyncError
 from thinsync_virt.model.findings import Severity
@@ -287,6 +288,17 @@ def test_what_was_written_to_is_no_point_to_restore(written: int, site: StoreSit
             assert find_point(site.store, NAME, identifier(number))[1].sequence == number
 
 
+def test_a_definition_that_is_not_the_points_is_not_sent(site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    path = next(site.path.rglob("domain.xml"))
+    path.chmod(0o600)
+    path.write_bytes(b"<domain/>")
+    with PointStream(*find_point(site.store, NAME, ""), site.keeper) as stream:
+        with pytest.raises(PoolError, match="another definition") as refusal:
+            next(iter(stream))
+        assert refusal.value.hint
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
 def test_a_file_system_without_hard_links(
     number: int, site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
@@ -339,6 +351,29 @@ def test_an_overlay_that_somebody_rebased(tmp_path: Path, monkeypatch: pytest.Mo
         (line,) = target.tidy(site.key, "")
     assert "stands on" in line
     assert other.read_bytes() == before and folder_of(site).record.point(first.id) is not None
+
+
+def test_an_image_that_keeps_its_data_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU would write to that file, a device perhaps, what is merged into the image."""
+    site: StoreSite = make_site("qcow2", tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    path, other = site.file(1, "vda"), tmp_path / "other.raw"
+    path.unlink()
+    options = ["-o", f"data_file={other}", str(path), str(len(ONE))]
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *options], check=True, timeout=60)
+    other.write_bytes(noise(9))
+    folder = folder_of(site)
+    first, second = folder.record.points
+    with pytest.raises(PoolError, match="keeps its data in") as refusal:
+        site.keeper.read(folder, folder.chain(second, "vda"))
+    assert refusal.value.hint
+    folder.commit(replace(folder.record, points=(replace(first, retired=True), second)))
+    with site.session() as (target, _):
+        (line,) = target.tidy(site.key, "")
+    assert "keeps its data in" in line
+    assert other.read_bytes() == noise(9)
 
 
 def at_another_host(site: StoreSite) -> StoreEnd:
@@ -447,6 +482,62 @@ def test_a_folder_that_a_crash_kept_from_its_record_is_used_though_the_domain_wa
     replica.check()
 
 
+def test_a_long_row_of_points_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many come together where the oldest cannot be merged for a day."""
+    site: StoreSite = make_site("archive", tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": ONE})
+    folder = folder_of(site)
+    (first,) = folder.record.points
+    points, count = [first], 150
+    for number in range(2, count + 1):
+        disks = tuple(replace(disk, base=points[-1].id) for disk in first.disks)
+        points.append(replace(first, id=identifier(number), sequence=number, disks=disks))
+        folder.point_path(points[-1]).mkdir()
+        os.link(folder.file(first, first.disks[0]), folder.file(points[-1], disks[0]))
+    folder.commit(replace(folder.record, points=tuple(points)))
+    looks, real = 0, Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        nonlocal looks
+        looks += 1
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with site.session() as (target, _):
+        (state,) = target.states(DOMAIN, NAME)
+    assert len(state.points) == count
+    assert looks < 40 * count
+
+
+@pytest.mark.parametrize("name", ["a-copy-of-web01-d0d0d0d0", "web02-d0d0d0d0"])
+def test_a_copy_beside_a_domain_is_not_taken_for_it(name: str, site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    copy = site.path / name
+    shutil.copytree(folder_of(site).path, copy, symlinks=True)
+    before = site.everything()
+    with pytest.raises(ConflictError, match="both hold points") as refusal, site.session():
+        pass
+    assert refusal.value.hint and name in refusal.value.message
+    assert site.everything() == before
+    copy.rename(site.path.with_name("copy"))
+    replica.send(2, {"vda": TWO})
+    replica.check()
+
+
+def test_what_somebody_put_beside_the_disks_stays(site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    directory = folder_of(site).point_path(folder_of(site).record.points[0])
+    for name in ("notes", "try.qcow2", "vda.raw.copy"):
+        (directory / name).write_text("mine")
+    for name in ("removable", "progress.json", ".progress.json.x1", "merged-vda.qcow2", "merged-1a.tsv"):
+        (directory / name).write_text("")
+    kept = {"notes", "try.qcow2", "vda.raw.copy", "definition", site.file(1, "vda").name}
+    replica.send(2, {"vda": TWO})
+    assert set(os.listdir(directory)) == kept
+    replica.check()
+
+
 def test_what_was_set_aside_is_named_and_goes_after_thirty_days(site: StoreSite, replica: Replica) -> None:
     replica.send(1, {"vda": ONE})
     folder = folder_of(site)
@@ -483,4 +574,30 @@ def test_what_was_set_aside_is_named_and_goes_after_thirty_days(site: StoreSite,
         assert any(path.name in line for line in gone)
         assert not path.exists()
     assert other.is_dir()
+    replica.check()
+
+
+@pytest.mark.parametrize("what", ["store.json", "points.json"])
+def test_a_directory_in_the_place_of_a_record_is_named(what: str, site: StoreSite, replica: Replica) -> None:
+    replica.send(1, {"vda": ONE})
+    path = next(site.path.rglob(what))
+    kept = path.rename(site.path.with_name(what))
+    path.mkdir()
+    with pytest.raises(PoolError, match=what) as refusal, site.session() as (target, _):
+        target.states(DOMAIN, NAME)
+    assert refusal.value.hint
+    path.rmdir()
+    kept.rename(path)
+    replica.check()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.touch], ids=["pipe", "file"])
+def test_what_is_called_like_a_point_on_its_way_and_is_no_directory_goes(
+    make: Callable[[Path], None], site: StoreSite, replica: Replica
+) -> None:
+    replica.send(1, {"vda": ONE})
+    for number in (2, 3):
+        make(folder_of(site).incoming_path(identifier(number)))
+    replica.send(2, {"vda": TWO})
+    assert not list(site.path.rglob("incoming-*"))
     replica.check()

@@ -7,8 +7,9 @@ import json
 import os
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from thinsync_virt.endpoint.target.stores.qcow2 import Qcow2Keeper
 from thinsync_virt.endpoint.target.stores.raw import RawKeeper
 from thinsync_virt.endpoint.target.stores.restore import PointStream, find_point
 from thinsync_virt.endpoint.target.stores.stream_files import ArchivedStream
+from thinsync_virt.endpoint.target.stores.wrapping import unwrap, wrap
 from thinsync_virt.errors import (
     Code,
     ConflictError,
@@ -133,6 +135,59 @@ def test_a_damaged_record_is_named_and_never_taken_for_absent(
         assert refusal.value.hint
     path.write_bytes(whole)
     replica.check()
+
+
+@pytest.mark.parametrize("what", ["store.json", "points.json"])
+def test_a_record_of_a_newer_version_is_not_called_damaged(
+    what: str, site: StoreSite, replica: Replica
+) -> None:
+    replica.send(1, {"vda": ONE})
+    path = next(site.path.rglob(what))
+    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 2'))
+    before = site.everything()
+    with pytest.raises(PoolError, match="another version") as refusal, site.session() as (target, _):
+        target.states(DOMAIN, NAME)
+    assert "damaged" not in refusal.value.message and "upgrade" in refusal.value.hint
+    assert site.everything() == before
+
+
+def test_a_store_that_lost_its_name_is_told_from_a_strange_directory(
+    site: StoreSite, replica: Replica
+) -> None:
+    replica.send(1, {"vda": ONE})
+    path = site.path / "store.json"
+    whole = path.read_bytes()
+    path.unlink()
+    with pytest.raises(PoolError, match=r"store\.json is missing") as refusal, site.session():
+        pass
+    assert "bring that file back" in refusal.value.hint
+    path.write_bytes(b"")
+    with pytest.raises(PoolError, match="damaged") as refusal, site.session():
+        pass
+    assert "bring that file back" in refusal.value.hint
+    path.write_bytes(whole)
+    replica.check()
+
+
+def test_a_record_that_no_run_writes_ends_in_an_error(site: StoreSite, replica: Replica) -> None:
+    """Raw images that stand on each other, and points in another order than that of their numbers."""
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO})
+    (folder,) = site.store.domains()
+    first, second = folder.record.points
+    disks = tuple(replace(disk, base=first.id) for disk in second.disks)
+    points = (replace(first, retired=True), replace(second, disks=disks))
+    folder.commit(replace(folder.record, points=points))
+    with site.session() as (target, _):
+        lines = target.tidy(site.key, "")
+    if site.keeper.kind is TargetKind.FILE:
+        assert "no raw image does" in lines[0]
+    path = folder.path / "points.json"
+    content = unwrap(path.read_bytes())
+    content["points"] = [*content["points"], {**content["points"][-1], "id": identifier(3), "sequence": 1}]
+    path.write_bytes(wrap(content))
+    with pytest.raises(PoolError, match="not in order"), site.session():
+        pass
 
 
 def json_equal(left: bytes, right: bytes) -> bool:
@@ -440,6 +495,67 @@ def test_a_report_that_cannot_be_read_is_none(
     with site.session() as (target, _):
         target.tidy(site.key, identifier(2))
     assert not path.parent.exists()
+    replica.check()
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def lead_elsewhere(path: Path) -> None:
+    moved = path.rename(path.parents[3] / "outside")
+    path.symlink_to(moved)
+
+
+def become_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, cut, empty, lead_elsewhere, become_a_pipe])
+def test_what_is_not_as_it_was_left_begins_anew(
+    spoil: Callable[[Path], None], site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, position = begun(site, replica, monkeypatch)
+    if (site.keeper.kind, spoil) == (TargetKind.QCOW2, cut):
+        return  # what is not there of an image reads as zeroes, for QEMU
+    (path,) = (one for one in site.path.rglob("incoming-*/*") if one.name != "progress.json")
+    spoil(path)
+    outside = path.resolve() if path.is_symlink() else None
+    before = outside.read_bytes() if outside is not None else b""
+    with site.session() as (target, _):
+        target.tidy(site.key, identifier(2))
+        sent = replica.sent(2, contents, base=1, starts={"vda": position})
+        with pytest.raises(StreamError, match=r"cannot go on|no.* stream") as refusal:
+            target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
+        assert refusal.value.hint
+        (state,) = target.states(DOMAIN, NAME)
+        assert state.interrupted is None
+    assert outside is None or outside.read_bytes() == before
+    replica.send(2, contents)
+    replica.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("position", -512), ("position", 1 << 70), ("size", -1), ("length", -1), ("length", 1 << 70)],
+)
+def test_a_report_with_numbers_that_cannot_be_is_none(
+    name: str, number: int, site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents, _ = begun(site, replica, monkeypatch)
+    path = next(site.path.rglob("progress.json"))
+    content = unwrap(path.read_bytes())
+    (content if name in content else content["disks"][0])[name] = number
+    path.write_bytes(wrap(content))
+    with site.session() as (target, _):
+        (state,) = target.states(DOMAIN, NAME)
+        assert (state.interrupted, state.unfinished) == (None, ())
+    replica.send(2, contents)
     replica.check()
 
 

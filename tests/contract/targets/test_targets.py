@@ -264,6 +264,22 @@ def test_two_points_that_stand_on_one(site: Site, replica: Replica) -> None:
     replica.check()
 
 
+def test_what_a_cut_took_away_does_not_come_back_by_a_merge(site: Site, replica: Replica) -> None:
+    """A disk was cut and grew again in points that go, and what they stood on stays: another point needs it too."""
+    replica.send(1, {"vda": noise(30), "vdb": noise(31)})
+    replica.send(2, {"vda": noise(30, 4 * CHUNK), "vdb": noise(31, 4 * CHUNK)})
+    grown = changed(noise(30, 4 * CHUNK) + bytes(SIZE - 4 * CHUNK), (9 * CHUNK, noise(32, CHUNK)))
+    replica.send(3, {"vda": grown, "vdb": noise(31, 4 * CHUNK) + bytes(CHUNK)})
+    content = noise(30)
+    for number in range(4, 16):
+        content = changed(content, (number * CHUNK, noise(number, 4096)))
+        replica.send(number, {"vda": content, "vdb": noise(31)}, base=number - 1 if number > 4 else 1)
+    with site.session() as (target, _):
+        target.retire(site.key, identifier(3))
+    assert replica.points() == [3, *range(10, 16)]
+    replica.check()
+
+
 class Truth:
     """The source's side of a comparison: what was sent."""
 

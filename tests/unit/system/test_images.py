@@ -81,6 +81,7 @@ def test_no_room(path: Path) -> None:
     with at_most(BLOCK), SparseFile.create(path, BLOCK) as image, pytest.raises(SpaceError) as refusal:
         image.resize(2 * BLOCK)
     assert str(path) in refusal.value.message and "df" in refusal.value.hint
+    assert "4 GiB" in refusal.value.hint and "make room" not in refusal.value.hint
 
 
 def test_nobody_is_followed_or_written_over(path: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from thinsync_virt.system.qcow2 import (
     commit_image,
     create_image,
     image_extents,
-    image_size,
+    image_facts,
     missing_tools,
 )
 from thinsync_virt.units import KIB, MIB
@@ -85,7 +85,7 @@ def test_an_image_and_an_overlay(tmp_path: Path) -> None:
         reader.write(0, b"c" * 512)
     reader.close()
     commit_image(overlay)
-    assert image_size(base) == SIZE + CLUSTER
+    assert image_facts(base).size == SIZE + CLUSTER
     assert converted(base) == converted(overlay)
     assert open_files() == before and children() == running
 

@@ -30,6 +30,11 @@ ASIDE_DAYS = 30
 # Earlier versions gave no date: theirs are judged by their times.
 _ASIDE = re.compile(r"set-aside-(?:(?P<date>[0-9]{8})-)?[0-9]{6,16}-[0-9a-f]{32}(?:\.[0-9]+)?")
 _DATE = "%Y%m%d"
+# In a point's directory: what was merged into another file or was never exchanged for it, and marks of the way there.
+# Whatever else lies there is somebody's.
+_OURS = re.compile(
+    rf"stream\.tsv|merged-[a-z0-9.-]+|{re.escape(REMOVABLE)}|{re.escape(PROGRESS)}|\.{re.escape(PROGRESS)}\..+"
+)
 
 
 def retire_points(folder: DomainFolder, keeper: Keeper, expired: frozenset[str], keep: str) -> None:
@@ -144,7 +149,8 @@ def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
 def _drop_broken(folder: DomainFolder) -> list[str]:
     """Out of the record with points of which files are missing, and with the retired ones that only they needed."""
     record = folder.record
-    broken = frozenset(point.id for point in record.points if not point.retired and not folder.whole(point))
+    whole = {point.id for point in folder.all_whole()}
+    broken = frozenset(point.id for point in record.points if not point.retired and point.id not in whole)
     if not broken:
         return []
     before, left = _useless(record), record.without(broken)
@@ -181,7 +187,7 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
             if not all(is_file(directory / name) for name in named):
                 continue
             for path in directory.iterdir():
-                if path.name not in named and path.is_file():
+                if path.name not in named and _OURS.fullmatch(path.name) and path.is_file():
                     path.unlink()
     return found
 

@@ -37,6 +37,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
     require_directory,
 )
 from thinsync_virt.endpoint.target.stores.records import (
+    BRING_BACK,
     DiskRecord,
     DomainRecord,
     Identity,
@@ -124,6 +125,8 @@ class StoreDirectory:
             found = sorted(name for name in os.listdir(self.path) if name != "lost+found" and name[0] != ".")
         except OSError as error:
             raise failure("read", self.path, error) from error
+        if any(is_file(self.path / name / POINTS) for name in found if _DOMAIN.fullmatch(name)):
+            raise PoolError(f"{self.path / STORE} is missing, and there are points", hint=BRING_BACK)
         if found:
             raise ConflictError(
                 f"{self.path} is no store of ours, and is not empty: {found[0][:60]!r}",
@@ -167,10 +170,19 @@ class StoreDirectory:
         return tuple(found), damaged
 
     def domain(self, uuid: str) -> DomainFolder | None:
-        """The domain of that UUID, if anything of it is here. Raises PoolError when its record is damaged."""
+        """The domain of that UUID, if anything of it is here.
+
+        Raises PoolError when its record is damaged, ConflictError when there is a second one: a copy by hand.
+        """
         ours = [name for name in self._names() if name.endswith((f"-{short_id(uuid)}", f"-{uuid}"))]
-        found = [folder for name in ours for folder in self._folder(name)]
-        return next((folder for folder in found if folder.record.uuid == uuid), None)
+        found = [folder for name in ours for folder in self._folder(name) if folder.record.uuid == uuid]
+        if len(found) > 1:
+            first, second = found[0].path, found[1].path
+            raise ConflictError(
+                f"{first} and {second.name} both hold points of one domain",
+                hint=f"one is a copy of the other: look which is the newer one, and move the other out of {self.path}",
+            )
+        return found[0] if found else None
 
     def _names(self) -> list[str]:
         if not self.is_there:
@@ -267,6 +279,21 @@ class DomainFolder:
             )
         except PoolError:
             return False
+
+    def all_whole(self) -> list[PointRecord]:
+        """Those points that are :meth:`whole`, retired or not, oldest first; each file is looked at once."""
+        there: set[tuple[str, str]] = set()
+        # Each comes after those that it stands on.
+        for point in self.record.points:
+            for disk in point.disks:
+                stands = disk.base is None or (disk.base, disk.target) in there
+                if stands and is_file(self.file(point, disk)):
+                    there.add((point.id, disk.target))
+        return [
+            point
+            for point in self.record.points
+            if all((point.id, disk.target) in there for disk in point.disks)
+        ]
 
     def read_definition(self, point: PointRecord) -> Definition:
         """The definition of a point, from its files. Raises PoolError."""

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from thinsync_virt.errors import PoolError, ThinsyncError
+from thinsync_virt.errors import PoolError, StreamError, ThinsyncError
 from thinsync_virt.system.files import sync_directory, sync_file
 
 REMOVABLE = "removable"
@@ -18,12 +18,15 @@ _MAX_JSON = 64 << 20
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory of ours so that it stays removed; what it holds first. Raises ThinsyncError."""
+    """Remove a directory of ours so that it stays removed; what it holds first. Raises ThinsyncError.
+
+    What has the name of one and is none goes too: a link, a file, and a pipe, whose opening would wait for ever.
+    """
     with failing("remove", path):
-        if path.is_symlink():
-            path.unlink()
-        elif path.exists():
+        if is_directory(path):
             shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
         sync_directory(path.parent)
 
 
@@ -70,12 +73,14 @@ def read_plain(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise failure("read", path, error) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
-            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -l {path}")
-        with failing("read", path):
+            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -ld {path}")
+        with failing("read", path), os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -100,6 +105,28 @@ def require_directory(path: Path) -> None:
     """Raises PoolError when it is none, or a link."""
     if not is_directory(path):
         raise PoolError(f"{path} is no directory of ours", hint=f"what is it? ls -l {path}; move it away")
+
+
+def require_left(path: Path, size: int | None = None) -> None:
+    """A file in which a transfer is to go on is there, of ``size`` bytes, and no link. Raises StreamError.
+
+    After that nothing of the transfer is kept, and the next run begins it anew.
+    """
+    if not is_file(path):
+        raise cannot_go_on(path, "it is missing, or no file")
+    with failing("look at", path):
+        found = path.lstat().st_size
+    if size is not None and found != size:
+        raise cannot_go_on(path, f"it has {found} bytes, and should have {size}")
+
+
+def cannot_go_on(path: Path, reason: str) -> StreamError:
+    """What an earlier run left is not what it said."""
+    return StreamError(
+        f"the interrupted transfer cannot go on in {path}: {reason}",
+        hint="run it again: it begins anew",
+        retry=True,
+    )
 
 
 def room(path: Path) -> tuple[int, int]:

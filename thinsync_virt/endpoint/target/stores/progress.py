@@ -18,9 +18,10 @@ from pathlib import Path
 from thinsync_virt.endpoint.target.hints import CHANGED_SINCE
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.plain import is_directory, read_plain
-from thinsync_virt.endpoint.target.stores.wrapping import Fields, unwrap, wrap
+from thinsync_virt.endpoint.target.stores.records import MAX_NUMBER
+from thinsync_virt.endpoint.target.stores.wrapping import Fields, require, unwrap, wrap
 from thinsync_virt.errors import StreamError, ThinsyncError
-from thinsync_virt.model.names import check_id
+from thinsync_virt.model.names import check_disk_target, check_id
 from thinsync_virt.model.points import PointDisk, ReplicaKey, StoredDisk, UnfinishedSet, check_sequence
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.stream.header import StreamHeader
@@ -88,7 +89,7 @@ def read_progress(directory: Path) -> Progress | None:
 def find_progress(folder: DomainFolder) -> Progress | None:
     """The transfer in a folder that can go on: the newest whose base is here."""
     found = [read_progress(path) for path in folder.remains()]
-    here = {point.id for point in folder.record.points if not point.retired and folder.whole(point)}
+    here = {point.id for point in folder.all_whole() if not point.retired}
     going_on = [one for one in found if one is not None and one.interrupted.base in (*here, "")]
     return max(going_on, key=lambda one: one.sequence, default=None)
 
@@ -101,9 +102,13 @@ def _parse(data: bytes) -> Progress:
     for value in fields.take("disks", list):
         disk = Fields(value)
         target = disk.take("target", str)
-        positions[target], sizes[target] = disk.take("position", int), disk.take("size", int)
+        position, size = disk.take("position", int), disk.take("size", int)
         disk.finish()
+        check_disk_target(target)
+        require(0 <= position <= size <= MAX_NUMBER, f"{position} of {size} bytes of {target}")
+        positions[target], sizes[target] = position, size
     length, sequence = fields.take("length", int), fields.take("sequence", int)
+    require(0 <= length <= MAX_NUMBER, f"{length} is no length")
     interrupted = Interrupted(check_id(fields.take("point", str)), base or "", delta, positions)
     fields.finish()
     return Progress(interrupted, check_sequence(sequence), sizes, length)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
-from thinsync_virt.endpoint.target.stores.plain import failing, seal_file
+from thinsync_virt.endpoint.target.stores.plain import cannot_go_on, failing, require_left, seal_file
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
 from thinsync_virt.errors import BusyError, Code, CommandError, PoolError
 from thinsync_virt.model.findings import Finding, Severity
@@ -26,11 +26,11 @@ from thinsync_virt.system.files import sync_directory
 from thinsync_virt.system.images import can_link
 from thinsync_virt.system.process import package_of
 from thinsync_virt.system.qcow2 import (
+    ImageFacts,
     ServedImage,
     commit_image,
     create_image,
-    image_backing,
-    image_size,
+    image_facts,
     missing_tools,
     shrink_image,
 )
@@ -68,7 +68,7 @@ class Qcow2Keeper:
         """The image; QEMU follows it to those that it stands on. Raises PoolError when they are not the record's."""
         point, disk = chain[0]
         for upper, lower in zip(chain, [*chain[1:], None], strict=True):
-            _check_backing(folder.file(*upper), folder.file(*lower) if lower is not None else None)
+            _check_image(folder.file(*upper), folder.file(*lower) if lower is not None else None)
         return ServedImage(folder.file(point, disk))
 
     def merge(self, folder: DomainFolder, retired: Sequence[PointRecord], child: PointRecord) -> None:
@@ -86,7 +86,9 @@ class Qcow2Keeper:
             if disk.base != below.id or held is None:
                 disks.append(disk)
                 continue
-            _check_backing(folder.file(above, disk), folder.file(below, held))
+            lower = folder.chain(below, disk.target)[1:2]
+            _check_image(folder.file(above, disk), folder.file(below, held))
+            _check_image(folder.file(below, held), folder.file(*lower[0]) if lower else None)
             _commit(folder.file(below, held), folder.file(above, disk), disk.size)
             status = seal_file(folder.file(above, disk))
             disks.append(
@@ -117,7 +119,9 @@ class Qcow2Writer:
             for disk in incoming.header.disks:
                 path = incoming.directory / f"{disk.target}.qcow2"
                 base = incoming.bases.get(disk.target)
-                if not going_on:
+                if going_on:
+                    _check_left(path, base)
+                else:
                     # As it is seen from the point's directory, beside the other's: a store may be moved as a whole.
                     create_image(path, disk.size, _backing(base))
                 self._images.append(ServedImage(path, write=True))
@@ -161,17 +165,37 @@ def _backing(base: Path | None) -> str:
     return f"../{base.parent.name}/{base.name}" if base is not None else ""
 
 
-def _check_backing(path: Path, base: Path | None) -> None:
-    """What QEMU would read beneath an image, or commit it into, is what the record says. Raises PoolError."""
+def _check_image(path: Path, base: Path | None) -> None:
+    """What QEMU would read beneath an image, or write it to, is what the record says. Raises PoolError."""
     if base is not None and path.samefile(base):
         return  # a merge was cut short after it had renamed
-    found, expected = image_backing(path), _backing(base)
-    if found != expected:
+    reason = _strange(image_facts(path), base)
+    if reason:
         raise PoolError(
-            f"{path} stands on {found[:200]!r}, and by the record on {expected!r}",
+            f"{path} {reason}",
             hint="somebody rebased it: choose another point, see: thinsync-vm points; or remove that file, and the"
             " next run goes on without it",
         )
+
+
+def _strange(facts: ImageFacts, base: Path | None) -> str:
+    """What of an image that stands on ``base`` leads to other files than the record; "" where nothing does."""
+    if facts.data_file:
+        return f"keeps its data in {facts.data_file[:200]!r}, and by the record in itself"
+    if facts.backing != _backing(base):
+        return f"stands on {facts.backing[:200]!r}, and by the record on {_backing(base)!r}"
+    return ""
+
+
+def _check_left(path: Path, base: Path | None) -> None:
+    """An image in which a transfer goes on is still one, and leads nowhere else. Raises StreamError."""
+    require_left(path)
+    try:
+        reason = _strange(image_facts(path), base)
+    except CommandError as error:
+        raise cannot_go_on(path, error.message) from error
+    if reason:
+        raise cannot_go_on(path, f"it {reason}")
 
 
 def _commit(below: Path, above: Path, size: int) -> None:
@@ -187,7 +211,7 @@ def _commit(below: Path, above: Path, size: int) -> None:
                     f"{below} is in use, and cannot be merged", hint=f"see who has it: lsof {below}"
                 ) from error
             raise
-        if image_size(below) > size:
+        if image_facts(below).size > size:
             shrink_image(below, size)
         seal_file(below)
         steps.reached("merged")

@@ -6,10 +6,13 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.directory import DomainFolder
+from thinsync_virt.endpoint.target.stores.directory import POINTS, DomainFolder
 from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
+from thinsync_virt.endpoint.target.stores.plain import require_left
 from thinsync_virt.endpoint.target.stores.records import PointRecord
+from thinsync_virt.errors import PoolError
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import short_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.system.images import SparseFile, can_clone
@@ -53,8 +56,12 @@ class RawKeeper:
         return SparseFile(folder.file(point, disk))
 
     def merge(self, folder: DomainFolder, retired: Sequence[PointRecord], child: PointRecord) -> None:
-        """Images stand on nothing."""
-        raise AssertionError("no image stands on another")
+        """Images stand on nothing: no run of ours writes a record that says so. Raises PoolError."""
+        raise PoolError(
+            f"by {folder.path / POINTS} point #{child.sequence} {short_id(child.id)} stands on another, and no raw"
+            " image does",
+            hint="somebody wrote that: bring the whole domain directory back, or move it away",
+        )
 
     def start(self, folder: DomainFolder, point: PointRecord) -> str:
         """From a copy, which may be written to: the point stays as it is."""
@@ -78,6 +85,7 @@ class RawWriter:
                 path = incoming.directory / f"{disk.target}.raw"
                 base = incoming.bases.get(disk.target)
                 if going_on:
+                    require_left(path, disk.size)
                     self._images.append(SparseFile(path, write=True))
                 elif base is None:
                     self._images.append(SparseFile.create(path, disk.size))

@@ -32,7 +32,11 @@ from thinsync_virt.model.points import Consistency, check_sequence, check_time
 from thinsync_virt.model.targets import TargetKind
 
 _FILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,79}")
-_MAX_NUMBER = (1 << 63) - 1
+MAX_NUMBER = (1 << 63) - 1
+BRING_BACK = (
+    "bring that file back from a copy of the store; or move the whole store away, and begin a new one there"
+)
+"""Without the file nobody knows which store it is, and that the source's base was meant for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ class DiskRecord:
         check_disk_target(self.target)
         require(_FILE.fullmatch(self.file) is not None, f"{self.file[:80]!r} is no file of a point")
         for number in (self.size, self.chunk_size, self.file_size, self.file_time):
-            require(0 <= number <= _MAX_NUMBER, f"{number} is no size")
+            require(0 <= number <= MAX_NUMBER, f"{number} is no size")
         if self.base is not None:
             check_id(self.base)
 
@@ -120,6 +124,8 @@ class DomainRecord:
             require(point.id not in seen, f"point {point.id} is there twice")
             require(point.bases <= seen, f"point {point.id} stands on one that does not come before it")
             seen.add(point.id)
+        order = [(point.sequence, point.id) for point in self.points]
+        require(order == sorted(order), "its points are not in order")
 
     def point(self, identifier: str) -> PointRecord | None:
         """The point of that id, retired or not."""
@@ -151,7 +157,7 @@ def parse_identity(data: bytes, where: str) -> Identity:
         identity = Identity(fields.take("id", str), TargetKind(fields.take("kind", str)))
         fields.finish()
     except (ValueError, ThinsyncError) as error:
-        raise _damaged(where, error) from error
+        raise _damaged(where, error, BRING_BACK) from error
     return identity
 
 
@@ -180,7 +186,11 @@ def parse_domain(data: bytes, where: str) -> DomainRecord:
         fields.finish()
         domain.finish()
     except (ValueError, ThinsyncError) as error:
-        raise _damaged(where, error) from error
+        raise _damaged(
+            where,
+            error,
+            "move the directory away, and the next run sends all again; or bring the whole domain directory back",
+        ) from error
     return record
 
 
@@ -228,10 +238,7 @@ def _parse_disk(fields: Fields) -> DiskRecord:
     return disk
 
 
-def _damaged(where: str, error: Exception) -> PoolError:
-    hint = getattr(error, "hint", "") if isinstance(error, PoolError) else ""
-    return PoolError(
-        f"{where} is damaged: {error}",
-        hint=hint
-        or "move the directory away, and the next run sends all again; or bring the whole domain directory back",
-    )
+def _damaged(where: str, error: Exception, hint: str) -> PoolError:
+    if isinstance(error, PoolError):
+        return PoolError(f"{where} is of another version: {error.message}", hint=error.hint)
+    return PoolError(f"{where} is damaged: {error}", hint=hint)

@@ -7,11 +7,16 @@ from contextlib import ExitStack
 from functools import partial
 
 from thinsync_virt import __version__
-from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory, legal_name
+from thinsync_virt.endpoint.target.stores.directory import (
+    DEFINITION,
+    DomainFolder,
+    StoreDirectory,
+    legal_name,
+)
 from thinsync_virt.endpoint.target.stores.keeper import Keeper, Readable
 from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.endpoint.target.stores.store import offered, refuse_written
-from thinsync_virt.errors import NotFoundError
+from thinsync_virt.errors import NotFoundError, PoolError
 from thinsync_virt.model.extents import Extent, coalesce
 from thinsync_virt.model.names import parse_uuid, short_id
 from thinsync_virt.model.plans import Mode
@@ -53,7 +58,7 @@ def find_domain(store: StoreDirectory, domain: str) -> str:
 
     Raises NotFoundError also where several have that name, PoolError when the domain's record is damaged.
     """
-    uuids = [folder.record.uuid for folder in _folders(store, domain)]
+    uuids = sorted({folder.record.uuid for folder in _folders(store, domain)})
     if len(uuids) > 1:
         raise NotFoundError(
             f"several domains {domain} are in {store.path}", hint=f"name it by its UUID: {', '.join(uuids)}"
@@ -136,7 +141,7 @@ class PointStream:
     def __iter__(self) -> Iterator[list[Piece]]:
         """The stream, frame by frame."""
         writer = StreamWriter()
-        definition = self._folder.read_definition(self.point).pack()
+        definition = self._definition()
         yield writer.begin(self._header(len(definition)))
         yield writer.definition(definition)
         for index, (disk, extents) in enumerate(zip(self._disks, self._extents, strict=True)):
@@ -147,6 +152,17 @@ class PointStream:
                     yield writer.data(index, start, data)
         yield writer.end()
         self.stream_bytes = writer.bytes_sent
+
+    def _definition(self) -> bytes:
+        """Packed; who receives it would refuse another than the point's. Raises PoolError."""
+        found = self._folder.read_definition(self.point)
+        if found.id != self.point.definition:
+            raise PoolError(
+                f"{self._folder.point_path(self.point) / DEFINITION} holds another definition than point"
+                f" #{self.point.sequence} {short_id(self.point.id)} had",
+                hint="bring its files back from a copy, or choose another point: thinsync-vm points DOMAIN",
+            )
+        return found.pack()
 
     def _header(self, definition_size: int) -> StreamHeader:
         point, record = self.point, self._folder.record

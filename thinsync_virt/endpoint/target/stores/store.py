@@ -248,7 +248,7 @@ class StoreEnd(Seedless):
 
 def offered(folder: DomainFolder) -> list[PointRecord]:
     """The points that are there, oldest first: not retired, and whole."""
-    return [point for point in folder.record.points if not point.retired and folder.whole(point)]
+    return [point for point in folder.all_whole() if not point.retired]
 
 
 def points_of(folder: DomainFolder) -> tuple[RecoveryPoint, ...]:

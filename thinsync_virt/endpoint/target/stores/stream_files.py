@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from thinsync_virt.endpoint.target.stores.plain import failing
+from thinsync_virt.endpoint.target.stores.plain import cannot_go_on, failing, require_left
 from thinsync_virt.errors import PoolError, StreamError
 from thinsync_virt.flushes import flush
 from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
@@ -57,9 +57,14 @@ class StreamFileWriter:
     @classmethod
     def going_on(cls, path: Path, header: StreamHeader, length: int) -> StreamFileWriter:
         """The file that an interrupted transfer left, cut where its last report was. Raises StreamError."""
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        require_left(path)
+        with failing("open", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             with failing("cut", path):
+                found = os.fstat(descriptor).st_size
+                if found < length:
+                    raise cannot_go_on(path, f"it has {found} bytes, and {length} were reported")
                 os.ftruncate(descriptor, length)
             written = continue_stream(lambda position, count: os.pread(descriptor, count, position), length)
         finally:
@@ -206,6 +211,7 @@ class ArchivedDisk:
             self.close()
             raise
         self.size = self._layers[-1].size
+        self._least = min(layer.size for layer in self._layers)
         self._ahead: Iterator[Segment] = iter(())
         self._held: list[Segment] = []
         self._known = range(0)
@@ -216,9 +222,19 @@ class ArchivedDisk:
             stream.close()
 
     def spoken(self) -> Iterator[tuple[int, int, FrameType]]:
-        """First byte, length and kind of what the streams say of the disk, ascending."""
+        """First byte, length and kind of what the streams say of the disk, ascending.
+
+        Where the disk was cut and grew again they say that nothing is left of what was there: in one stream with the
+        last size alone the cut would be lost, and what lies beneath these streams would come back.
+        """
+        reached = self._least
         for segment in segments(self._layers):
+            if segment.start > reached:
+                yield reached, segment.start - reached, FrameType.UNMAP
+            reached = max(reached, segment.end)
             yield segment.start, segment.end - segment.start, segment.frame.kind
+        if reached < self.size:
+            yield reached, self.size - reached, FrameType.UNMAP
 
     def extents(self) -> Iterator[Extent]:
         """What is data; zeroes need no reading."""
