@@ -38,7 +38,7 @@ def test_a_second_lab_with_other_releases(hosts: Hosts) -> None:
         assert NAME in second("run", "beta", "virsh list --all --name")
         assert NAME not in hosts.sh("beta", "virsh list --all --name")
         # A power cut here is none there.
-        hosts.lab.cut("beta")
+        hosts.cut("beta")
         assert json.loads(second("status", "--json"))["beta"]["power"] == "on"
         hosts.lab.boot("beta")
     finally:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thinsync_virt.cli.options import EXIT_STATUS, json_option
+from thinsync_virt.cli.options import EXIT_STATUS, json_option, output_option
 from thinsync_virt.cli.output import print_json
 from thinsync_virt.errors import UsageError
 
@@ -23,12 +23,7 @@ _STDOUT = 1
 @click.option(
     "--point", metavar="ID", default="", help="Which point: its id or the start of it (default: the newest)."
 )
-@click.option(
-    "--output",
-    type=click.Path(),
-    metavar="FILE",
-    help="Write to FILE, which is there when it is whole, and not before.",
-)
+@output_option
 @json_option
 def command(store: str, domain: str, point: str, output: str | None, as_json: bool) -> None:
     """Write one recovery point of DOMAIN, as it is kept in the directory STORE, to standard output.

@@ -30,6 +30,22 @@ class _Seconds(click.FloatRange):
 FREEZE_SECONDS = _Seconds(1, 600)
 """``--freeze-timeout``."""
 
+
+def _file_or_standard_output(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    return None if value == "-" else value
+
+
+output_option = click.option(
+    "--output",
+    type=click.Path(),
+    metavar="FILE",
+    callback=_file_or_standard_output,
+    help="Write to FILE, which is there when it is whole, and not before; - is standard output.",
+)
+"""Where a stream goes; None for standard output."""
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 

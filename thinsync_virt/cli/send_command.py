@@ -14,6 +14,7 @@ from thinsync_virt.cli.options import (
     EXIT_STATUS,
     FREEZE_SECONDS,
     json_option,
+    output_option,
     parse_transfer,
     transfer_options,
 )
@@ -49,12 +50,7 @@ _STDOUT = 1
     show_default=True,
     help="Ours, or that of LINBIT's thin-send-recv 1.1, which carries one volume, no identity and no checksums.",
 )
-@click.option(
-    "--output",
-    type=click.Path(),
-    metavar="FILE",
-    help="Write to FILE, which is there when it is whole, and not before.",
-)
+@output_option
 @click.option(
     "--quiesce",
     type=click.Choice([value.value for value in Quiesce]),

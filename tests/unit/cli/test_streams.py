@@ -147,6 +147,12 @@ def test_a_point_into_a_file_and_out_of_it(shell: Shell) -> None:
     assert shell.error("send", f"{NAME}@ffff", "--output", "x", code=Code.NOT_FOUND)
 
 
+def test_a_dash_is_standard_output(shell: Shell) -> None:
+    plain, dashed = (shell.stream(f"{NAME}@{POINT}", *words) for words in ((), ("--output", "-")))
+    assert dashed == plain and not Path("-").exists()
+    shell.error("send", f"{NAME}@{POINT}", "--output", "-", "--json", code=Code.USAGE)
+
+
 def test_where_the_definition_goes_is_looked_at_before_anything_is_received(shell: Shell) -> None:
     stream = shell.stream(f"{NAME}@{POINT}")
     before = shell.world.names()

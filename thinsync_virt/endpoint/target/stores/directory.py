@@ -130,7 +130,7 @@ class StoreDirectory:
         if found:
             raise ConflictError(
                 f"{self.path} is no store of ours, and is not empty: {found[0][:60]!r}",
-                hint="name an empty directory, or one that is to be made",
+                hint="name the store itself; for a new one an empty directory, or one that is to be made",
             )
         if mode & stat.S_IWOTH:
             raise ConflictError(

@@ -87,7 +87,7 @@ def _folders(store: StoreDirectory, domain: str) -> list[DomainFolder]:
         )
         raise NotFoundError(
             f"no domain {domain} is in {store.path}",
-            hint=f"domains there: {names}" if names else "no domain is there",
+            hint=f"domains there: {names or 'none'}",
         )
     return folders
 
