@@ -264,8 +264,11 @@ class Session:
         target: RemoteTarget | LocalTarget,
         stack: ExitStack,
         tuning: Tuning | None = None,
+        *,
+        registers: bool = True,
     ) -> None:
         self.host = host
+        self._registers = registers
         self.source = host.source(tuning)
         self.target = target
         self.target_prover = target
@@ -283,13 +286,14 @@ class Session:
 
         Raises UsageError, UnreachableError, ConflictError.
         """
-        from thinsync_virt.model.targets import TargetSpec
+        from thinsync_virt.model.targets import StoreTarget, TargetSpec
 
         spec = TargetSpec.parse(to)
         host = LocalHost.make()
         with ExitStack() as stack:
             stack.callback(host.hypervisor.close)
-            yield cls(host, open_target(spec, host.name, stack, rate=rate, streams=streams), stack, tuning)
+            target = open_target(spec, host.name, stack, rate=rate, streams=streams)
+            yield cls(host, target, stack, tuning, registers=not isinstance(spec, StoreTarget))
 
     @property
     def over_ssh(self) -> bool:
@@ -332,10 +336,13 @@ class Session:
             ) from error
 
     def with_registered(self, proof: Proof) -> Proof:
-        """The proof, with what is wrong with what is registered at the target, or why that cannot be told."""
+        """The proof, with what is wrong with what is registered at the target, or why that cannot be told.
+
+        A directory registers nothing: what it has to say besides is no difference.
+        """
         try:
             found = self.target.registered_findings(proof.point.key)
         except ThinsyncError as error:
             subject = f"{self.target.host}: registered domain"
             found = (Finding(Severity.WARNING, subject, error.message, error.hint, error.code),)
-        return replace(proof, registered=found)
+        return replace(proof, registered=found) if self._registers else replace(proof, notes=found)

@@ -130,7 +130,7 @@ def _print(proof: Proof, domain: str, host: str, seconds: float) -> None:
         if len(disk.differing) > SHOWN_RANGES:
             click.echo(f"    and {len(disk.differing) - SHOWN_RANGES} more ranges (--json lists all)")
     click.echo(f"  definition: {'equal' if proof.definition_equal else 'DIFFERS'}")
-    print_findings(proof.registered)
+    print_findings((*proof.registered, *proof.notes))
     if proof.equal:
         click.echo(
             f"{domain}: point #{proof.point.sequence} {short_id(proof.point.id)} is the same here and at {host}"

@@ -49,12 +49,17 @@ class DiskProof:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A whole point compared. ``registered`` holds what is wrong with what is registered, if anything."""
+    """A whole point compared.
+
+    ``registered`` holds what is wrong with what is registered, if anything; ``notes`` what else there is to say of the
+    target, which is no difference.
+    """
 
     point: RecoveryPoint
     definition_equal: bool
     disks: tuple[DiskProof, ...]
     registered: tuple[Finding, ...] = ()
+    notes: tuple[Finding, ...] = ()
 
     @property
     def same(self) -> bool:

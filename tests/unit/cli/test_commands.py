@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.unit.values import DOMAIN, KEY, OTHER_GROUP, bad_disk, cdrom, disk, domain, identifier, point
-from thinsync_virt.cli import build
+from thinsync_virt.cli import build, verify_command
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.cli.main import main
 from thinsync_virt.cli.output import format_time, print_findings
@@ -29,6 +29,7 @@ from thinsync_virt.model.states import TargetState
 from thinsync_virt.model.targets import HostTarget, TargetSpec
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.planning.choices import Wishes
+from thinsync_virt.replication.verify import Proof
 from thinsync_virt.system.priority import Priority
 from thinsync_virt.units import MIB
 
@@ -465,6 +466,24 @@ def test_points_of_a_directory_name_what_was_set_aside_there(
     assert "set-aside-000007" in out
     _, out, _ = run("points", "web01", "--to", "beta", capsys=capsys)
     assert "set aside" not in out, "a host registers domains: that is for check and verify"
+
+
+@pytest.mark.parametrize("registers", [True, False])
+def test_what_a_directory_has_to_say_besides_is_no_difference(
+    registers: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was set aside there long ago made verify say that what is registered is another point."""
+    warning = Finding(Severity.WARNING, "archive:/srv", "set aside, and no points: set-aside-000007", "look")
+    host: Any = SimpleNamespace(source=lambda _: None, prover=lambda _: SimpleNamespace(close=lambda: None))
+    target: Any = SimpleNamespace(host="archive:/srv", registered_findings=lambda key: (warning,))
+    with ExitStack() as stack:
+        session = build.Session(host, target, stack, registers=registers)
+        proof = session.with_registered(Proof(point(1), True, ()))
+    assert proof.equal is not registers
+    assert (*proof.registered, *proof.notes) == (warning,)
+    verify_command._print(proof, "web01", "archive:/srv", 1.0)
+    out = capsys.readouterr().out
+    assert "set-aside-000007" in out and ("is the same here and at" in out) is not registers
 
 
 def test_points_of_two_targets_say_who_confirmed_which(
