@@ -32,7 +32,8 @@ def test_a_second_lab_with_other_releases(hosts: Hosts) -> None:
         second("up", "--release", "alpha=13", "--release", "beta=12")
         versions = [second("run", node, ". /etc/os-release; echo $VERSION_ID") for node in ("alpha", "beta")]
         assert versions == ["13", "12"]
-        second("guest", "alpha", NAME, "--size", "64M", "--no-start")
+        # Of a type that the older one knows too.
+        second("guest", "alpha", NAME, "--size", "64M", "--machine", "pc-i440fx-7.2", "--no-start")
         second("run", "alpha", f"thinsync-vm replicate {NAME} --to beta")
         second("run", "alpha", f"thinsync-vm verify {NAME} --to beta")
         assert NAME in second("run", "beta", "virsh list --all --name")
