@@ -127,8 +127,11 @@ class LibvirtGuest:
         domain = self._domain(timeout)
         try:
             return question(LibvirtAgent(domain), max(deadline - time.monotonic(), 0.1))
+        except UnreachableError:
+            self.close()
+            raise
         except GuestError as error:
-            if isinstance(error.__cause__, UnreachableError | OverdueError):
+            if isinstance(error.__cause__, OverdueError):
                 self.close()
             raise
 
