@@ -17,9 +17,10 @@ thaw. What is left after LVM's share of it is kept for undoing.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -150,9 +151,9 @@ class Window:
 
     def _look(self) -> GuestView:
         view = self._guest.look(_LOOK_SECONDS)
-        if view.blockers:
+        if blockers := (*view.blockers, *self._shared(view)):
             raise ConflictError(
-                f"domain {self._request.domain}: {'; '.join(view.blockers)}: no snapshot while that writes",
+                f"domain {self._request.domain}: {'; '.join(blockers)}: no snapshot while that writes",
                 hint="wait for it to end, or end it",
             )
         self._course.state = view.state
@@ -165,6 +166,13 @@ class Window:
         ):
             raise self._required(self._course.reason)
         return view
+
+    def _shared(self, view: GuestView) -> Iterator[str]:
+        """Those of the volumes to be snapshot that others may write to; a disk that is left out may be shared."""
+        ours = {os.path.realpath(origin.path) for origin in self._request.origins}
+        for target, path in view.shareable:
+            if not path or os.path.realpath(path) in ours:
+                yield f"disk {target} is shareable: others may write to it"
 
     def _why_not_freeze(self, view: GuestView) -> str:
         if view.state is DomainState.OFF:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ from thinsync_virt.hypervisor.connection import (
     translated,
 )
 from thinsync_virt.hypervisor.deadline import OverdueError, within
-from thinsync_virt.hypervisor.markup import Element, parse
+from thinsync_virt.hypervisor.markup import Element, parse, value_at
 from thinsync_virt.hypervisor.process import Process
 from thinsync_virt.model.domains import DomainState
 
@@ -53,7 +53,8 @@ _STATES = {
 class GuestView:
     """What a look at a domain shows. Socket paths are "" where there is none; ``qemu`` is None when it is off.
 
-    ``blockers`` are sentences: jobs and exports that write on whatever we freeze or pause.
+    ``blockers`` are sentences: jobs that write on whatever we freeze or pause. ``shareable`` holds target and path of
+    each disk that other domains may write to; the path is "" where the definition does not tell.
     """
 
     state: DomainState
@@ -61,6 +62,7 @@ class GuestView:
     agent_socket: str = ""
     monitor_socket: str = ""
     blockers: tuple[str, ...] = ()
+    shareable: tuple[tuple[str, str], ...] = ()
 
 
 class LibvirtGuest:
@@ -225,6 +227,7 @@ def _look(domain: Any) -> GuestView:
         agent_socket=_agent_socket(tree),
         monitor_socket=monitor,
         blockers=(*_writers(domain, tree), *_domain_job(domain)),
+        shareable=tuple(_shareable(tree)),
     )
 
 
@@ -268,9 +271,14 @@ def _writers(domain: Any, tree: Element) -> list[str]:
         name = target.get("dev", "") if target is not None else ""
         if disk.find("mirror") is not None or (name and domain.blockJobInfo(name)):
             found.append(f"a block job runs on disk {name} (virsh blockjob {domain.name()} {name})")
-        if disk.find("shareable") is not None:
-            found.append(f"disk {name} is shareable: others may write to it")
     return found
+
+
+def _shareable(tree: Element) -> Iterator[tuple[str, str]]:
+    for disk in tree.iterfind("./devices/disk[@device='disk']"):
+        if disk.find("shareable") is not None:
+            path = value_at(disk, "source", "dev") or value_at(disk, "source", "file")
+            yield value_at(disk, "target", "dev"), path
 
 
 def _domain_job(domain: Any) -> list[str]:

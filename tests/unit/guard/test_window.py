@@ -362,6 +362,22 @@ def test_block_jobs_refuse_before_anything_is_touched(tmp_path: Path) -> None:
     assert world.made == [] and "freeze" not in world.calls
 
 
+@pytest.mark.parametrize("path", ["/dev/vg0/web-1", "/dev/../dev/vg0/web-1", ""])
+def test_a_shared_disk_refuses_before_anything_is_touched(tmp_path: Path, path: str) -> None:
+    world = World(shareable=(("vdb", path),))
+    held = hold(world, tmp_path)
+    assert isinstance(held.error, ConflictError)
+    assert "vdb is shareable" in held.error.message
+    assert (world.runs, world.made) == (True, [])
+
+
+def test_a_shared_disk_that_is_left_out_is_nobodys_business(tmp_path: Path) -> None:
+    """It is what the refusal of such a disk advises: exclude it."""
+    held = hold(World(shareable=(("vdc", "/dev/vg0/quorum"),)), tmp_path)
+    assert held.report is not None
+    assert held.report.ok
+
+
 def test_files_are_read_while_paused(tmp_path: Path) -> None:
     nvram = tmp_path / "nvram.fd"
     nvram.write_bytes(b"\0boot")
