@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from thinsync_virt.errors import UsageError
-from thinsync_virt.hypervisor.markup import Element, text_at, value_at
+from thinsync_virt.hypervisor.markup import Element, name_of, text_at, value_at
 from thinsync_virt.hypervisor.unreplicable import host_bound_state
 from thinsync_virt.model.domains import CacheMode, Disk, Domain, DomainState
 from thinsync_virt.model.names import check_disk_target
@@ -78,7 +78,7 @@ class Observation:
 def describe(seen: Observation, find_volume: FindVolume, find_path: FindPath) -> Domain:
     """The domain, its disks in the order of the definition."""
     root = seen.current
-    name = text_at(root, "name")
+    name = name_of(root)
     disks = tuple(
         _disk(element, name, seen.block_jobs, find_volume, find_path)
         for element in root.iterfind("devices/disk")

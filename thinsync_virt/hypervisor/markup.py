@@ -55,6 +55,11 @@ def text_at(root: Element, path: str) -> str:
     return (root.findtext(path) or "").strip()
 
 
+def name_of(root: Element) -> str:
+    """A domain's name, as it is: libvirt takes blanks at its ends for a part of it."""
+    return root.findtext("name") or ""
+
+
 def value_at(root: Element, path: str, attribute: str) -> str:
     """An attribute of the first element at ``path``, "" when it is not there."""
     element = root.find(path)

@@ -235,3 +235,12 @@ def test_state_outside_the_disks_is_refused() -> None:
     problems = look(None, root_of("everything"), OFF).problems
     assert any("TPM" in problem for problem in problems)
     assert any("nvdimm" in problem for problem in problems)
+
+
+def test_blanks_are_a_part_of_a_name() -> None:
+    """libvirt knows no domain by the name without them, and the guard takes it for renamed."""
+    root = root_of("bios")
+    name = root.find("name")
+    assert name is not None
+    name.text = " web 1 "
+    assert look(root, deepcopy(root)).name == " web 1 "

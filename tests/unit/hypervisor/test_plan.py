@@ -603,13 +603,19 @@ def test_a_definition_cannot_read_files_of_this_host_as_firmware(os_element: str
     assert refused or "/etc/shadow" not in plan.xml
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".", "a\nb", "x" * 300, "a\tb", "\u202eevil"])
+@pytest.mark.parametrize("name", ["", " ", "a/b", "..", ".", "a\nb", "x" * 300, "a\tb", "\u202eevil"])
 def test_names_that_are_none(name: str) -> None:
     text = BIOS.replace("<name>web01</name>", f"<name>{name}</name>")
     if name == "a\nb":
         text = BIOS.replace("<name>web01</name>", "<name>a&#10;b</name>")
     with pytest.raises(StreamError):
         plan_for(text, WEB)
+
+
+def test_blanks_at_the_ends_of_a_name_stay() -> None:
+    text = BIOS.replace("<name>web01</name>", "<name> web 1 </name>")
+    plan, root = plan_for(text, WEB)
+    assert (plan.name, root.findtext("name")) == (" web 1 ", " web 1 ")
 
 
 @given(
