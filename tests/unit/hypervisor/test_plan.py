@@ -190,6 +190,20 @@ def test_no_path_of_the_source_survives_as_a_disk() -> None:
     assert root.find("devices/disk/alias") is None
 
 
+def test_an_alias_of_the_users_own_stays() -> None:
+    """Others refer to it: teaming, <qemu:override>, virsh."""
+    alias = "<alias name='ua-mine'/>"
+    root, _, _ = bios(
+        f"<disk type='file' device='cdrom'>{alias}<target dev='sda' bus='sata'/></disk>"
+        f"<interface type='network'>{alias}<source network='default'/></interface>"
+        f"<interface type='network'><alias name='net7'/><source network='default'/></interface>"
+        f"<serial type='pty'>{alias}</serial><controller type='usb'>{alias}</controller>"
+    )
+    for kind in ("disk", "interface", "serial", "controller"):
+        assert attribute(root, f"devices/{kind}/alias", "name") == "ua-mine", kind
+    assert len(root.findall("devices/interface/alias")) == 1
+
+
 def test_disk_limits_follow_their_disk() -> None:
     plan, root = plan_for(text_of("everything"), {"vda": "/dev/vg1/zoo"}, choices(excluded=("vdb",)))
     assert [p.text for p in root.iterfind("blkiotune/device/path")] == ["/dev/vg1/zoo"]
@@ -363,6 +377,23 @@ def test_placement_that_fits_is_kept() -> None:
     assert attribute(root, "numatune/memory", "nodeset") == "1"
     assert root.find("memoryBacking/hugepages") is not None
     assert not any("placement" in text or "memory" in text for text in warned)
+
+
+def test_pluggable_memory_is_bound_to_nothing_that_is_not_here() -> None:
+    module = (
+        "<memory model='dimm'><source><pagesize unit='KiB'>{page}</pagesize><nodemask>{nodes}</nodemask></source>"
+        "<target><size unit='KiB'>524288</size><node>0</node></target></memory>"
+    )
+    root, refused, warned = bios(module.format(page=1048576, nodes="1-3"))
+    assert root.find("devices/memory/source/pagesize") is None
+    assert root.find("devices/memory/source/nodemask") is None
+    assert root.find("devices/memory/target/node") is not None
+    assert not refused
+    assert "memory device" in warned
+    root, _, warned = bios(module.format(page=2048, nodes="0"), replace(FACTS, pages={4: 1, 2048: 512}))
+    assert root.findtext("devices/memory/source/nodemask") == "0"
+    assert root.findtext("devices/memory/source/pagesize") == "2048"
+    assert not warned
 
 
 def test_automatic_placement_needs_numad() -> None:

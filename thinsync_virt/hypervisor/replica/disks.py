@@ -9,7 +9,7 @@ from thinsync_virt.hypervisor.replica.names import medium_path
 from thinsync_virt.model.definition import MEDIA
 
 # What a running domain adds, and what names the source's storage.
-_HOST_BOUND = ("backingStore", "mirror", "alias", "auth", "shareable", "transient")
+_HOST_BOUND = ("backingStore", "mirror", "auth", "shareable", "transient")
 _KEPT_IN_SOURCE = frozenset({"encryption", "slices", "seclabel"})
 
 

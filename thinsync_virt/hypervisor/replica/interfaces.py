@@ -13,7 +13,6 @@ def map_interfaces(draft: Draft) -> None:
     """MAC addresses and models stay. An interface whose network is missing here refuses the replica."""
     for element in draft.devices("interface"):
         subject = "interface " + (value_at(element, "mac", "address") or "without MAC")
-        remove_all(element, "alias")
         _map_host_device(draft, element, subject)
         _drop_host_programs(draft, element, subject)
         match element.get("type", ""):
