@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from thinsync_virt.errors import ConflictError, GuestError, ThinsyncError
+from thinsync_virt.errors import ConflictError, GuestError, ThinsyncError, UnreachableError
 from thinsync_virt.guard.batch import SnapshotProcess
 from thinsync_virt.guard.course import Course, still_frozen_hint
 from thinsync_virt.guard.files import read_files
@@ -295,14 +295,24 @@ class Window:
         if stood_still is DomainState.RUNNING:
             return ""
         try:
-            now = self._guest.state(_STATE_SECONDS)
+            now = self._state_again()
         except ThinsyncError as error:
-            # libvirt went away: then nobody resumed the guest through it.
             log.info("domain %s: state after the snapshots unknown: %s", self._request.domain, error)
-            return ""
+            if stood_still is DomainState.OFF:
+                return (
+                    f"whether the guest was started while the snapshots were being made is not known: {error}"
+                )
+            return ""  # libvirt went away: then nobody resumed the guest through it
         if now is stood_still or now is DomainState.OFF:
             return ""
         return "somebody resumed or started the guest while the snapshots were being made"
+
+    def _state_again(self) -> DomainState:
+        """Asked twice: a libvirtd that was restarted meanwhile, and may have started the guest, is only then heard."""
+        try:
+            return self._guest.state(_STATE_SECONDS)
+        except UnreachableError:
+            return self._guest.state(_STATE_SECONDS)
 
     def _changed(self) -> str:
         """Files read while the guest ran must be the same afterwards; else they are of no instant."""

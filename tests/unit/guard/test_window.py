@@ -101,6 +101,34 @@ def test_a_guest_that_starts_meanwhile_is_noticed(tmp_path: Path) -> None:
     assert held.report is not None and not held.report.ok
 
 
+@pytest.mark.parametrize("power", [DomainState.OFF, DomainState.RUNNING])
+def test_a_guest_started_or_resumed_by_a_restarted_libvirt_is_noticed(
+    tmp_path: Path, power: DomainState
+) -> None:
+    """A daemon that starts again starts guests, too; the connection to the one before is broken then."""
+    world = World(power=power)
+
+    def restart(_: threading.Event) -> None:
+        world.power = DomainState.RUNNING
+        world.faults["state"] = fails(UnreachableError("client socket is closed"))
+
+    held = hold(world, tmp_path, at={Step.SNAPSHOTTING: restart})
+    assert held.report is not None and not held.report.ok
+    assert "resumed or started" in held.report.problem
+
+
+def test_a_guest_that_may_have_started_meanwhile_gives_no_offline_point(tmp_path: Path) -> None:
+    world = World(power=DomainState.OFF)
+
+    def down(_: threading.Event) -> None:
+        world.libvirt = False
+
+    held = hold(world, tmp_path, at={Step.SNAPSHOTTING: down})
+    assert held.report is not None and not held.report.ok
+    assert "not known" in held.report.problem
+    assert lease_gone(tmp_path)
+
+
 def test_a_guest_paused_by_the_user_stays_paused(tmp_path: Path) -> None:
     world = World(power=DomainState.PAUSED)
     held = hold(world, tmp_path)
