@@ -113,7 +113,8 @@ def disk_source(element: Element, find_path: FindPath) -> str:
             return value
     if kind == "network":
         return f"{source.get('protocol', '')}:{source.get('name', '')}"
-    return kind
+    # With nothing but a startupPolicy: that is what libvirt leaves of an ejected medium.
+    return "" if kind in ("file", "block") else kind
 
 
 def _disk(
@@ -171,6 +172,11 @@ def _disk_problem(
         return (
             "is an overlay (external snapshot) on another image",
             f"merge it: virsh blockcommit {domain} {target} --active --pivot",
+        )
+    if kind == "file" and disk.source.startswith("/dev/"):
+        return (
+            "names a device as if it were a file",
+            f"name it as what it is: virsh edit {domain}, <disk type='block'> with <source dev='{disk.source}'/>",
         )
     if kind not in ("block", "volume"):
         return _SOURCE_KINDS.get(kind, (f"is of type '{kind}'", ""))

@@ -69,6 +69,12 @@ def test_a_plain_guest() -> None:
             "thin volume",
         ),
         (
+            "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/dev/vg0/web01-root'/>"
+            "<target dev='vda'/></disk>",
+            "names a device as if it were a file",
+            "<source dev='/dev/vg0/web01-root'/>",
+        ),
+        (
             "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/i/a.snap1'/>"
             "<backingStore type='block'><format type='raw'/><source dev='/dev/vg0/web01-root'/></backingStore>"
             "<target dev='vda'/></disk>",
@@ -244,3 +250,11 @@ def test_blanks_are_a_part_of_a_name() -> None:
     assert name is not None
     name.text = " web 1 "
     assert look(root, deepcopy(root)).name == " web 1 "
+
+
+def test_a_drive_whose_medium_was_ejected_is_empty() -> None:
+    domain = with_disk(
+        "<disk type='file' device='cdrom'><source startupPolicy='optional'/><target dev='sdx' bus='sata'/></disk>"
+    )
+    assert disk(domain, "sdx").source == ""
+    assert "no medium" in disk(domain, "sdx").problem

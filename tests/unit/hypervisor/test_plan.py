@@ -204,6 +204,13 @@ def test_an_alias_of_the_users_own_stays() -> None:
     assert len(root.findall("devices/interface/alias")) == 1
 
 
+def test_a_drive_whose_medium_was_ejected_is_not_said_to_have_lost_it() -> None:
+    _, _, warned = bios(
+        "<disk type='file' device='cdrom'><source startupPolicy='optional'/><target dev='sda' bus='sata'/></disk>"
+    )
+    assert not warned
+
+
 def test_disk_limits_follow_their_disk() -> None:
     plan, root = plan_for(text_of("everything"), {"vda": "/dev/vg1/zoo"}, choices(excluded=("vdb",)))
     assert [p.text for p in root.iterfind("blkiotune/device/path")] == ["/dev/vg1/zoo"]
