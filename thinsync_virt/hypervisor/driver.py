@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
@@ -118,7 +119,7 @@ class LibvirtHypervisor:
         if root is None:
             raise NotReplicableError(
                 f"domain {name} is transient",
-                hint=f"virsh dumpxml --migratable --security-info {name} > {name}.xml; virsh define {name}.xml",
+                hint=f"virsh dumpxml --migratable --security-info {shlex.quote(name)} | virsh define /dev/stdin",
             )
         path = nvram_file(root, live)
         if nvram is None and path is not None and os.path.exists(path):
@@ -126,7 +127,7 @@ class LibvirtHypervisor:
             if nvram is None:
                 raise NotReplicableError(
                     f"{path} is too large for UEFI variables (over 64 MiB)",
-                    hint=f"is it the right file? see the element nvram: virsh edit {name}",
+                    hint=f"is it the right file? see the element nvram: virsh edit {shlex.quote(name)}",
                 )
         if tpm is None:
             tpm = _read_tpm(root if live is None else live, live is not None)

@@ -7,6 +7,7 @@ and is for when libvirt is down (its daemon holds these sockets as long as it ru
 from __future__ import annotations
 
 import glob
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -270,7 +271,9 @@ def _writers(domain: Any, tree: Element) -> list[str]:
         target = disk.find("target")
         name = target.get("dev", "") if target is not None else ""
         if disk.find("mirror") is not None or (name and domain.blockJobInfo(name)):
-            found.append(f"a block job runs on disk {name} (virsh blockjob {domain.name()} {name})")
+            found.append(
+                f"a block job runs on disk {name} (virsh blockjob {shlex.quote(domain.name())} {name})"
+            )
     return found
 
 
@@ -290,4 +293,4 @@ def _domain_job(domain: Any) -> list[str]:
         kind = domain.jobInfo()[0]
     if kind == libvirt.VIR_DOMAIN_JOB_NONE:
         return []
-    return [f"a job runs on the domain (virsh domjobinfo {domain.name()})"]
+    return [f"a job runs on the domain (virsh domjobinfo {shlex.quote(domain.name())})"]

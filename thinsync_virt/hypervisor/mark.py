@@ -13,6 +13,8 @@ libvirt keeps one top-level element per namespace; those of others are left alon
 
 from __future__ import annotations
 
+import shlex
+
 from lxml import etree
 
 from thinsync_virt.errors import ConflictError, UsageError
@@ -48,7 +50,7 @@ def read_mark(root: Element) -> Mark | None:
         name = name_of(root) or "?"
         raise ConflictError(
             f"the replica mark of domain {name} is not one that this version understands",
-            hint="upgrade thinsync-virt here, or take the element out with: virsh edit " + name,
+            hint="upgrade thinsync-virt here, or take the element out with: virsh edit " + shlex.quote(name),
         ) from None
 
 

@@ -258,3 +258,18 @@ def test_a_drive_whose_medium_was_ejected_is_empty() -> None:
     )
     assert disk(domain, "sdx").source == ""
     assert "no medium" in disk(domain, "sdx").problem
+
+
+def test_commands_that_are_advised_are_fit_to_be_pasted() -> None:
+    root = root_of("bios")
+    name = root.find("name")
+    assert name is not None
+    name.text = "web 01; reboot"
+    (saved,) = look(root, deepcopy(root), managed_save=True).problems
+    assert "virsh managedsave-remove 'web 01; reboot'" in saved
+    (transient,) = look(root, None).problems
+    assert "--security-info 'web 01; reboot' | virsh define /dev/stdin" in transient, "no secret in a file"
+    jobs = {"vda": "copy"}
+    assert (
+        "virsh blockjob 'web 01; reboot' vda" in disk(look(root, deepcopy(root), block_jobs=jobs), "vda").hint
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from thinsync_virt.errors import StreamError, UsageError
 from thinsync_virt.hypervisor.markup import Element, child, drop_attributes, remove, remove_all, value_at
 from thinsync_virt.hypervisor.replica.draft import Draft, checked_target
@@ -92,7 +94,8 @@ def _map_drive(draft: Draft, element: Element, target: str) -> None:
         draft.warn(
             subject,
             "its medium did not travel (not a small image file): the drive is empty here",
-            f"insert one when it is needed: virsh change-media {draft.name} {target} PATH --insert --config",
+            "insert one when it is needed: "
+            f"virsh change-media {shlex.quote(draft.name)} {target} PATH --insert --config",
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from thinsync_virt.hypervisor.markup import Element, child, drop_attributes, remove, remove_all, value_at
 from thinsync_virt.hypervisor.replica.draft import Draft
 
@@ -63,7 +65,7 @@ def _map_network(draft: Draft, element: Element, subject: str) -> None:
         draft.warn(
             subject,
             f"network {name} is not active on this host",
-            f"virsh net-start {name}; virsh net-autostart {name}",
+            f"virsh net-start {shlex.quote(name)}; virsh net-autostart {shlex.quote(name)}",
         )
 
 
@@ -129,5 +131,5 @@ def _check_filter(draft: Draft, element: Element, subject: str) -> None:
         draft.refuse(
             subject,
             f"network filter {name} is not on this host",
-            f"define it here: virsh nwfilter-dumpxml {name} at the source, virsh nwfilter-define here",
+            f"define it here: virsh nwfilter-dumpxml {shlex.quote(name)} at the source, virsh nwfilter-define here",
         )
