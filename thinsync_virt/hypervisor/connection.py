@@ -106,6 +106,16 @@ class Connection:
         self.raw = raw
         self.uri = uri
 
+    @property
+    def answers(self) -> bool:
+        """Whether the daemon at its other end is still there. One that was restarted is only seen by asking."""
+        libvirt = libvirt_module()
+        try:
+            self.raw.getLibVersion()
+        except libvirt.libvirtError:
+            return False
+        return True
+
     def lookup(self, name: str) -> Any:
         """The virDomain with that name, else one with that UUID (32 digits or dashed). Raises NotFoundError."""
         libvirt = libvirt_module()

@@ -49,13 +49,20 @@ class LibvirtHypervisor:
         self._uri = uri
         self._reached = reached
 
-    @cached_property
+    @property
     def _connection(self) -> Connection:
+        """One that answers: between two calls lie hours of transfer, in which libvirtd may have been upgraded."""
+        if "_opened" in self.__dict__ and not self._opened.answers:
+            self.close()
+        return self._opened
+
+    @cached_property
+    def _opened(self) -> Connection:
         return connect(self._uri)
 
     def close(self) -> None:
         """End the connection, if one was made."""
-        connection = self.__dict__.pop("_connection", None)
+        connection = self.__dict__.pop("_opened", None)
         if connection is not None:
             connection.close()
 

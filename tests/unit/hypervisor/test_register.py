@@ -405,7 +405,7 @@ def test_files_of_a_running_older_definition_stay(connection: Connection) -> Non
 def test_the_driver_inspects_and_collects(connection: Connection) -> None:
     connection.raw.defineXML(XML.format(name="web01"))
     with LibvirtHypervisor(URI) as hypervisor:
-        hypervisor.__dict__["_connection"] = connection
+        hypervisor.__dict__["_opened"] = connection
         assert hypervisor.domain_names() == ("web01",)
         domain = hypervisor.inspect("web01", lambda path: "is not here")
         assert domain.uuid == UUID
@@ -416,4 +416,4 @@ def test_the_driver_inspects_and_collects(connection: Connection) -> None:
         assert hypervisor.nvram_path("web01") is None
         with pytest.raises(NotFoundError):
             hypervisor.inspect("nobody", lambda path: "")
-        hypervisor.__dict__.pop("_connection")
+        hypervisor.__dict__.pop("_opened")
