@@ -386,6 +386,17 @@ def test_placement_that_fits_is_kept() -> None:
     assert not any("placement" in text or "memory" in text for text in warned)
 
 
+@pytest.mark.parametrize("number", ["²", "9" * 5000, "", "-1", "0x10"], ids=lambda number: number[:4])
+def test_a_size_that_is_no_number_is_none(number: str) -> None:
+    """The other end writes the definition: no traceback, whatever stands there."""
+    text = BIOS.replace(
+        "<devices>", f"<memoryBacking><hugepages><page size='{number}'/></hugepages></memoryBacking><devices>"
+    )
+    start, end = text.index("<memory"), text.index("</memory>")
+    plan, _ = plan_for(f"{text[:start]}<memory unit='KiB'>{number}{text[end:]}", WEB)
+    assert plan.name == "web01"
+
+
 def test_pluggable_memory_is_bound_to_nothing_that_is_not_here() -> None:
     module = (
         "<memory model='dimm'><source><pagesize unit='KiB'>{page}</pagesize><nodemask>{nodes}</nodemask></source>"

@@ -79,7 +79,7 @@ def _check_machine(draft: Draft, architecture: Architecture) -> None:
 def _version(machine: str) -> tuple[int, ...]:
     """``pc-q35-9.2`` -> (9, 2), so that 10.0 comes after 9.2."""
     digits = machine.rsplit("-", 1)[-1].split(".")
-    return tuple(int(part) for part in digits) if all(part.isdigit() for part in digits) else ()
+    return tuple(int(part) for part in digits) if all(part.isdecimal() for part in digits) else ()
 
 
 def _check_cpu(draft: Draft) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thinsync_virt.hypervisor.capabilities import parse_cpu_set
-from thinsync_virt.hypervisor.markup import drop_attributes, kibibytes, remove, remove_all
+from thinsync_virt.hypervisor.markup import drop_attributes, kibibytes, natural, remove, remove_all
 from thinsync_virt.hypervisor.replica.draft import Draft
 
 _NUMAD = "/usr/bin/numad"
@@ -76,7 +76,7 @@ def _map_huge_pages(draft: Draft) -> None:
         return
     memory = draft.root.find("memory")
     needed = 0 if memory is None else kibibytes(memory)
-    sizes = [int(page.get("size", "0")) for page in huge.iterfind("page") if page.get("size", "").isdigit()]
+    sizes = [size for page in huge.iterfind("page") if (size := natural(page.get("size", "")))]
     offered = draft.facts.pages
     sizes = sizes or [min((size for size in offered if size > 4), default=2048)]
     if all(offered.get(size, 0) * size >= (needed if len(sizes) == 1 else 1) for size in sizes):
