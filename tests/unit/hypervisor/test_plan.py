@@ -276,6 +276,18 @@ def test_a_network_filter_is_never_dropped() -> None:
     assert attribute(root, "devices/interface/filterref", "filter") == "clean-traffic"
 
 
+def test_passt_is_bound_to_no_device_that_is_not_here() -> None:
+    interface = (
+        "<interface type='user'><mac address='52:54:00:00:00:04'/><backend type='passt'/>{}</interface>"
+    )
+    root, _, warned = bios(interface.format("<source dev='eno7'/>"))
+    assert root.find("devices/interface/source") is None
+    assert "eno7" in warned["interface 52:54:00:00:00:04"]
+    root, _, warned = bios(interface.format("<source dev='eth0'/>"))
+    assert attribute(root, "devices/interface/source", "dev") == "eth0"
+    assert not warned
+
+
 def test_a_taken_device_name_is_given_up() -> None:
     root, _, warned = bios(
         "<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='br0'/>"
@@ -395,6 +407,14 @@ def test_a_size_that_is_no_number_is_none(number: str) -> None:
     start, end = text.index("<memory"), text.index("</memory>")
     plan, _ = plan_for(f"{text[:start]}<memory unit='KiB'>{number}{text[end:]}", WEB)
     assert plan.name == "web01"
+
+
+@pytest.mark.parametrize("kind", ["commandline", "override"])
+def test_what_goes_past_libvirt_is_said(kind: str) -> None:
+    space = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+    plan, root = plan_for(BIOS.replace("</domain>", f"<qemu:{kind} {space}/></domain>"), WEB)
+    assert f"qemu:{kind}" in found(plan, Severity.WARNING)
+    assert len(root.findall("{http://libvirt.org/schemas/domain/qemu/1.0}*")) == 1
 
 
 def test_pluggable_memory_is_bound_to_nothing_that_is_not_here() -> None:

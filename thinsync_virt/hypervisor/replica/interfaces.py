@@ -30,6 +30,8 @@ def map_interfaces(draft: Draft) -> None:
                     "add one of this host",
                 )
                 continue
+            case "user":
+                _map_user(draft, element, subject)
             case "ethernet" | "vhostuser" | "vdpa" | "udp" | "server" | "client" | "mcast" as kind:
                 _check_own_paths(draft, element, subject, kind)
             case _:
@@ -86,6 +88,14 @@ def _map_direct(draft: Draft, element: Element, subject: str) -> None:
     source.set("dev", name)
     if name != before:
         draft.info(subject, f"device {before} becomes {name}")
+
+
+def _map_user(draft: Draft, element: Element, subject: str) -> None:
+    """passt takes addresses and routes from a device of the host: that of the default route, when none is named."""
+    source = element.find("source[@dev]")
+    if source is not None and source.get("dev") not in draft.facts.devices:
+        draft.warn(subject, f"device {source.get('dev')} is not on this host: passt will choose another")
+        remove(source)
 
 
 def _map_host_device(draft: Draft, element: Element, subject: str) -> None:

@@ -33,12 +33,16 @@ def map_machine(draft: Draft) -> None:
     _check_cpu(draft)
     _check_launch_security(draft)
     _check_memory(draft)
-    if draft.root.find(f"{_EXTENSIONS}commandline") is not None:
-        draft.warn(
-            "qemu:commandline",
-            "extra QEMU arguments are taken over as they are",
-            "see that what they name exists on this host too",
-        )
+    for kind, what in (
+        ("commandline", "extra QEMU arguments"),
+        ("override", "changed properties of devices"),
+    ):
+        if draft.root.find(_EXTENSIONS + kind) is not None:
+            draft.warn(
+                f"qemu:{kind}",
+                f"{what} are taken over as they are",
+                "see that what they name exists on this host too",
+            )
 
 
 def _map_emulator(draft: Draft, architecture: Architecture) -> None:
