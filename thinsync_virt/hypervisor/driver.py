@@ -15,7 +15,7 @@ from thinsync_virt.hypervisor.agent import FreezeStatus
 from thinsync_virt.hypervisor.connection import DEFAULT_URI, Connection, connect, libvirt_module, translated
 from thinsync_virt.hypervisor.definition import collect, nvram_file
 from thinsync_virt.hypervisor.facts import HostFacts
-from thinsync_virt.hypervisor.files import read_stable
+from thinsync_virt.hypervisor.files import read_stable, refuse_link
 from thinsync_virt.hypervisor.freeze import LibvirtGuest
 from thinsync_virt.hypervisor.gather import gather
 from thinsync_virt.hypervisor.inspect import FindVolume, Observation, describe
@@ -130,6 +130,7 @@ class LibvirtHypervisor:
             )
         path = nvram_file(root, live)
         if nvram is None and path is not None and os.path.exists(path):
+            refuse_link(path)
             nvram = read_stable(path, MAX_PART)
             if nvram is None:
                 raise NotReplicableError(
@@ -211,6 +212,7 @@ def _read_tpm(root: Element, running: bool) -> bytes | None:
                 hint="the guest runs on keys that are kept nowhere: shut it down and see whether they can be restored",
             )
         return None
+    refuse_link(path)
     state = read_stable(path, MAX_TPM)
     if state is None:
         raise NotReplicableError(

@@ -430,3 +430,11 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     held = hold(World(), tmp_path, request(files=("/dev/zero",)))
     assert held.error is not None and "/dev/zero" in held.error.message
     assert lease_gone(tmp_path)
+
+
+def test_a_link_is_not_followed_and_called_one(tmp_path: Path) -> None:
+    link = tmp_path / "web_VARS.fd"
+    link.symlink_to("/etc/hostname")
+    held = hold(World(), tmp_path, request(files=(str(link),)))
+    assert held.error is not None and "is a symbolic link" in held.error.message
+    assert lease_gone(tmp_path)
