@@ -184,7 +184,11 @@ def _disk_problem(
     if image != "raw":
         return f"holds a {image} image, not raw data", "convert it to a raw volume: virsh blockcopy"
     if kind == "volume" and not disk.source.startswith("/"):
-        return f"is {disk.source}, which has no path here", "start the storage pool: virsh pool-start"
+        pool = shlex.quote(value_at(element, "source", "pool"))
+        return (
+            f"is {disk.source}, which has no path here",
+            f"is the storage pool started, and the volume in it? virsh pool-start {pool}; virsh vol-list {pool}",
+        )
     if not disk.source:
         return "has no source", ""
     return None

@@ -273,3 +273,11 @@ def test_commands_that_are_advised_are_fit_to_be_pasted() -> None:
     assert (
         "virsh blockjob 'web 01; reboot' vda" in disk(look(root, deepcopy(root), block_jobs=jobs), "vda").hint
     )
+
+
+def test_a_volume_without_a_path_says_which_pool_to_start() -> None:
+    domain = with_disk(
+        "<disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='my pool' volume='a'/>"
+        "<target dev='vdx'/></disk>"
+    )
+    assert "virsh pool-start 'my pool'" in disk(domain, "vdx").hint
