@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -152,9 +152,12 @@ class Inspector:
         self._host = host
 
     def domains(self) -> tuple[Domain, ...]:
-        """All of them, each disk mapped to its volume."""
-        names = self._host.hypervisor.domain_names()
-        return tuple(self._host.hypervisor.inspect(name, self._host.finder) for name in names)
+        """All of them, each disk mapped to its volume; but for one that goes away while they are looked at."""
+        found = []
+        for name in self._host.hypervisor.domain_names():
+            with suppress(NotFoundError):
+                found.append(self._host.hypervisor.inspect(name, self._host.finder))
+        return tuple(found)
 
     def chunk_sizes(self) -> dict[str, int]:
         """Chunk size in bytes by pool."""

@@ -23,13 +23,14 @@ def command(as_json: bool) -> None:
 
     inspector = local_inspector()
     domains = inspector.domains()
+    chunks = inspector.chunk_sizes() if domains else {}
     if as_json:
-        print_json([_row(domain, inspector.mapped(domain), inspector.chunk_sizes()) for domain in domains])
+        print_json([_row(domain, inspector.mapped(domain), chunks) for domain in domains])
         return
     if not domains:
         click.echo("There are no domains on this host (virsh list --all).")
         return
-    _print_table(domains, {d.name: inspector.mapped(d) for d in domains}, inspector.chunk_sizes())
+    _print_table(domains, {d.name: inspector.mapped(d) for d in domains}, chunks)
     click.echo("\nNext: thinsync-vm check DOMAIN --to HOST")
 
 

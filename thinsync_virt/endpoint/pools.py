@@ -61,7 +61,10 @@ class VolumeFinder:
 
     def __call__(self, path: str) -> ThinVolume | str:
         """The thin volume at ``path``, or in words why there is none that could be replicated."""
-        name = resolve(path)
+        try:
+            name = resolve(path)
+        except ThinsyncError as error:
+            return error.message
         if name is None:
             return "it is not an LVM volume"
         if self._volumes is None:

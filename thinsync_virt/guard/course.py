@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 
@@ -13,9 +14,10 @@ from thinsync_virt.model.points import Consistency
 
 def still_frozen_hint(domain: str) -> str:
     """What an operator can do about a guest whose agent does not thaw it."""
+    named = shlex.quote(domain)
     return (
         "the guard goes on thawing; restart qemu-guest-agent inside the guest, or have its kernel thaw: "
-        f"virsh send-key {domain} KEY_LEFTALT KEY_SYSRQ KEY_J; or reset it: virsh reset {domain}"
+        f"virsh send-key {named} KEY_LEFTALT KEY_SYSRQ KEY_J; or reset it: virsh reset {named}"
     )
 
 

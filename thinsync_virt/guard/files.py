@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from thinsync_virt.errors import NotReplicableError, ThinsyncError
 from thinsync_virt.guard.messages import MAX_FILES, FileContent
+from thinsync_virt.hypervisor.files import refuse_link
 from thinsync_virt.units import format_size
 
 
@@ -29,6 +30,7 @@ def _read(path: str, limit: int) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        refuse_link(path)
         raise ThinsyncError(
             f"cannot read {path}: {error.strerror}", hint=f"look at it: ls -l {path}"
         ) from error

@@ -99,9 +99,9 @@ class Undoing:
 
     def _pass(self) -> bool:
         for way in self._ways:
-            if self._gone() or self.done:
-                break
             try:
+                if self._gone() or self.done:
+                    break
                 self._undo_by(way)
             except ThinsyncError as error:
                 self.failure = error

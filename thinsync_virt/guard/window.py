@@ -17,14 +17,15 @@ thaw. What is left after LVM's share of it is kept for undoing.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from thinsync_virt.errors import ConflictError, GuestError, ThinsyncError
+from thinsync_virt.errors import ConflictError, GuestError, ThinsyncError, UnreachableError
 from thinsync_virt.guard.batch import SnapshotProcess
 from thinsync_virt.guard.course import Course, still_frozen_hint
 from thinsync_virt.guard.files import read_files
@@ -150,9 +151,9 @@ class Window:
 
     def _look(self) -> GuestView:
         view = self._guest.look(_LOOK_SECONDS)
-        if view.blockers:
+        if blockers := (*view.blockers, *self._shared(view)):
             raise ConflictError(
-                f"domain {self._request.domain}: {'; '.join(view.blockers)}: no snapshot while that writes",
+                f"domain {self._request.domain}: {'; '.join(blockers)}: no snapshot while that writes",
                 hint="wait for it to end, or end it",
             )
         self._course.state = view.state
@@ -165,6 +166,13 @@ class Window:
         ):
             raise self._required(self._course.reason)
         return view
+
+    def _shared(self, view: GuestView) -> Iterator[str]:
+        """Those of the volumes to be snapshot that others may write to; a disk that is left out may be shared."""
+        ours = {os.path.realpath(origin.path) for origin in self._request.origins}
+        for target, path in view.shareable:
+            if not path or os.path.realpath(path) in ours:
+                yield f"disk {target} is shareable: others may write to it"
 
     def _why_not_freeze(self, view: GuestView) -> str:
         if view.state is DomainState.OFF:
@@ -287,14 +295,24 @@ class Window:
         if stood_still is DomainState.RUNNING:
             return ""
         try:
-            now = self._guest.state(_STATE_SECONDS)
+            now = self._state_again()
         except ThinsyncError as error:
-            # libvirt went away: then nobody resumed the guest through it.
             log.info("domain %s: state after the snapshots unknown: %s", self._request.domain, error)
-            return ""
+            if stood_still is DomainState.OFF:
+                return (
+                    f"whether the guest was started while the snapshots were being made is not known: {error}"
+                )
+            return ""  # libvirt went away: then nobody resumed the guest through it
         if now is stood_still or now is DomainState.OFF:
             return ""
         return "somebody resumed or started the guest while the snapshots were being made"
+
+    def _state_again(self) -> DomainState:
+        """Asked twice: a libvirtd that was restarted meanwhile, and may have started the guest, is only then heard."""
+        try:
+            return self._guest.state(_STATE_SECONDS)
+        except UnreachableError:
+            return self._guest.state(_STATE_SECONDS)
 
     def _changed(self) -> str:
         """Files read while the guest ran must be the same afterwards; else they are of no instant."""

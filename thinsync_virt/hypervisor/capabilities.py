@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from thinsync_virt.hypervisor.facts import Architecture, DomainSupport, Firmware
 from thinsync_virt.hypervisor.markup import Element, text_at, value_at
 
+# The other end chooses a list of CPUs, and each of its items may stand for many. libvirt has masks of 16384.
+_MAX_ITEMS = 4096
+_MAX_CPUS = 16384
+
 
 @dataclass(frozen=True)
 class HostTopology:
@@ -125,10 +129,15 @@ def parse_cpu_set(text: str) -> frozenset[int] | None:
     """``0-3,^2,8`` as numbers; None when it is not such a list."""
     included: set[int] = set()
     excluded: set[int] = set()
-    for item in text.replace(" ", "").split(","):
+    items = text.replace(" ", "").split(",", _MAX_ITEMS)
+    if len(items) > _MAX_ITEMS:
+        return None
+    for item in items:
         match = re.fullmatch(r"(\^?)(\d{1,5})(?:-(\d{1,5}))?", item)
         if match is None:
             return None
         first, last = int(match[2]), int(match[3] or match[2])
+        if last >= _MAX_CPUS:
+            return None
         (excluded if match[1] else included).update(range(first, last + 1))
     return frozenset(included - excluded)

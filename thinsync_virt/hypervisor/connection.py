@@ -21,6 +21,7 @@ from thinsync_virt.errors import GuestError, NotFoundError, ThinsyncError, Unrea
 DEFAULT_URI = "qemu:///system"
 
 # libvirt's error numbers (virterror.h); they are part of its stable ABI.
+VIR_ERR_INTERNAL_ERROR = 1
 VIR_ERR_NO_CONNECT = 5
 VIR_ERR_SYSTEM_ERROR = 38
 VIR_ERR_RPC = 39
@@ -31,9 +32,11 @@ VIR_ERR_OPERATION_TIMEOUT = 68
 VIR_ERR_AUTH_CANCELLED = 79
 VIR_ERR_AGENT_UNRESPONSIVE = 86
 
-_AWAY = frozenset(
-    {VIR_ERR_NO_CONNECT, VIR_ERR_SYSTEM_ERROR, VIR_ERR_RPC, VIR_ERR_AUTH_FAILED, VIR_ERR_AUTH_CANCELLED}
-)
+_AWAY = frozenset({VIR_ERR_NO_CONNECT, VIR_ERR_RPC, VIR_ERR_AUTH_FAILED, VIR_ERR_AUTH_CANCELLED})
+# The first call on a connection whose daemon has gone fails with EPIPE or the like, every later one with "internal
+# error: client socket is closed". A full disk has these numbers too: where an error comes from tells them apart.
+_VIR_FROM_RPC = 7
+_CONNECTION_LOST = frozenset({VIR_ERR_INTERNAL_ERROR, VIR_ERR_SYSTEM_ERROR})
 _AWAY_HINT = "is it installed (apt install libvirt-daemon-system), and does it run? systemctl status libvirtd virtqemud"
 _REFUSED_HINT = "that is libvirt's reason; its log may say more: journalctl -u libvirtd -u virtqemud"
 
@@ -91,7 +94,7 @@ def _translate(action: str, error: Any) -> ThinsyncError:
     message = f"cannot {action}: {error.get_error_message() or error}"
     if number == VIR_ERR_NO_DOMAIN:
         return NotFoundError(message, hint="virsh list --all shows the domains")
-    if number in _AWAY:
+    if number in _AWAY or (number in _CONNECTION_LOST and error.get_error_domain() == _VIR_FROM_RPC):
         return UnreachableError(message, hint=_AWAY_HINT)
     return GuestError(message, hint=_REFUSED_HINT)
 
@@ -102,6 +105,16 @@ class Connection:
     def __init__(self, raw: Any, uri: str) -> None:
         self.raw = raw
         self.uri = uri
+
+    @property
+    def answers(self) -> bool:
+        """Whether the daemon at its other end is still there. One that was restarted is only seen by asking."""
+        libvirt = libvirt_module()
+        try:
+            self.raw.getLibVersion()
+        except libvirt.libvirtError:
+            return False
+        return True
 
     def lookup(self, name: str) -> Any:
         """The virDomain with that name, else one with that UUID (32 digits or dashed). Raises NotFoundError."""

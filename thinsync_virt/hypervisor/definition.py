@@ -14,7 +14,7 @@ from thinsync_virt.errors import NotFoundError, NotReplicableError, StreamError
 from thinsync_virt.hypervisor.files import digest_file, read_stable
 from thinsync_virt.hypervisor.inspect import FindPath
 from thinsync_virt.hypervisor.mark import strip_mark
-from thinsync_virt.hypervisor.markup import Element, parse, serialize, text_at, value_at
+from thinsync_virt.hypervisor.markup import Element, name_of, parse, serialize, text_at, value_at
 from thinsync_virt.hypervisor.tpm import emulator_of, state_name, state_path
 from thinsync_virt.model.definition import (
     BOOT,
@@ -101,7 +101,7 @@ def nvram_file(persistent: Element, live: Element | None = None) -> str | None:
     if (value_at(persistent, "os/nvram", "type") or "file") != "file":
         return None
     if uses_nvram(persistent):
-        return f"{_NVRAM_DIRECTORY}/{text_at(persistent, 'name')}_VARS.fd"
+        return f"{_NVRAM_DIRECTORY}/{name_of(persistent)}_VARS.fd"
     return None
 
 

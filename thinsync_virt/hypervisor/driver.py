@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from types import TracebackType
@@ -14,7 +15,7 @@ from thinsync_virt.hypervisor.agent import FreezeStatus
 from thinsync_virt.hypervisor.connection import DEFAULT_URI, Connection, connect, libvirt_module, translated
 from thinsync_virt.hypervisor.definition import collect, nvram_file
 from thinsync_virt.hypervisor.facts import HostFacts
-from thinsync_virt.hypervisor.files import read_stable
+from thinsync_virt.hypervisor.files import read_stable, refuse_link
 from thinsync_virt.hypervisor.freeze import LibvirtGuest
 from thinsync_virt.hypervisor.gather import gather
 from thinsync_virt.hypervisor.inspect import FindVolume, Observation, describe
@@ -48,13 +49,20 @@ class LibvirtHypervisor:
         self._uri = uri
         self._reached = reached
 
-    @cached_property
+    @property
     def _connection(self) -> Connection:
+        """One that answers: between two calls lie hours of transfer, in which libvirtd may have been upgraded."""
+        if "_opened" in self.__dict__ and not self._opened.answers:
+            self.close()
+        return self._opened
+
+    @cached_property
+    def _opened(self) -> Connection:
         return connect(self._uri)
 
     def close(self) -> None:
         """End the connection, if one was made."""
-        connection = self.__dict__.pop("_connection", None)
+        connection = self.__dict__.pop("_opened", None)
         if connection is not None:
             connection.close()
 
@@ -118,15 +126,16 @@ class LibvirtHypervisor:
         if root is None:
             raise NotReplicableError(
                 f"domain {name} is transient",
-                hint=f"virsh dumpxml --migratable --security-info {name} > {name}.xml; virsh define {name}.xml",
+                hint=f"virsh dumpxml --migratable --security-info {shlex.quote(name)} | virsh define /dev/stdin",
             )
         path = nvram_file(root, live)
         if nvram is None and path is not None and os.path.exists(path):
+            refuse_link(path)
             nvram = read_stable(path, MAX_PART)
             if nvram is None:
                 raise NotReplicableError(
                     f"{path} is too large for UEFI variables (over 64 MiB)",
-                    hint=f"is it the right file? see the element nvram: virsh edit {name}",
+                    hint=f"is it the right file? see the element nvram: virsh edit {shlex.quote(name)}",
                 )
         if tpm is None:
             tpm = _read_tpm(root if live is None else live, live is not None)
@@ -203,6 +212,7 @@ def _read_tpm(root: Element, running: bool) -> bytes | None:
                 hint="the guest runs on keys that are kept nowhere: shut it down and see whether they can be restored",
             )
         return None
+    refuse_link(path)
     state = read_stable(path, MAX_TPM)
     if state is None:
         raise NotReplicableError(

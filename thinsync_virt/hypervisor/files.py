@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError
+from thinsync_virt.errors import BusyError, NotFoundError, NotReplicableError, ThinsyncError
 from thinsync_virt.flushes import flush
 
 _BLOCK = 1 << 20
@@ -46,6 +46,18 @@ def read_stable(path: str, limit: int) -> bytes | None:
         if data == again and (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             return data if len(data) <= limit else None
     raise BusyError(f"{path} changes while it is read", hint="run again when the guest has settled")
+
+
+def refuse_link(path: str) -> None:
+    """The emulator's user owns the directories of these files, and could have any file of the host read by a link.
+
+    Raises NotReplicableError.
+    """
+    if os.path.islink(path):
+        raise NotReplicableError(
+            f"{path} is a symbolic link, and none is followed there",
+            hint="put the file itself there; UEFI variables may be elsewhere too: virsh edit, element nvram",
+        )
 
 
 def _open_regular(path: str) -> int | None:

@@ -7,9 +7,10 @@ and is for when libvirt is down (its daemon holds these sockets as long as it ru
 from __future__ import annotations
 
 import glob
+import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ from thinsync_virt.hypervisor.connection import (
     translated,
 )
 from thinsync_virt.hypervisor.deadline import OverdueError, within
-from thinsync_virt.hypervisor.markup import Element, parse
+from thinsync_virt.hypervisor.markup import Element, parse, value_at
 from thinsync_virt.hypervisor.process import Process
 from thinsync_virt.model.domains import DomainState
 
@@ -53,7 +54,8 @@ _STATES = {
 class GuestView:
     """What a look at a domain shows. Socket paths are "" where there is none; ``qemu`` is None when it is off.
 
-    ``blockers`` are sentences: jobs and exports that write on whatever we freeze or pause.
+    ``blockers`` are sentences: jobs that write on whatever we freeze or pause. ``shareable`` holds target and path of
+    each disk that other domains may write to; the path is "" where the definition does not tell.
     """
 
     state: DomainState
@@ -61,6 +63,7 @@ class GuestView:
     agent_socket: str = ""
     monitor_socket: str = ""
     blockers: tuple[str, ...] = ()
+    shareable: tuple[tuple[str, str], ...] = ()
 
 
 class LibvirtGuest:
@@ -127,8 +130,11 @@ class LibvirtGuest:
         domain = self._domain(timeout)
         try:
             return question(LibvirtAgent(domain), max(deadline - time.monotonic(), 0.1))
+        except UnreachableError:
+            self.close()
+            raise
         except GuestError as error:
-            if isinstance(error.__cause__, UnreachableError | OverdueError):
+            if isinstance(error.__cause__, OverdueError):
                 self.close()
             raise
 
@@ -222,6 +228,7 @@ def _look(domain: Any) -> GuestView:
         agent_socket=_agent_socket(tree),
         monitor_socket=monitor,
         blockers=(*_writers(domain, tree), *_domain_job(domain)),
+        shareable=tuple(_shareable(tree)),
     )
 
 
@@ -264,10 +271,17 @@ def _writers(domain: Any, tree: Element) -> list[str]:
         target = disk.find("target")
         name = target.get("dev", "") if target is not None else ""
         if disk.find("mirror") is not None or (name and domain.blockJobInfo(name)):
-            found.append(f"a block job runs on disk {name} (virsh blockjob {domain.name()} {name})")
-        if disk.find("shareable") is not None:
-            found.append(f"disk {name} is shareable: others may write to it")
+            found.append(
+                f"a block job runs on disk {name} (virsh blockjob {shlex.quote(domain.name())} {name})"
+            )
     return found
+
+
+def _shareable(tree: Element) -> Iterator[tuple[str, str]]:
+    for disk in tree.iterfind("./devices/disk[@device='disk']"):
+        if disk.find("shareable") is not None:
+            path = value_at(disk, "source", "dev") or value_at(disk, "source", "file")
+            yield value_at(disk, "target", "dev"), path
 
 
 def _domain_job(domain: Any) -> list[str]:
@@ -279,4 +293,4 @@ def _domain_job(domain: Any) -> list[str]:
         kind = domain.jobInfo()[0]
     if kind == libvirt.VIR_DOMAIN_JOB_NONE:
         return []
-    return [f"a job runs on the domain (virsh domjobinfo {domain.name()})"]
+    return [f"a job runs on the domain (virsh domjobinfo {shlex.quote(domain.name())})"]

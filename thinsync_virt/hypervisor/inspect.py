@@ -7,12 +7,13 @@ those of the persistent definition, which is what travels.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from thinsync_virt.errors import UsageError
-from thinsync_virt.hypervisor.markup import Element, text_at, value_at
+from thinsync_virt.hypervisor.markup import Element, name_of, text_at, value_at
 from thinsync_virt.hypervisor.unreplicable import host_bound_state
 from thinsync_virt.model.domains import CacheMode, Disk, Domain, DomainState
 from thinsync_virt.model.names import check_disk_target
@@ -78,7 +79,7 @@ class Observation:
 def describe(seen: Observation, find_volume: FindVolume, find_path: FindPath) -> Domain:
     """The domain, its disks in the order of the definition."""
     root = seen.current
-    name = text_at(root, "name")
+    name = name_of(root)
     disks = tuple(
         _disk(element, name, seen.block_jobs, find_volume, find_path)
         for element in root.iterfind("devices/disk")
@@ -113,7 +114,8 @@ def disk_source(element: Element, find_path: FindPath) -> str:
             return value
     if kind == "network":
         return f"{source.get('protocol', '')}:{source.get('name', '')}"
-    return kind
+    # With nothing but a startupPolicy: that is what libvirt leaves of an ejected medium.
+    return "" if kind in ("file", "block") else kind
 
 
 def _disk(
@@ -154,12 +156,12 @@ def _disk_problem(
         job = mirror.get("job", "copy")
         return (
             f"has a block {job} job on it",
-            f"wait for it, or end it: virsh blockjob {domain} {target} --abort",
+            f"wait for it, or end it: virsh blockjob {shlex.quote(domain)} {target} --abort",
         )
     if target in jobs:
         return (
             f"has a block job on it ({jobs[target]})",
-            f"wait for it: virsh blockjob {domain} {target} --info",
+            f"wait for it: virsh blockjob {shlex.quote(domain)} {target} --info",
         )
     if element.find("shareable") is not None:
         return "is shareable: other domains may write to it", "remove <shareable/>, or exclude it"
@@ -170,14 +172,23 @@ def _disk_problem(
     if backing is not None and backing.find("source") is not None:
         return (
             "is an overlay (external snapshot) on another image",
-            f"merge it: virsh blockcommit {domain} {target} --active --pivot",
+            f"merge it: virsh blockcommit {shlex.quote(domain)} {target} --active --pivot",
+        )
+    if kind == "file" and disk.source.startswith("/dev/"):
+        return (
+            "names a device as if it were a file",
+            f"say <disk type='block'> and <source dev='{disk.source}'/>: virsh edit {shlex.quote(domain)}",
         )
     if kind not in ("block", "volume"):
         return _SOURCE_KINDS.get(kind, (f"is of type '{kind}'", ""))
     if image != "raw":
         return f"holds a {image} image, not raw data", "convert it to a raw volume: virsh blockcopy"
     if kind == "volume" and not disk.source.startswith("/"):
-        return f"is {disk.source}, which has no path here", "start the storage pool: virsh pool-start"
+        pool = shlex.quote(value_at(element, "source", "pool"))
+        return (
+            f"is {disk.source}, which has no path here",
+            f"is the storage pool started, and the volume in it? virsh pool-start {pool}; virsh vol-list {pool}",
+        )
     if not disk.source:
         return "has no source", ""
     return None
@@ -207,10 +218,10 @@ def _state(seen: Observation, name: str) -> tuple[DomainState, tuple[str, ...]]:
         case 5:
             return DomainState.OFF, ()
         case 6:
-            return DomainState.PAUSED, (f"has crashed: end it with virsh destroy {name}",)
+            return DomainState.PAUSED, (f"has crashed: end it with virsh destroy {shlex.quote(name)}",)
         case 7:
             return DomainState.PAUSED, (
-                f"is suspended to memory by its guest: wake it with virsh dompmwakeup {name}",
+                f"is suspended to memory by its guest: wake it with virsh dompmwakeup {shlex.quote(name)}",
             )
         case 3:
             busy = _PAUSED_FOR.get(seen.reason)
@@ -226,12 +237,12 @@ def _domain_problems(seen: Observation, name: str) -> tuple[str, ...]:
     if seen.managed_save:
         problems.append(
             "has a managed-save image, and its memory does not travel: start it, or remove the image with "
-            f"virsh managedsave-remove {name}"
+            f"virsh managedsave-remove {shlex.quote(name)}"
         )
     if seen.persistent is None:
         problems.append(
-            f"is transient: make it persistent with virsh dumpxml --migratable --security-info {name} > {name}.xml; "
-            f"virsh define {name}.xml"
+            "is transient: make it persistent with "
+            f"virsh dumpxml --migratable --security-info {shlex.quote(name)} | virsh define /dev/stdin"
         )
     else:
         problems += host_bound_state(seen.persistent)
@@ -248,17 +259,18 @@ def _differences(live: Element, persistent: Element, name: str) -> list[str]:
         if target not in defined:
             problems.append(
                 f"disk {target} is attached to the running domain only: attach it with --config too, or detach it "
-                f"(virsh detach-disk {name} {target} --live)"
+                f"(virsh detach-disk {shlex.quote(name)} {target} --live)"
             )
         elif target not in running:
             problems.append(
                 f"disk {target} is in the persistent definition only: attach it to the running domain too, or detach "
-                f"it (virsh detach-disk {name} {target} --config)"
+                f"it (virsh detach-disk {shlex.quote(name)} {target} --config)"
             )
         elif running[target] != defined[target]:
             problems.append(
                 f"disk {target} is on {running[target][1] or 'nothing'} now, but on "
-                f"{defined[target][1] or 'nothing'} at the next start: make them equal with virsh edit {name}"
+                f"{defined[target][1] or 'nothing'} at the next start: make them equal with "
+                f"virsh edit {shlex.quote(name)}"
             )
     return problems
 

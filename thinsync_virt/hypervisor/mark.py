@@ -13,10 +13,12 @@ libvirt keeps one top-level element per namespace; those of others are left alon
 
 from __future__ import annotations
 
+import shlex
+
 from lxml import etree
 
 from thinsync_virt.errors import ConflictError, UsageError
-from thinsync_virt.hypervisor.markup import Element, child, remove
+from thinsync_virt.hypervisor.markup import Element, child, name_of, remove
 from thinsync_virt.model.names import check_id, check_lvm_uuid
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Mark
@@ -45,10 +47,10 @@ def read_mark(root: Element) -> Mark | None:
             _natural(element.get("generation", "")),
         )
     except (ValueError, UsageError):
-        name = (root.findtext("name") or "?").strip()
+        name = name_of(root) or "?"
         raise ConflictError(
             f"the replica mark of domain {name} is not one that this version understands",
-            hint="upgrade thinsync-virt here, or take the element out with: virsh edit " + name,
+            hint="upgrade thinsync-virt here, or take the element out with: virsh edit " + shlex.quote(name),
         ) from None
 
 

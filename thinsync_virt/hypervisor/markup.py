@@ -55,6 +55,11 @@ def text_at(root: Element, path: str) -> str:
     return (root.findtext(path) or "").strip()
 
 
+def name_of(root: Element) -> str:
+    """A domain's name, as it is: libvirt takes blanks at its ends for a part of it."""
+    return root.findtext("name") or ""
+
+
 def value_at(root: Element, path: str, attribute: str) -> str:
     """An attribute of the first element at ``path``, "" when it is not there."""
     element = root.find(path)
@@ -63,8 +68,12 @@ def value_at(root: Element, path: str, attribute: str) -> str:
 
 def kibibytes(element: Element) -> int:
     """A size that libvirt wrote: it prints KiB, whatever was defined. 0 when it is not a number."""
-    text = (element.text or "").strip()
-    return int(text) if text.isdigit() and element.get("unit", "KiB") == "KiB" else 0
+    return natural((element.text or "").strip()) if element.get("unit", "KiB") == "KiB" else 0
+
+
+def natural(text: str) -> int:
+    """A number of at most 18 digits, 0 for all else: what Python calls a digit is not always one for ``int``."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
 
 
 def child(parent: Element, tag: str) -> Element:

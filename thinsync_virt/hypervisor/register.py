@@ -8,6 +8,7 @@ either the old definition or the new one; when it got the old one, the old one i
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -199,12 +200,12 @@ def _ours(connection: Connection, plan: ReplicaPlan, rename: bool = True) -> Kno
         if known.uuid != plan.uuid:
             raise ConflictError(
                 f"another domain here is named {plan.name} (UUID {known.uuid})",
-                hint=f"rename it: virsh domrename {plan.name} OTHER",
+                hint=f"rename it: virsh domrename {shlex.quote(plan.name)} OTHER",
             )
         if mark is None or mark.key != plan.mark.key:
             raise ConflictError(
                 f"domain {known.name} here is not a replica of this one",
-                hint=f"if it may be replaced: virsh undefine {known.name} --keep-nvram",
+                hint=f"if it may be replaced: virsh undefine {shlex.quote(known.name)} --keep-nvram",
             )
         mine = known
     if mine is None:
@@ -218,7 +219,7 @@ def _ours(connection: Connection, plan: ReplicaPlan, rename: bool = True) -> Kno
         if mine.handle.hasManagedSaveImage(0):
             raise ConflictError(
                 f"replica {mine.name} has a managed-save image here: old memory would be restored over new disks",
-                hint=f"if its memory is not needed: virsh managedsave-remove {mine.name}",
+                hint=f"if its memory is not needed: virsh managedsave-remove {shlex.quote(mine.name)}",
             )
         if rename and mine.name != plan.name:
             mine.handle.rename(plan.name, 0)  # a definition of the same UUID may not change the name

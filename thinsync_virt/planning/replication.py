@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 
 from thinsync_virt.model.domains import Disk, Domain
@@ -25,24 +26,26 @@ def find_conflict(source: SourceState, target: TargetState, *, host: str) -> Con
             return Conflict(
                 f"the replica at {host} is {other.name} with UUID {other.uuid}, not {domain.name}",
                 f"undo the renaming at one side, or undefine the replica at {host} (its points stay):"
-                f" virsh undefine {other.name} --keep-nvram",
+                f" virsh undefine {shlex.quote(other.name)} --keep-nvram",
             )
         if other.active:
             return Conflict(
                 f"the replica of {domain.name} is running at {host}",
-                f"two copies must not run: shut it down there (virsh shutdown {domain.name}) and decide which is true",
+                f"two copies must not run: shut it down there (virsh shutdown {shlex.quote(domain.name)}) and"
+                " decide which is true",
             )
         if other.managed_save:
             return Conflict(
                 f"the replica of {domain.name} has a managed-save image at {host}",
-                f"starting it would put old memory over new disks; there: virsh managedsave-remove {domain.name}",
+                "starting it would put old memory over new disks; there:"
+                f" virsh managedsave-remove {shlex.quote(domain.name)}",
             )
     if target.written:
         return Conflict(
             f"the replica of {domain.name} was used at {host} since its point:"
             f" {', '.join(target.written)} written to",
             "what was written there would be lost. Keep it: replicate back from there; or give it up:"
-            f" virsh undefine {domain.name} --keep-nvram at {host}, and replicate again",
+            f" virsh undefine {shlex.quote(domain.name)} --keep-nvram at {host}, and replicate again",
         )
     ahead = _target_ahead(source, target)
     if ahead is not None:
@@ -75,13 +78,13 @@ def _somebody_elses(domain: Domain, other: RegisteredDomain, host: str) -> Confl
     if other.uuid != domain.uuid:
         return Conflict(
             f"a domain with the name of {domain.name} exists at {host} and {whose}",
-            f"rename it there while it is off: virsh domrename {other.name} {other.name}-old;"
+            f"rename it there while it is off: virsh domrename {shlex.quote(other.name)} {shlex.quote(other.name)}-old;"
             " or replicate to another host",
         )
     called = "" if other.name == domain.name else f": {other.name}"
     return Conflict(
         f"a domain with the UUID of {domain.name} exists at {host} and {whose}{called}",
-        f"replicate to another host; or, if nobody needs that one any more: virsh undefine {other.name}"
+        f"replicate to another host; or, if nobody needs that one any more: virsh undefine {shlex.quote(other.name)}"
         f" --keep-nvram at {host} (its disks stay)",
     )
 

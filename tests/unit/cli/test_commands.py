@@ -551,6 +551,36 @@ def test_the_end_of_a_replication(capsys: pytest.CaptureFixture[str]) -> None:
     assert "thinsync-vm points 'web 01' --to root@beta" in out  # fit to be pasted
 
 
+def test_a_domain_that_goes_away_meanwhile_does_not_end_the_list() -> None:
+    found = domain(disk("vda"))
+
+    def inspect(name: str, _finder: object) -> object:
+        if name == "gone":
+            raise NotFoundError("no domain", hint="virsh list --all shows the domains")
+        return found
+
+    libvirt = SimpleNamespace(domain_names=lambda: ("gone", "web01"), inspect=inspect)
+    host = SimpleNamespace(hypervisor=libvirt, finder=None)
+    assert build.Inspector(host).domains() == (found,)  # type: ignore[arg-type]
+
+
+def test_the_pools_are_looked_at_once_for_all_domains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = []
+
+    def chunk_sizes() -> dict[str, int]:
+        looks.append("pools")
+        return {"vg0/pool": 65536}
+
+    inspector = SimpleNamespace(
+        domains=lambda: (domain(disk("vda")),) * 3, mapped=lambda _: {}, chunk_sizes=chunk_sizes
+    )
+    monkeypatch.setattr(build, "local_inspector", lambda: inspector)
+    assert len(json.loads(run("list", "--json", capsys=capsys)[1])) == 3
+    assert looks == ["pools"]
+
+
 def test_names_that_others_chose_are_no_markup(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

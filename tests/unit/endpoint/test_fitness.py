@@ -79,6 +79,15 @@ def test_a_file_is_no_volume_whatever_it_is_called(tmp_path: Path) -> None:
     assert VolumeFinder(Recorded("trixie"))(str(image)) == "it is not an LVM volume"
 
 
+def test_a_path_that_cannot_be_looked_at_is_the_reason_of_its_disk_alone(tmp_path: Path) -> None:
+    """Not the end of a list of all domains."""
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (str(tmp_path / "loop"), "/dev/" + "x" * 5000):
+        reason = VolumeFinder(Recorded("trixie"))(path)
+        assert isinstance(reason, str)
+        assert reason.startswith("cannot look at")
+
+
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("path", ["/dev/vg0/so1", "/dev/mapper/vg0-so1"])
 def test_a_thin_volume_is_found(release: str, path: str) -> None:

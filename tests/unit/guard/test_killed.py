@@ -18,7 +18,7 @@ from tests.unit.guard.world import (
     surroundings,
     ways,
 )
-from thinsync_virt.errors import BusyError
+from thinsync_virt.errors import BusyError, ThinsyncError
 from thinsync_virt.guard import leases as leases_module
 from thinsync_virt.guard.leases import Lease, OpenLease, read_leases
 from thinsync_virt.guard.messages import Quiesce, Step
@@ -170,6 +170,25 @@ def test_a_lease_of_a_domain_that_has_stopped_goes(tmp_path: Path) -> None:
     lease.update(froze=True, paused=True, qemu=Process(1, 1))
     assert settle(lease, ways(world), FakeOrigins(world), threading.Event())
     assert world.power is DomainState.OFF and not lease.path.exists()
+
+
+def test_a_lease_that_cannot_be_struck_yet_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nobody ever strikes it, and the domain has no window until the guard is restarted."""
+    world = World(power=DomainState.OFF, agent=False)
+    lease = OpenLease(Lease("web", UUID), tmp_path)
+    lease.update(froze=True, qemu=Process(1, 1))
+    failures = [ThinsyncError("cannot write: no space left on device"), OSError("read-only")]
+
+    def removed(path: Path) -> bool:
+        if failures:
+            raise failures.pop()
+        return remove_durably(path)
+
+    monkeypatch.setattr(leases_module, "remove_durably", removed)
+    assert settle(lease, ways(world), FakeOrigins(world), threading.Event())
+    assert not failures and not lease.path.exists()
 
 
 def test_a_restarted_guard_takes_no_window_for_a_domain_that_it_still_undoes(tmp_path: Path) -> None:

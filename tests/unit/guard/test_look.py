@@ -55,13 +55,17 @@ def test_a_running_domain() -> None:
     [
         FakeDomain(block_job={"type": 2}),
         FakeDomain(disk="<mirror type='block' job='copy'/>"),
-        FakeDomain(disk="<shareable/>"),
         FakeDomain(job=2),
     ],
-    ids=["block job", "mirror", "shareable", "job"],
+    ids=["block job", "mirror", "job"],
 )
 def test_who_writes_on(domain: FakeDomain) -> None:
     assert len(freeze._look(domain).blockers) == 1
+
+
+def test_what_is_shared() -> None:
+    assert freeze._look(FakeDomain()).shareable == ()
+    assert freeze._look(FakeDomain(disk="<shareable/>")).shareable == (("vda", "/dev/vg0/web"),)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,34 @@ def test_a_guest_that_starts_meanwhile_is_noticed(tmp_path: Path) -> None:
     assert held.report is not None and not held.report.ok
 
 
+@pytest.mark.parametrize("power", [DomainState.OFF, DomainState.RUNNING])
+def test_a_guest_started_or_resumed_by_a_restarted_libvirt_is_noticed(
+    tmp_path: Path, power: DomainState
+) -> None:
+    """A daemon that starts again starts guests, too; the connection to the one before is broken then."""
+    world = World(power=power)
+
+    def restart(_: threading.Event) -> None:
+        world.power = DomainState.RUNNING
+        world.faults["state"] = fails(UnreachableError("client socket is closed"))
+
+    held = hold(world, tmp_path, at={Step.SNAPSHOTTING: restart})
+    assert held.report is not None and not held.report.ok
+    assert "resumed or started" in held.report.problem
+
+
+def test_a_guest_that_may_have_started_meanwhile_gives_no_offline_point(tmp_path: Path) -> None:
+    world = World(power=DomainState.OFF)
+
+    def down(_: threading.Event) -> None:
+        world.libvirt = False
+
+    held = hold(world, tmp_path, at={Step.SNAPSHOTTING: down})
+    assert held.report is not None and not held.report.ok
+    assert "not known" in held.report.problem
+    assert lease_gone(tmp_path)
+
+
 def test_a_guest_paused_by_the_user_stays_paused(tmp_path: Path) -> None:
     world = World(power=DomainState.PAUSED)
     held = hold(world, tmp_path)
@@ -362,6 +390,22 @@ def test_block_jobs_refuse_before_anything_is_touched(tmp_path: Path) -> None:
     assert world.made == [] and "freeze" not in world.calls
 
 
+@pytest.mark.parametrize("path", ["/dev/vg0/web-1", "/dev/../dev/vg0/web-1", ""])
+def test_a_shared_disk_refuses_before_anything_is_touched(tmp_path: Path, path: str) -> None:
+    world = World(shareable=(("vdb", path),))
+    held = hold(world, tmp_path)
+    assert isinstance(held.error, ConflictError)
+    assert "vdb is shareable" in held.error.message
+    assert (world.runs, world.made) == (True, [])
+
+
+def test_a_shared_disk_that_is_left_out_is_nobodys_business(tmp_path: Path) -> None:
+    """It is what the refusal of such a disk advises: exclude it."""
+    held = hold(World(shareable=(("vdc", "/dev/vg0/quorum"),)), tmp_path)
+    assert held.report is not None
+    assert held.report.ok
+
+
 def test_files_are_read_while_paused(tmp_path: Path) -> None:
     nvram = tmp_path / "nvram.fd"
     nvram.write_bytes(b"\0boot")
@@ -385,4 +429,12 @@ def test_a_file_that_changes_in_a_window_without_pause_spoils_it(tmp_path: Path)
 def test_only_regular_files_are_read(tmp_path: Path) -> None:
     held = hold(World(), tmp_path, request(files=("/dev/zero",)))
     assert held.error is not None and "/dev/zero" in held.error.message
+    assert lease_gone(tmp_path)
+
+
+def test_a_link_is_not_followed_and_called_one(tmp_path: Path) -> None:
+    link = tmp_path / "web_VARS.fd"
+    link.symlink_to("/etc/hostname")
+    held = hold(World(), tmp_path, request(files=(str(link),)))
+    assert held.error is not None and "is a symbolic link" in held.error.message
     assert lease_gone(tmp_path)

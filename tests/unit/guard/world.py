@@ -50,6 +50,7 @@ class World:
     has_channel: bool = True
     libvirt: bool = True
     blockers: tuple[str, ...] = ()
+    shareable: tuple[tuple[str, str], ...] = ()
     suspended: set[VolumeName] = field(default_factory=set)
     made: list[str] = field(default_factory=list)
     made_while: list[tuple[DomainState, bool]] = field(default_factory=list)
@@ -122,7 +123,8 @@ class FakeGuest:
         if world.power is DomainState.OFF:
             return GuestView(DomainState.OFF)
         own = Process.of(1)
-        return GuestView(world.power, own, "/agent" if world.has_channel else "", "/monitor", world.blockers)
+        agent = "/agent" if world.has_channel else ""
+        return GuestView(world.power, own, agent, "/monitor", world.blockers, world.shareable)
 
     def state(self, timeout: float) -> DomainState:
         self._begin("state")

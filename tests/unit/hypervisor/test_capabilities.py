@@ -132,6 +132,11 @@ def test_cpu_sets_of_single_numbers(numbers: set[int]) -> None:
     assert set(parse_cpu_set(",".join(str(number) for number in numbers)) or ()) == numbers
 
 
+def test_a_cpu_set_without_end_is_none() -> None:
+    assert parse_cpu_set(",".join(["0-99999"] * 300_000)) is None
+    assert parse_cpu_set("0-99999") is None
+
+
 @pytest.mark.parametrize(
     ("address", "expected"), [("127.0.0.1", True), ("192.0.2.1", False), ("host.example", False)]
 )

@@ -9,7 +9,8 @@ import pytest
 
 from tests.unit.values import domain
 from thinsync_virt.errors import NotFoundError, UnreachableError
-from thinsync_virt.hypervisor.connection import connect, libvirt_module
+from thinsync_virt.hypervisor import driver
+from thinsync_virt.hypervisor.connection import Connection, connect, libvirt_module
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
 
 
@@ -26,6 +27,24 @@ def test_a_libvirt_that_is_away() -> None:
     with pytest.raises(UnreachableError) as caught:
         hypervisor.version()
     assert "systemctl status" in caught.value.hint
+
+
+def test_a_libvirt_that_was_restarted_is_connected_to_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection outlives no restart of the daemon, and a run may last for hours."""
+    opened: list[Connection] = []
+
+    def connected(uri: str) -> Connection:
+        opened.append(connect(uri))
+        return opened[-1]
+
+    monkeypatch.setattr(driver, "connect", connected)
+    with LibvirtHypervisor("test:///default") as hypervisor:
+        assert hypervisor.domain_names() == ("test",)
+        assert hypervisor.domain_names() == ("test",)
+        assert len(opened) == 1
+        opened[0].raw.close()
+        assert hypervisor.domain_names() == ("test",)
+        assert len(opened) == 2
 
 
 def test_the_agent_of_a_domain_that_is_not_there() -> None:

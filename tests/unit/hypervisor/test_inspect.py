@@ -69,6 +69,12 @@ def test_a_plain_guest() -> None:
             "thin volume",
         ),
         (
+            "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/dev/vg0/web01-root'/>"
+            "<target dev='vda'/></disk>",
+            "names a device as if it were a file",
+            "<source dev='/dev/vg0/web01-root'/>",
+        ),
+        (
             "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/i/a.snap1'/>"
             "<backingStore type='block'><format type='raw'/><source dev='/dev/vg0/web01-root'/></backingStore>"
             "<target dev='vda'/></disk>",
@@ -235,3 +241,43 @@ def test_state_outside_the_disks_is_refused() -> None:
     problems = look(None, root_of("everything"), OFF).problems
     assert any("TPM" in problem for problem in problems)
     assert any("nvdimm" in problem for problem in problems)
+
+
+def test_blanks_are_a_part_of_a_name() -> None:
+    """libvirt knows no domain by the name without them, and the guard takes it for renamed."""
+    root = root_of("bios")
+    name = root.find("name")
+    assert name is not None
+    name.text = " web 1 "
+    assert look(root, deepcopy(root)).name == " web 1 "
+
+
+def test_a_drive_whose_medium_was_ejected_is_empty() -> None:
+    domain = with_disk(
+        "<disk type='file' device='cdrom'><source startupPolicy='optional'/><target dev='sdx' bus='sata'/></disk>"
+    )
+    assert disk(domain, "sdx").source == ""
+    assert "no medium" in disk(domain, "sdx").problem
+
+
+def test_commands_that_are_advised_are_fit_to_be_pasted() -> None:
+    root = root_of("bios")
+    name = root.find("name")
+    assert name is not None
+    name.text = "web 01; reboot"
+    (saved,) = look(root, deepcopy(root), managed_save=True).problems
+    assert "virsh managedsave-remove 'web 01; reboot'" in saved
+    (transient,) = look(root, None).problems
+    assert "--security-info 'web 01; reboot' | virsh define /dev/stdin" in transient, "no secret in a file"
+    jobs = {"vda": "copy"}
+    assert (
+        "virsh blockjob 'web 01; reboot' vda" in disk(look(root, deepcopy(root), block_jobs=jobs), "vda").hint
+    )
+
+
+def test_a_volume_without_a_path_says_which_pool_to_start() -> None:
+    domain = with_disk(
+        "<disk type='volume' device='disk'><driver name='qemu' type='raw'/><source pool='my pool' volume='a'/>"
+        "<target dev='vdx'/></disk>"
+    )
+    assert "virsh pool-start 'my pool'" in disk(domain, "vdx").hint

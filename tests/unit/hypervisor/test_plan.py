@@ -190,6 +190,27 @@ def test_no_path_of_the_source_survives_as_a_disk() -> None:
     assert root.find("devices/disk/alias") is None
 
 
+def test_an_alias_of_the_users_own_stays() -> None:
+    """Others refer to it: teaming, <qemu:override>, virsh."""
+    alias = "<alias name='ua-mine'/>"
+    root, _, _ = bios(
+        f"<disk type='file' device='cdrom'>{alias}<target dev='sda' bus='sata'/></disk>"
+        f"<interface type='network'>{alias}<source network='default'/></interface>"
+        f"<interface type='network'><alias name='net7'/><source network='default'/></interface>"
+        f"<serial type='pty'>{alias}</serial><controller type='usb'>{alias}</controller>"
+    )
+    for kind in ("disk", "interface", "serial", "controller"):
+        assert attribute(root, f"devices/{kind}/alias", "name") == "ua-mine", kind
+    assert len(root.findall("devices/interface/alias")) == 1
+
+
+def test_a_drive_whose_medium_was_ejected_is_not_said_to_have_lost_it() -> None:
+    _, _, warned = bios(
+        "<disk type='file' device='cdrom'><source startupPolicy='optional'/><target dev='sda' bus='sata'/></disk>"
+    )
+    assert not warned
+
+
 def test_disk_limits_follow_their_disk() -> None:
     plan, root = plan_for(text_of("everything"), {"vda": "/dev/vg1/zoo"}, choices(excluded=("vdb",)))
     assert [p.text for p in root.iterfind("blkiotune/device/path")] == ["/dev/vg1/zoo"]
@@ -253,6 +274,18 @@ def test_a_network_filter_is_never_dropped() -> None:
     root, refused, _ = bios(interface.format("clean-traffic"))
     assert not refused
     assert attribute(root, "devices/interface/filterref", "filter") == "clean-traffic"
+
+
+def test_passt_is_bound_to_no_device_that_is_not_here() -> None:
+    interface = (
+        "<interface type='user'><mac address='52:54:00:00:00:04'/><backend type='passt'/>{}</interface>"
+    )
+    root, _, warned = bios(interface.format("<source dev='eno7'/>"))
+    assert root.find("devices/interface/source") is None
+    assert "eno7" in warned["interface 52:54:00:00:00:04"]
+    root, _, warned = bios(interface.format("<source dev='eth0'/>"))
+    assert attribute(root, "devices/interface/source", "dev") == "eth0"
+    assert not warned
 
 
 def test_a_taken_device_name_is_given_up() -> None:
@@ -363,6 +396,42 @@ def test_placement_that_fits_is_kept() -> None:
     assert attribute(root, "numatune/memory", "nodeset") == "1"
     assert root.find("memoryBacking/hugepages") is not None
     assert not any("placement" in text or "memory" in text for text in warned)
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 5000, "", "-1", "0x10"], ids=lambda number: number[:4])
+def test_a_size_that_is_no_number_is_none(number: str) -> None:
+    """The other end writes the definition: no traceback, whatever stands there."""
+    text = BIOS.replace(
+        "<devices>", f"<memoryBacking><hugepages><page size='{number}'/></hugepages></memoryBacking><devices>"
+    )
+    start, end = text.index("<memory"), text.index("</memory>")
+    plan, _ = plan_for(f"{text[:start]}<memory unit='KiB'>{number}{text[end:]}", WEB)
+    assert plan.name == "web01"
+
+
+@pytest.mark.parametrize("kind", ["commandline", "override"])
+def test_what_goes_past_libvirt_is_said(kind: str) -> None:
+    space = "xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'"
+    plan, root = plan_for(BIOS.replace("</domain>", f"<qemu:{kind} {space}/></domain>"), WEB)
+    assert f"qemu:{kind}" in found(plan, Severity.WARNING)
+    assert len(root.findall("{http://libvirt.org/schemas/domain/qemu/1.0}*")) == 1
+
+
+def test_pluggable_memory_is_bound_to_nothing_that_is_not_here() -> None:
+    module = (
+        "<memory model='dimm'><source><pagesize unit='KiB'>{page}</pagesize><nodemask>{nodes}</nodemask></source>"
+        "<target><size unit='KiB'>524288</size><node>0</node></target></memory>"
+    )
+    root, refused, warned = bios(module.format(page=1048576, nodes="1-3"))
+    assert root.find("devices/memory/source/pagesize") is None
+    assert root.find("devices/memory/source/nodemask") is None
+    assert root.find("devices/memory/target/node") is not None
+    assert not refused
+    assert "memory device" in warned
+    root, _, warned = bios(module.format(page=2048, nodes="0"), replace(FACTS, pages={4: 1, 2048: 512}))
+    assert root.findtext("devices/memory/source/nodemask") == "0"
+    assert root.findtext("devices/memory/source/pagesize") == "2048"
+    assert not warned
 
 
 def test_automatic_placement_needs_numad() -> None:
@@ -603,13 +672,19 @@ def test_a_definition_cannot_read_files_of_this_host_as_firmware(os_element: str
     assert refused or "/etc/shadow" not in plan.xml
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", ".", "a\nb", "x" * 300, "a\tb", "\u202eevil"])
+@pytest.mark.parametrize("name", ["", " ", "a/b", "..", ".", "a\nb", "x" * 300, "a\tb", "\u202eevil"])
 def test_names_that_are_none(name: str) -> None:
     text = BIOS.replace("<name>web01</name>", f"<name>{name}</name>")
     if name == "a\nb":
         text = BIOS.replace("<name>web01</name>", "<name>a&#10;b</name>")
     with pytest.raises(StreamError):
         plan_for(text, WEB)
+
+
+def test_blanks_at_the_ends_of_a_name_stay() -> None:
+    text = BIOS.replace("<name>web01</name>", "<name> web 1 </name>")
+    plan, root = plan_for(text, WEB)
+    assert (plan.name, root.findtext("name")) == (" web 1 ", " web 1 ")
 
 
 @given(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.hypervisor.samples import CHOSEN, FACTS, POINT, TARGET_VG, definition_of, with_files
-from thinsync_virt.errors import ConflictError, NotFoundError, ThinsyncError
+from thinsync_virt.errors import ConflictError, NotFoundError, NotReplicableError, ThinsyncError
 from thinsync_virt.hypervisor import register, tpm
 from thinsync_virt.hypervisor.connection import Connection, connect
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
@@ -405,7 +405,7 @@ def test_files_of_a_running_older_definition_stay(connection: Connection) -> Non
 def test_the_driver_inspects_and_collects(connection: Connection) -> None:
     connection.raw.defineXML(XML.format(name="web01"))
     with LibvirtHypervisor(URI) as hypervisor:
-        hypervisor.__dict__["_connection"] = connection
+        hypervisor.__dict__["_opened"] = connection
         assert hypervisor.domain_names() == ("web01",)
         domain = hypervisor.inspect("web01", lambda path: "is not here")
         assert domain.uuid == UUID
@@ -416,4 +416,22 @@ def test_the_driver_inspects_and_collects(connection: Connection) -> None:
         assert hypervisor.nvram_path("web01") is None
         with pytest.raises(NotFoundError):
             hypervisor.inspect("nobody", lambda path: "")
-        hypervisor.__dict__.pop("_connection")
+        hypervisor.__dict__.pop("_opened")
+
+
+def test_variables_behind_a_link_are_refused_before_the_freeze(
+    connection: Connection, tmp_path: Path
+) -> None:
+    """The guard, who reads them in the freeze, follows none."""
+    link = tmp_path / "web01_VARS.fd"
+    link.symlink_to("/etc/hostname")
+    text = XML.format(name="web01").replace(
+        "</os>", f"<loader readonly='yes' type='pflash'>/usr/share/x.fd</loader><nvram>{link}</nvram></os>"
+    )
+    assert str(link) in text
+    connection.raw.defineXML(text)
+    with LibvirtHypervisor(URI) as hypervisor:
+        hypervisor.__dict__["_opened"] = connection
+        with pytest.raises(NotReplicableError, match="symbolic link"):
+            hypervisor.collect_definition("web01", CHOSEN)
+        hypervisor.__dict__.pop("_opened")

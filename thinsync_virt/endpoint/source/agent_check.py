@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Protocol
 
 from thinsync_virt.errors import Code, ThinsyncError
@@ -42,7 +43,10 @@ def look_at_agent(hypervisor: AsksAgents, domain: Domain, quiesce: Quiesce) -> F
 def _problem(hypervisor: AsksAgents, domain: Domain) -> tuple[str, str]:
     """Why there would be no freeze, and the remedy; "" when there would be one."""
     if domain.state is DomainState.PAUSED:
-        return "the guest was paused already: its agent cannot answer", f"virsh resume {domain.name}"
+        return (
+            "the guest was paused already: its agent cannot answer",
+            f"virsh resume {shlex.quote(domain.name)}",
+        )
     if not domain.has_agent:
         return "the domain has no guest agent channel", _INSTALL
     try:
@@ -52,6 +56,6 @@ def _problem(hypervisor: AsksAgents, domain: Domain) -> tuple[str, str]:
     if status is FreezeStatus.FROZEN:
         return (
             "somebody else has frozen the guest's file systems already",
-            f"virsh domfsthaw {domain.name}, if nobody needs it",
+            f"virsh domfsthaw {shlex.quote(domain.name)}, if nobody needs it",
         )
     return "", ""

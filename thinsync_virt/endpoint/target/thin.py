@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 
@@ -326,12 +327,14 @@ class ThinTarget:
             if replica.mark is None or replica.mark.key != key:
                 continue
             if replica.active:
-                hint = f"if that was not meant: virsh shutdown {replica.name} there; if it was, it is the true one now"
+                stop = f"virsh shutdown {shlex.quote(replica.name)}"
+                hint = f"if that was not meant: {stop} there; if it was, it is the true one now"
                 return (Finding(Severity.WARNING, subject, "it is running, so it is past its point", hint),)
             written = self.inventory.written(ours, replica)
             if written:
                 text = f"{', '.join(written)} written to since point {short_id(replica.mark.point)}"
-                hint = f"that is nowhere else: keep it, or give it up: virsh undefine {replica.name} --keep-nvram there"
+                forget = f"virsh undefine {shlex.quote(replica.name)} --keep-nvram"
+                hint = f"that is nowhere else: keep it, or give it up: {forget} there"
                 return (Finding(Severity.WARNING, subject, text, hint),)
             return tuple(
                 Finding(Severity.WARNING, subject, found, _REGISTER)

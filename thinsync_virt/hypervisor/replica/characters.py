@@ -18,7 +18,6 @@ def map_character_devices(draft: Draft) -> None:
     """The guest keeps its ports; what is not on this host is replaced behind them."""
     for kind in _KINDS:
         for element in draft.devices(kind):
-            remove_all(element, "alias")
             _map_log(draft, element, kind)
             if missing := _missing(draft, element):
                 _replace(draft, element, kind, missing)

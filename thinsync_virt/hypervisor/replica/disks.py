@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from thinsync_virt.errors import StreamError, UsageError
 from thinsync_virt.hypervisor.markup import Element, child, drop_attributes, remove, remove_all, value_at
 from thinsync_virt.hypervisor.replica.draft import Draft, checked_target
@@ -9,7 +11,8 @@ from thinsync_virt.hypervisor.replica.names import medium_path
 from thinsync_virt.model.definition import MEDIA
 
 # What a running domain adds, and what names the source's storage.
-_HOST_BOUND = ("backingStore", "mirror", "alias", "auth", "shareable", "transient")
+_HOST_BOUND = ("backingStore", "mirror", "auth", "shareable", "transient")
+_SAYS_NO_MEDIUM = frozenset({"startupPolicy", "index"})
 _KEPT_IN_SOURCE = frozenset({"encryption", "slices", "seclabel"})
 
 
@@ -69,7 +72,8 @@ def _driver(element: Element) -> Element:
 
 
 def _map_drive(draft: Draft, element: Element, target: str) -> None:
-    had_medium = element.find("source") is not None
+    source = element.find("source")
+    had_medium = source is not None and bool(set(source.attrib) - _SAYS_NO_MEDIUM)
     element.set("type", "file")
     remove_all(element, "source")
     image = draft.definition.parts.get(MEDIA + target)
@@ -79,8 +83,9 @@ def _map_drive(draft: Draft, element: Element, target: str) -> None:
     elif image is not None:
         path = medium_path(draft.name, draft.mark, target, image, writable=element.find("readonly") is None)
         draft.files[path] = image
-        source = element.makeelement("source", {"file": path})
-        element.insert(list(element).index(child(element, "target")), source)
+        element.insert(
+            list(element).index(child(element, "target")), element.makeelement("source", {"file": path})
+        )
         driver = _driver(element)
         driver.set("name", "qemu")
         driver.set("type", "raw")
@@ -89,7 +94,8 @@ def _map_drive(draft: Draft, element: Element, target: str) -> None:
         draft.warn(
             subject,
             "its medium did not travel (not a small image file): the drive is empty here",
-            f"insert one when it is needed: virsh change-media {draft.name} {target} PATH --insert --config",
+            "insert one when it is needed: "
+            f"virsh change-media {shlex.quote(draft.name)} {target} PATH --insert --config",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from fnmatch import fnmatchcase
 
 from thinsync_virt.hypervisor.definition import boot_paths, uses_nvram
@@ -51,7 +52,7 @@ def map_boot_files(draft: Draft) -> None:
                 role,
                 f"{path} cannot be compared with the source's: it cannot be read here, is larger than"
                 f" {MAX_DIGESTED >> 30} GiB, or is a file of the kernel's own",
-                f"boot from an ordinary file, at both ends: virsh edit {draft.name} at the source",
+                f"boot from an ordinary file, at both ends: virsh edit {shlex.quote(draft.name)} at the source",
             )
         elif not _is_equal(draft, path):
             draft.refuse(role, f"{path} is not the same as at the source", remedy)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from thinsync_virt.hypervisor.markup import Element, child, drop_attributes, remove, remove_all, value_at
 from thinsync_virt.hypervisor.replica.draft import Draft
 
@@ -13,7 +15,6 @@ def map_interfaces(draft: Draft) -> None:
     """MAC addresses and models stay. An interface whose network is missing here refuses the replica."""
     for element in draft.devices("interface"):
         subject = "interface " + (value_at(element, "mac", "address") or "without MAC")
-        remove_all(element, "alias")
         _map_host_device(draft, element, subject)
         _drop_host_programs(draft, element, subject)
         match element.get("type", ""):
@@ -29,6 +30,8 @@ def map_interfaces(draft: Draft) -> None:
                     "add one of this host",
                 )
                 continue
+            case "user":
+                _map_user(draft, element, subject)
             case "ethernet" | "vhostuser" | "vdpa" | "udp" | "server" | "client" | "mcast" as kind:
                 _check_own_paths(draft, element, subject, kind)
             case _:
@@ -64,7 +67,7 @@ def _map_network(draft: Draft, element: Element, subject: str) -> None:
         draft.warn(
             subject,
             f"network {name} is not active on this host",
-            f"virsh net-start {name}; virsh net-autostart {name}",
+            f"virsh net-start {shlex.quote(name)}; virsh net-autostart {shlex.quote(name)}",
         )
 
 
@@ -85,6 +88,14 @@ def _map_direct(draft: Draft, element: Element, subject: str) -> None:
     source.set("dev", name)
     if name != before:
         draft.info(subject, f"device {before} becomes {name}")
+
+
+def _map_user(draft: Draft, element: Element, subject: str) -> None:
+    """passt takes addresses and routes from a device of the host: that of the default route, when none is named."""
+    source = element.find("source[@dev]")
+    if source is not None and source.get("dev") not in draft.facts.devices:
+        draft.warn(subject, f"device {source.get('dev')} is not on this host: passt will choose another")
+        remove(source)
 
 
 def _map_host_device(draft: Draft, element: Element, subject: str) -> None:
@@ -130,5 +141,5 @@ def _check_filter(draft: Draft, element: Element, subject: str) -> None:
         draft.refuse(
             subject,
             f"network filter {name} is not on this host",
-            f"define it here: virsh nwfilter-dumpxml {name} at the source, virsh nwfilter-define here",
+            f"define it here: virsh nwfilter-dumpxml {shlex.quote(name)} at the source, virsh nwfilter-define here",
         )

@@ -33,12 +33,16 @@ def map_machine(draft: Draft) -> None:
     _check_cpu(draft)
     _check_launch_security(draft)
     _check_memory(draft)
-    if draft.root.find(f"{_EXTENSIONS}commandline") is not None:
-        draft.warn(
-            "qemu:commandline",
-            "extra QEMU arguments are taken over as they are",
-            "see that what they name exists on this host too",
-        )
+    for kind, what in (
+        ("commandline", "extra QEMU arguments"),
+        ("override", "changed properties of devices"),
+    ):
+        if draft.root.find(_EXTENSIONS + kind) is not None:
+            draft.warn(
+                f"qemu:{kind}",
+                f"{what} are taken over as they are",
+                "see that what they name exists on this host too",
+            )
 
 
 def _map_emulator(draft: Draft, architecture: Architecture) -> None:
@@ -79,7 +83,7 @@ def _check_machine(draft: Draft, architecture: Architecture) -> None:
 def _version(machine: str) -> tuple[int, ...]:
     """``pc-q35-9.2`` -> (9, 2), so that 10.0 comes after 9.2."""
     digits = machine.rsplit("-", 1)[-1].split(".")
-    return tuple(int(part) for part in digits) if all(part.isdigit() for part in digits) else ()
+    return tuple(int(part) for part in digits) if all(part.isdecimal() for part in digits) else ()
 
 
 def _check_cpu(draft: Draft) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from thinsync_virt.hypervisor.capabilities import parse_cpu_set
-from thinsync_virt.hypervisor.markup import drop_attributes, kibibytes, remove, remove_all
+from thinsync_virt.hypervisor.markup import drop_attributes, kibibytes, natural, remove, remove_all
 from thinsync_virt.hypervisor.replica.draft import Draft
 
 _NUMAD = "/usr/bin/numad"
@@ -16,6 +16,7 @@ def map_placement(draft: Draft) -> None:
     _map_pins(draft)
     _map_nodes(draft)
     _map_huge_pages(draft)
+    _map_modules(draft)
 
 
 def _map_automatic(draft: Draft) -> None:
@@ -75,7 +76,7 @@ def _map_huge_pages(draft: Draft) -> None:
         return
     memory = draft.root.find("memory")
     needed = 0 if memory is None else kibibytes(memory)
-    sizes = [int(page.get("size", "0")) for page in huge.iterfind("page") if page.get("size", "").isdigit()]
+    sizes = [size for page in huge.iterfind("page") if (size := natural(page.get("size", "")))]
     offered = draft.facts.pages
     sizes = sizes or [min((size for size in offered if size > 4), default=2048)]
     if all(offered.get(size, 0) * size >= (needed if len(sizes) == 1 else 1) for size in sizes):
@@ -86,6 +87,24 @@ def _map_huge_pages(draft: Draft) -> None:
         "huge pages are left out: this host has not reserved enough of them",
         f"reserve {-(-needed // sizes[0])} pages of {sizes[0]} KiB: sysctl vm.nr_hugepages",
     )
+
+
+def _map_modules(draft: Draft) -> None:
+    """Memory that can be plugged names nodes and page sizes of the host by itself."""
+    for source in draft.root.findall("devices/memory/source"):
+        nodes, page = source.find("nodemask"), source.find("pagesize")
+        if nodes is not None and not _within((nodes.text or "").strip(), draft.facts.nodes):
+            remove(nodes)
+            draft.warn(
+                "memory device", "its NUMA binding is left out: this host does not have all of those nodes"
+            )
+        if page is not None and not draft.facts.pages.get(kibibytes(page)):
+            remove(page)
+            draft.warn(
+                "memory device",
+                "its huge pages are left out: this host has not reserved any of that size",
+                "reserve some: sysctl vm.nr_hugepages",
+            )
 
 
 def _within(text: str, present: frozenset[int]) -> bool:

@@ -14,7 +14,7 @@ from thinsync_virt.errors import StreamError
 from thinsync_virt.hypervisor.definition import boot_files, domain_root
 from thinsync_virt.hypervisor.facts import HostFacts
 from thinsync_virt.hypervisor.mark import strip_mark, write_mark
-from thinsync_virt.hypervisor.markup import serialize, text_at
+from thinsync_virt.hypervisor.markup import name_of, serialize, text_at
 from thinsync_virt.hypervisor.replica.characters import map_character_devices
 from thinsync_virt.hypervisor.replica.devices import make_devices_safe
 from thinsync_virt.hypervisor.replica.disks import map_disks
@@ -74,7 +74,7 @@ def plan_replica(
     root = domain_root(definition)
     if CHOICES not in definition.parts:
         raise StreamError("the definition holds no choices", retry=False)
-    name = _checked_name(text_at(root, "name"))
+    name = _checked_name(name_of(root))
     uuid = check_id(text_at(root, "uuid").replace("-", "").lower())
     if uuid != mark.key.domain:
         raise StreamError(f"the definition is of domain {uuid}, not of {mark.key.domain}", retry=False)
@@ -100,8 +100,14 @@ def plan_replica(
 
 
 def _checked_name(name: str) -> str:
-    """A domain's name as libvirt accepts it: it becomes a file's name."""
-    legal = 0 < len(name.encode()) <= _MAX_NAME and "/" not in name and name.isprintable() and name.strip(".")
+    """A domain's name as libvirt accepts it: it becomes a file's name, and is shown to people."""
+    legal = (
+        0 < len(name.encode()) <= _MAX_NAME and "/" not in name and name.isprintable() and name.strip(" .")
+    )
     if not legal:
-        raise StreamError(f"{name[:60]!r} is not a domain's name", retry=False)
+        raise StreamError(
+            f"a domain called {name[:60]!r} cannot be registered here",
+            hint=f"rename it at the source (virsh domrename): at most {_MAX_NAME} bytes, and only what can be printed",
+            retry=False,
+        )
     return name

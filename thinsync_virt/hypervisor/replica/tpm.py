@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from lxml import etree
 
@@ -62,7 +63,7 @@ def _check_host(draft: Draft, backend: Element) -> None:
         draft.refuse(
             "TPM",
             f"model {model} is not known to this host's QEMU",
-            f"give the guest another: virsh edit {draft.name} at the source",
+            f"give the guest another: virsh edit {shlex.quote(draft.name)} at the source",
         )
     encryption = backend.find("encryption")
     secret = "" if encryption is None else encryption.get("secret", "").lower()
