@@ -33,8 +33,10 @@ from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.jsontext import encode_object
 from thinsync_virt.units import KIB
 
-# Messages that came while we were writing; a peer that only talks and never reads is not served for ever.
+# Messages that came while we were writing, and their bytes; a peer that only talks and never reads is not served for
+# ever. The largest answer fits, with many reports before it.
 _MAX_INBOX = 10_000
+_MAX_INBOX_SIZE = 2 * MAX_JSON
 _READ_SIZE = 64 * KIB
 _IOV_MAX = 1024
 
@@ -57,6 +59,7 @@ class Channel:
         self._overflow = bytearray(8 * KIB)
         self._raw_left = 0
         self._inbox: deque[Message] = deque()
+        self._inbox_size = 0
         self._write_lock = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._interruption: ThinsyncError | None = None
@@ -95,6 +98,8 @@ class Channel:
     def receive_pending(self) -> Message | None:
         """The next message if it is here already."""
         if self._inbox:
+            if len(self._inbox) == 1:
+                self._inbox_size = 0
             return self._inbox.popleft()
         message = self._parse()
         if message is None:
@@ -148,7 +153,8 @@ class Channel:
 
     def _take_what_is_there(self) -> None:
         """Add to the buffer without waiting; the end of file is left for the next read to find."""
-        if self._raw_left or len(self._buffer) >= _READ_SIZE:
+        # What is in the buffer is at most a part of one message: whoever calls has taken the whole ones out.
+        if self._raw_left or len(self._buffer) >= HEAD_SIZE + MAX_JSON:
             return
         self._raise_interruption()
         with contextlib.suppress(OSError):
@@ -264,9 +270,12 @@ class Channel:
         if not listen or self.read_fd not in ready or not ready[self.read_fd] & select.POLLIN:
             return
         self._take_what_is_there()
+        before = len(self._buffer)
         while not self._raw_left and (message := self._parse()) is not None:
             self._inbox.append(message)
-            if len(self._inbox) > _MAX_INBOX:
+            self._inbox_size += before - len(self._buffer)
+            before = len(self._buffer)
+            if len(self._inbox) > _MAX_INBOX or self._inbox_size > _MAX_INBOX_SIZE:
                 raise ProtocolError("it sends without reading")
 
     # -- waiting, interrupting, closing
@@ -289,7 +298,7 @@ class Channel:
     def wait_beside(self, descriptors: Iterable[int], timeout: float | None = None) -> set[int]:
         """Wait for others, or for something to come in here, which is taken in: those that are ready.
 
-        Raises TimeoutError; and ChannelClosedError at the end of file.
+        Raises TimeoutError; ChannelClosedError at the end of file, and ProtocolError when more comes than is taken out.
         """
         poll = select.poll()
         for descriptor in (self._wake, self.read_fd, *descriptors):
@@ -298,8 +307,11 @@ class Channel:
         self._raise_interruption()
         if not ready:
             raise TimeoutError
-        if self.read_fd in ready and not self._fill(None):
-            self._end_of_file()
+        if self.read_fd in ready:
+            if len(self._buffer) >= HEAD_SIZE + MAX_JSON:
+                raise ProtocolError("it sends more than can be taken in")
+            if not self._fill(None):
+                self._end_of_file()
         return ready - {self.read_fd}
 
     def wait_for_hangup(self, timeout: float) -> bool:

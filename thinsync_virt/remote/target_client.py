@@ -24,7 +24,6 @@ from thinsync_virt.stream.frames import Piece
 from thinsync_virt.system.pacing import TokenBucket
 from thinsync_virt.units import MIB
 
-
 Part = TypeVar("Part")
 
 
@@ -272,7 +271,9 @@ class RemoteTarget:
                 raise StreamError(f"{name}: missing", retry=False)
             return from_wire(kind, answer[name], name)
         except StreamError as error:
-            raise StreamError(f"{self.host} answers what it should not: {error.message}", retry=False) from error
+            raise StreamError(
+                f"{self.host} answers what it should not: {error.message}", retry=False
+            ) from error
 
     def _bytes(self, answer: dict[str, Any], name: str) -> bytes:
         try:
