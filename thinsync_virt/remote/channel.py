@@ -88,10 +88,16 @@ class Channel:
         del self._buffer[:end]
         return line
 
-    def receive(self) -> Message:
-        """The next message. After RAW, read its bytes with :meth:`readinto` before the next."""
+    def receive(self, timeout: float | None = None) -> Message:
+        """The next message. After RAW, read its bytes with :meth:`readinto` before the next.
+
+        Raises TimeoutError after ``timeout`` seconds, whatever has come that is no message.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
         while (message := self.receive_pending()) is None:
-            if not self._fill(None):
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError
+            if not self._fill(deadline):
                 self._end_of_file()
         return message
 
@@ -284,7 +290,8 @@ class Channel:
         """Let every method that waits, now or later, raise ``error``. For signals and other threads."""
         if self._interruption is None:
             self._interruption = error
-            os.eventfd_write(self._wake, 1)
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
 
     @property
     def interruption(self) -> ThinsyncError | None:
