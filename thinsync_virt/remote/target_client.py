@@ -157,13 +157,17 @@ class RemoteTarget:
     ) -> RecoveryPoint:
         """Send one stream; the point that it became. ``acknowledged`` gets how far each disk is durable there.
 
-        Raises UnreachableError when the connection is lost, or the server there has to end: it is closed then.
+        Raises UnreachableError when the connection is lost, or the server there has to end: it is closed then; and
+        StreamError when it says to have the point before all of the stream was sent.
         """
+        whole = False
 
         def chunks() -> Iterator[Sequence[Piece]]:
+            nonlocal whole
             for piece in stream:
                 yield piece
                 progress(stream.read)
+            whole = True
 
         def report(value: dict[str, Any]) -> None:
             acknowledged(self._part(value, "durable", dict[str, int]))
@@ -176,6 +180,10 @@ class RemoteTarget:
         except UnreachableError:
             self._client.close()
             raise
+        if not whole:
+            raise StreamError(
+                f"{self.host} says that it has the point, and was not sent all of it", retry=False
+            )
         return self._part(answer, "point", RecoveryPoint)
 
     def look_at_seeds(

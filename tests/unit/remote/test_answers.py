@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from tests.unit.remote.conversation import DEFINITION, SEEDS, Frames
 from tests.unit.remote.loopback import serving
-from tests.unit.values import CHOICES, DOMAIN, KEY, NAME, identifier
+from tests.unit.values import CHOICES, DOMAIN, KEY, NAME, identifier, point
 from thinsync_virt.errors import StreamError
+from thinsync_virt.remote.codec import to_wire
 from thinsync_virt.remote.server import CallIO, Handler
 from thinsync_virt.remote.target_client import RemoteTarget
+from thinsync_virt.stream.frames import Piece
 from thinsync_virt.units import MIB
 
 POINT = identifier(1)
@@ -55,3 +57,21 @@ def test_an_answer_without_what_was_asked_for(method: str, value: int | None) ->
     assert caught.value.message.startswith(f"beta answers what it should not: {name}: ")
     assert caught.value.hint
     assert not caught.value.retry
+
+
+def test_a_point_that_was_not_sent_whole() -> None:
+    """Whoever confirms it would take for the base what cannot be there."""
+
+    def claim(params: dict[str, Any], io: CallIO) -> dict[str, Any]:
+        return {"point": to_wire(point(2))}
+
+    class Long(Frames):
+        def __iter__(self) -> Iterator[Sequence[Piece]]:
+            for _ in range(64):
+                yield [bytes(MIB)]
+
+    with (
+        serving({"receive": claim}) as client,
+        pytest.raises(StreamError, match="beta says that it has the point, and was not sent all of it"),
+    ):
+        RemoteTarget(client).receive(Long(), lambda _: None, lambda _: None)
