@@ -48,9 +48,14 @@ class Channel:
 
     Every method raises ChannelClosedError when the other end is gone, and StreamError when it sends what is
     no message. :meth:`interrupt` makes the waiting of all others end.
+
+    ``silence`` is for a side that the other one gives signs of life: with so many seconds of nothing the other end
+    counts as gone.
     """
 
-    def __init__(self, read_fd: int, write_fd: int, *, listens: bool = False) -> None:
+    def __init__(
+        self, read_fd: int, write_fd: int, *, listens: bool = False, silence: float | None = None
+    ) -> None:
         self.read_fd = read_fd
         self.write_fd = write_fd
         os.set_blocking(read_fd, False)
@@ -64,6 +69,7 @@ class Channel:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._interruption: ThinsyncError | None = None
         self._listens = listens
+        self._silence = silence
         self._inside_message = False
         self._closed = False
 
@@ -310,10 +316,11 @@ class Channel:
         poll = select.poll()
         for descriptor in (self._wake, self.read_fd, *descriptors):
             poll.register(descriptor, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)}
+        seconds = self._silence if timeout is None else timeout
+        ready = {descriptor for descriptor, _ in poll.poll(None if seconds is None else seconds * 1000)}
         self._raise_interruption()
         if not ready:
-            raise TimeoutError
+            raise self._silent() if timeout is None else TimeoutError
         if self.read_fd in ready:
             if len(self._buffer) >= HEAD_SIZE + MAX_JSON:
                 raise ProtocolError("it sends more than can be taken in")
@@ -355,12 +362,18 @@ class Channel:
         if also is not None:
             poll.register(also, select.POLLIN)
         poll.register(descriptor, events | (select.POLLIN if also == descriptor else 0))
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        ready = dict(poll.poll(timeout))
+        seconds = self._silence if deadline is None else max(0.0, deadline - time.monotonic())
+        ready = dict(poll.poll(None if seconds is None else seconds * 1000))
         self._raise_interruption()
         if not ready:
-            raise TimeoutError
+            raise self._silent() if deadline is None else TimeoutError
         return ready
+
+    def _silent(self) -> ChannelClosedError:
+        return ChannelClosedError(
+            f"nothing was heard for {self._silence:g} s, not even a sign of life",
+            hint="look at the server there: ps -C thinsync-vm -o pid,stat,args (T: stopped); run it again",
+        )
 
     def _end_of_file(self) -> NoReturn:
         where = " in the middle of a message" if self._buffer or self._raw_left else ""

@@ -30,6 +30,8 @@ Progress = Callable[[dict[str, Any]], None]
 
 GREETING_TIMEOUT = 30.0
 """Seconds for login, sudo and the start of Python at the other end."""
+SILENCE = 120.0
+"""Seconds without a byte of a server that gives a sign of life every 5, also while it waits for its disks."""
 ATTACH_TIMEOUT = 60.0
 """Seconds for a session to take a connection as its lane: all of them have to come in this time."""
 
@@ -93,7 +95,7 @@ class Client:
     def __init__(self, transport: Transport, ours: Greeting, *, timeout: float = GREETING_TIMEOUT) -> None:
         self._transport = transport
         self._name = transport.name
-        self._channel = Channel(transport.read_fd, transport.write_fd, listens=True)
+        self._channel = Channel(transport.read_fd, transport.write_fd, listens=True, silence=SILENCE)
         self._calls = 0
         self._lost = False
         # Whether the next message on the channel belongs to no call: only then may another one begin.

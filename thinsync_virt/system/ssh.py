@@ -283,14 +283,12 @@ def explain(
             "allow it there: LOGIN ALL=(root) NOPASSWD: /usr/bin/thinsync-vm server",
             retry=False,
         )
-    if status in (None, 0) and not stderr:
-        return _unreachable(
-            target, error.message.removeprefix(f"{target.host}: "), error.hint, retry=error.retry
-        )
-    how = "" if status is None else f" with status {status}"
+    if status is None or (status == 0 and not stderr):
+        seen = error.message.removeprefix(f"{target.host}: ")
+        return _unreachable(target, _with_detail(seen, stderr), error.hint, retry=error.retry)
     return _unreachable(
         target,
-        _with_detail(f"the server there ended{how}", stderr),
+        _with_detail(f"the server there ended with status {status}", stderr),
         "run it again; if it stays so, look there: thinsync-vm check; journalctl -b",
         retry=True,
     )

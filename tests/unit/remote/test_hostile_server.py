@@ -9,6 +9,7 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.unit.remote.loopback import OURS, THEIRS, Loopback, serving
 from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
+from thinsync_virt.remote import client as client_module
 from thinsync_virt.remote import server
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.greeting import encode_greeting
@@ -199,5 +201,39 @@ def test_a_large_answer_before_the_end_of_the_stream() -> None:
     thread.start()
     with Client(Loopback(near), OURS) as client:
         assert len(client.send_stream("x", {}, [bytes(64 * MIB)])["text"]) == 2 * MIB
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("how", ["call", "in", "lanes"])
+@pytest.mark.parametrize("alive", [False, True], ids=["silent", "alive"])
+def test_a_server_that_is_stopped(how: str, alive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a sign of life it is lost; with them it may take as long as it likes."""
+    monkeypatch.setattr(client_module, "SILENCE", 0.3)
+    near, far = socket.socketpair()
+    lanes = Idle()
+    words = "the connection was closed" if alive else r"beta: nothing was heard for 0\.3 s"
+
+    def live() -> None:
+        far.sendall(encode_greeting(THEIRS))
+        for _ in range(15 if alive else 0):
+            time.sleep(0.05)
+            far.sendall(message(Kind.ALIVE, b""))
+        time.sleep(0 if alive else 1)
+        far.close()
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    with contextlib.closing(lanes), Client(Loopback(near), OURS) as client:
+        calls: dict[str, Callable[[], object]] = {
+            "call": lambda: client.call("x", {}),
+            "in": lambda: client.send_stream("x", {}, [bytes(64 * MIB)]),
+            "lanes": lambda: client.send_stream("x", {}, [bytes(64 * MIB)], lanes=lanes),
+        }
+        started = time.monotonic()
+        with pytest.raises(UnreachableError, match=words) as caught:
+            calls[how]()
+        assert not alive or time.monotonic() - started > 0.5
+    assert caught.value.hint
     thread.join(60)
     assert not thread.is_alive()

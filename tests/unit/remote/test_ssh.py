@@ -257,6 +257,7 @@ def test_who_logs_in(sshd: Sshd, tmp_path: Path) -> None:
         ),
         (-9, "", "the server there ended with status -9", True),
         (None, "", "the connection was closed", True),
+        (None, "stty: 'standard input': Inappropriate ioctl", "the connection was closed: stty:", True),
     ],
 )
 def test_how_ssh_ended(status: int | None, stderr: str, message: str, retry: bool) -> None:
