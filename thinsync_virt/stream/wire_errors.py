@@ -6,7 +6,6 @@ side: unknown codes become ``internal``, text is cut and loses its control chara
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from thinsync_virt.errors import (
@@ -65,7 +64,7 @@ def describe_unexpected(error: BaseException) -> str:
     import traceback  # with all that it needs: a stream in which nothing fails does without
 
     frames = traceback.extract_tb(error.__traceback__)[-3:]
-    places = " < ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in reversed(frames))
+    places = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames))
     return f"{type(error).__name__} at {places}" if places else type(error).__name__
 
 
