@@ -12,6 +12,7 @@ from thinsync_virt.model.names import short_id
 from thinsync_virt.model.plans import DiskPlan, Mode
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.reports import Outcome, ReplicationReport, SentDisk
+from thinsync_virt.model.text import printable
 from thinsync_virt.units import format_duration, format_size
 
 
@@ -29,7 +30,8 @@ def print_summary(report: ReplicationReport, to: str) -> None:
             _print_replicated(report)
             following = "verify"
     if report.start:
-        click.echo(f"  nothing is registered there; {report.start}")
+        # The other host's words, as the id below.
+        click.echo(f"  nothing is registered there; {printable(report.start)}")
     click.echo(f"Next: thinsync-vm {following} {shlex.quote(report.domain)} --to {shlex.quote(to)}")
 
 
@@ -86,7 +88,7 @@ def _print_up_to_date(report: ReplicationReport) -> None:
     elif report.registered == point.id:
         click.echo(f"  registered there: point {_name(point)}; {age}")
     else:
-        other = f"point {short_id(report.registered)}" if report.registered else "nothing"
+        other = f"point {printable(short_id(report.registered))}" if report.registered else "nothing"
         click.echo(f"  registered there: {other}, until the next run registers {_name(point)}; {age}")
 
 

@@ -33,8 +33,10 @@ from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.jsontext import encode_object
 from thinsync_virt.units import KIB
 
-# Messages that came while we were writing; a peer that only talks and never reads is not served for ever.
+# Messages that came while we were writing, and their bytes; a peer that only talks and never reads is not served for
+# ever. The largest answer fits, with many reports before it.
 _MAX_INBOX = 10_000
+_MAX_INBOX_SIZE = 2 * MAX_JSON
 _READ_SIZE = 64 * KIB
 _IOV_MAX = 1024
 
@@ -46,9 +48,14 @@ class Channel:
 
     Every method raises ChannelClosedError when the other end is gone, and StreamError when it sends what is
     no message. :meth:`interrupt` makes the waiting of all others end.
+
+    ``silence`` is for a side that the other one gives signs of life: with so many seconds of nothing the other end
+    counts as gone.
     """
 
-    def __init__(self, read_fd: int, write_fd: int, *, listens: bool = False) -> None:
+    def __init__(
+        self, read_fd: int, write_fd: int, *, listens: bool = False, silence: float | None = None
+    ) -> None:
         self.read_fd = read_fd
         self.write_fd = write_fd
         os.set_blocking(read_fd, False)
@@ -57,10 +64,12 @@ class Channel:
         self._overflow = bytearray(8 * KIB)
         self._raw_left = 0
         self._inbox: deque[Message] = deque()
+        self._inbox_size = 0
         self._write_lock = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._interruption: ThinsyncError | None = None
         self._listens = listens
+        self._silence = silence
         self._inside_message = False
         self._closed = False
 
@@ -85,16 +94,24 @@ class Channel:
         del self._buffer[:end]
         return line
 
-    def receive(self) -> Message:
-        """The next message. After RAW, read its bytes with :meth:`readinto` before the next."""
+    def receive(self, timeout: float | None = None) -> Message:
+        """The next message. After RAW, read its bytes with :meth:`readinto` before the next.
+
+        Raises TimeoutError after ``timeout`` seconds, whatever has come that is no message.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
         while (message := self.receive_pending()) is None:
-            if not self._fill(None):
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError
+            if not self._fill(deadline):
                 self._end_of_file()
         return message
 
     def receive_pending(self) -> Message | None:
         """The next message if it is here already."""
         if self._inbox:
+            if len(self._inbox) == 1:
+                self._inbox_size = 0
             return self._inbox.popleft()
         message = self._parse()
         if message is None:
@@ -148,7 +165,8 @@ class Channel:
 
     def _take_what_is_there(self) -> None:
         """Add to the buffer without waiting; the end of file is left for the next read to find."""
-        if self._raw_left or len(self._buffer) >= _READ_SIZE:
+        # What is in the buffer is at most a part of one message: whoever calls has taken the whole ones out.
+        if self._raw_left or len(self._buffer) >= HEAD_SIZE + MAX_JSON:
             return
         self._raise_interruption()
         with contextlib.suppress(OSError):
@@ -264,9 +282,12 @@ class Channel:
         if not listen or self.read_fd not in ready or not ready[self.read_fd] & select.POLLIN:
             return
         self._take_what_is_there()
+        before = len(self._buffer)
         while not self._raw_left and (message := self._parse()) is not None:
             self._inbox.append(message)
-            if len(self._inbox) > _MAX_INBOX:
+            self._inbox_size += before - len(self._buffer)
+            before = len(self._buffer)
+            if len(self._inbox) > _MAX_INBOX or self._inbox_size > _MAX_INBOX_SIZE:
                 raise ProtocolError("it sends without reading")
 
     # -- waiting, interrupting, closing
@@ -275,7 +296,8 @@ class Channel:
         """Let every method that waits, now or later, raise ``error``. For signals and other threads."""
         if self._interruption is None:
             self._interruption = error
-            os.eventfd_write(self._wake, 1)
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
 
     @property
     def interruption(self) -> ThinsyncError | None:
@@ -289,17 +311,21 @@ class Channel:
     def wait_beside(self, descriptors: Iterable[int], timeout: float | None = None) -> set[int]:
         """Wait for others, or for something to come in here, which is taken in: those that are ready.
 
-        Raises TimeoutError; and ChannelClosedError at the end of file.
+        Raises TimeoutError; ChannelClosedError at the end of file, and ProtocolError when more comes than is taken out.
         """
         poll = select.poll()
         for descriptor in (self._wake, self.read_fd, *descriptors):
             poll.register(descriptor, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poll.poll(None if timeout is None else timeout * 1000)}
+        seconds = self._silence if timeout is None else timeout
+        ready = {descriptor for descriptor, _ in poll.poll(None if seconds is None else seconds * 1000)}
         self._raise_interruption()
         if not ready:
-            raise TimeoutError
-        if self.read_fd in ready and not self._fill(None):
-            self._end_of_file()
+            raise self._silent() if timeout is None else TimeoutError
+        if self.read_fd in ready:
+            if len(self._buffer) >= HEAD_SIZE + MAX_JSON:
+                raise ProtocolError("it sends more than can be taken in")
+            if not self._fill(None):
+                self._end_of_file()
         return ready - {self.read_fd}
 
     def wait_for_hangup(self, timeout: float) -> bool:
@@ -336,12 +362,18 @@ class Channel:
         if also is not None:
             poll.register(also, select.POLLIN)
         poll.register(descriptor, events | (select.POLLIN if also == descriptor else 0))
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        ready = dict(poll.poll(timeout))
+        seconds = self._silence if deadline is None else max(0.0, deadline - time.monotonic())
+        ready = dict(poll.poll(None if seconds is None else seconds * 1000))
         self._raise_interruption()
         if not ready:
-            raise TimeoutError
+            raise self._silent() if deadline is None else TimeoutError
         return ready
+
+    def _silent(self) -> ChannelClosedError:
+        return ChannelClosedError(
+            f"nothing was heard for {self._silence:g} s, not even a sign of life",
+            hint="look at the server there: ps -C thinsync-vm -o pid,stat,args (T: stopped); run it again",
+        )
 
     def _end_of_file(self) -> NoReturn:
         where = " in the middle of a message" if self._buffer or self._raw_left else ""

@@ -30,6 +30,10 @@ Progress = Callable[[dict[str, Any]], None]
 
 GREETING_TIMEOUT = 30.0
 """Seconds for login, sudo and the start of Python at the other end."""
+SILENCE = 120.0
+"""Seconds without a byte of a server that gives a sign of life every 5, also while it waits for its disks."""
+ATTACH_TIMEOUT = 60.0
+"""Seconds for a session to take a connection as its lane: all of them have to come in this time."""
 
 _MAX_BETWEEN_CHUNKS = 100
 
@@ -91,7 +95,7 @@ class Client:
     def __init__(self, transport: Transport, ours: Greeting, *, timeout: float = GREETING_TIMEOUT) -> None:
         self._transport = transport
         self._name = transport.name
-        self._channel = Channel(transport.read_fd, transport.write_fd, listens=True)
+        self._channel = Channel(transport.read_fd, transport.write_fd, listens=True, silence=SILENCE)
         self._calls = 0
         self._lost = False
         # Whether the next message on the channel belongs to no call: only then may another one begin.
@@ -148,13 +152,20 @@ class Client:
     def attach(self, ticket: dict[str, Any]) -> None:
         """Make this connection a lane of another session; then only :meth:`send_block` is of use.
 
-        Raises the server's error.
+        Raises the server's error; UnreachableError when it says nothing.
         """
         with self._connection():
             call = self._request("lane", ticket, "none")
             attached: list[dict[str, Any]] = []
             while not attached:
-                answer = self._answer(self._channel.receive(), call, attached.append)
+                try:
+                    message = self._channel.receive(ATTACH_TIMEOUT)
+                except TimeoutError as error:
+                    raise UnreachableError(
+                        f"{self._name}: a connection was not taken for the stream within {ATTACH_TIMEOUT:g} s",
+                        hint="look at the load there; or use fewer connections: --streams",
+                    ) from error
+                answer = self._answer(message, call, attached.append)
                 if answer is not None:
                     self._result(answer)
                     raise ProtocolError("a lane that ended before it began")

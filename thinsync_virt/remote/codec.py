@@ -28,6 +28,8 @@ from thinsync_virt.model.text import printable
 T = TypeVar("T")
 
 _NAMES = {str: "a string", int: "an integer", bool: "true or false", list: "an array", dict: "an object"}
+_INTEGERS = 1 << 63
+"""As many as the kernel counts with. JSON has no bound, and whoever shows or divides a number meets a float's."""
 _PLACE = re.compile(r"@ attribute (\w+)$")
 
 
@@ -62,6 +64,13 @@ def _require(kind: type[T], value: object) -> T:
 
 def _exact(kind: type) -> Callable[[Any, Any], Any]:
     return lambda value, _: _require(kind, value)
+
+
+def _structure_integer(value: Any, _: Any) -> int:
+    number = _require(int, value)
+    if not -_INTEGERS <= number < _INTEGERS:
+        raise ValueError("an integer of more than 64 bits")
+    return number
 
 
 def _structure_text(value: Any, _: Any) -> str:
@@ -174,7 +183,7 @@ def _is_tuple(kind: Any) -> bool:
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=True)
     simple: dict[type, Callable[[Any, Any], Any]] = {
-        int: _exact(int),
+        int: _structure_integer,
         bool: _exact(bool),
         str: _structure_text,
         float: _structure_float,

@@ -7,7 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any
 
 from thinsync_virt.errors import ThinsyncError, UnreachableError
@@ -44,18 +44,28 @@ def open_lanes(client: Client, count: int, dial: Dial) -> LaneSender:
 
 def _dial(ticket: dict[str, Any], count: int, dial: Dial) -> LaneSender:
     clients: list[Client] = []
+    failed: list[UnreachableError] = []
 
-    def one(_: int) -> None:
+    def one() -> None:
         client = dial()
         clients.append(client)
+        for error in failed:
+            client.interrupt(error)
         client.attach(ticket)
 
     try:
         with ThreadPoolExecutor(AT_ONCE, "dial") as pool:
             try:
-                list(pool.map(one, range(count)))
+                dialled = [pool.submit(one) for _ in range(count)]
+                # Not one after the other: the first to fail says why, and another may wait long for an answer.
+                for future in wait(dialled, return_when=FIRST_EXCEPTION).done:
+                    future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                # The others are waited for: they must not go on as long as a server that says nothing likes.
+                failed.append(UnreachableError("not all connections could be opened", hint="run it again"))
+                for client in tuple(clients):
+                    client.interrupt(failed[0])
                 raise
     except BaseException:
         _close(clients)

@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +27,7 @@ from thinsync_virt.remote.lane_dock import LaneDock
 from thinsync_virt.remote.lane_reader import LaneReader
 from thinsync_virt.remote.messages import ChannelClosedError, Chunk, Kind, Message, ProtocolError
 from thinsync_virt.remote.raw import RawReader
-from thinsync_virt.stream.wire_errors import error_to_wire
+from thinsync_virt.stream.wire_errors import describe_unexpected, error_to_wire
 from thinsync_virt.system.rendezvous import PLACE
 
 # A client whose host lost power sends no end of file. What we send meets no acknowledgement, or a reset once it is
@@ -254,10 +253,7 @@ def _log(what: str, error: BaseException) -> None:
     if isinstance(error, ThinsyncError):
         text = f"{error.code.value}: {error.message}"
     else:
-        # Places, not values: a value may be part of a definition.
-        frames = traceback.extract_tb(error.__traceback__)[-3:]
-        places = " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in reversed(frames))
-        text = f"{type(error).__name__} at {places}"
+        text = describe_unexpected(error)
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"thinsync-vm server: {printable(what, 40)}: {printable(text, 300)}\n")
         sys.stderr.flush()

@@ -6,7 +6,7 @@ import base64
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
 from thinsync_virt.model.definition import Definition
@@ -23,6 +23,8 @@ from thinsync_virt.remote.lane_sender import Dial, LaneSender, open_lanes
 from thinsync_virt.stream.frames import Piece
 from thinsync_virt.system.pacing import TokenBucket
 from thinsync_virt.units import MIB
+
+Part = TypeVar("Part")
 
 
 class Outgoing(Protocol):
@@ -123,12 +125,12 @@ class RemoteTarget:
 
     def offer(self) -> Offer:
         """Where replicas can be kept there."""
-        return from_wire(Offer, self._client.call("offer", {})["offer"], "offer")
+        return self._part(self._client.call("offer", {}), "offer", Offer)
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
         """What is there for a domain."""
         answer = self._client.call("states", {"domain": domain, "name": name})
-        return from_wire(tuple[TargetState, ...], answer["states"], "states")
+        return self._part(answer, "states", tuple[TargetState, ...])
 
     def check(
         self,
@@ -141,11 +143,11 @@ class RemoteTarget:
         """Whether this domain could live there, and has room for ``data`` bytes of full copies, as findings."""
         params = {"key": to_wire(key), "choices": to_wire(choices), "sizes": sizes, "data": data}
         answer = self._client.send_stream("check", params, _pieces(definition.pack()))
-        return from_wire(tuple[Finding, ...], answer["findings"], "findings")
+        return self._part(answer, "findings", tuple[Finding, ...])
 
     def host_findings(self) -> tuple[Finding, ...]:
         """What there is to say of that host whatever the domain."""
-        return from_wire(tuple[Finding, ...], self._client.call("host_findings", {})["findings"], "findings")
+        return self._part(self._client.call("host_findings", {}), "findings", tuple[Finding, ...])
 
     def receive(
         self,
@@ -155,16 +157,20 @@ class RemoteTarget:
     ) -> RecoveryPoint:
         """Send one stream; the point that it became. ``acknowledged`` gets how far each disk is durable there.
 
-        Raises UnreachableError when the connection is lost, or the server there has to end: it is closed then.
+        Raises UnreachableError when the connection is lost, or the server there has to end: it is closed then; and
+        StreamError when it says to have the point before all of the stream was sent.
         """
+        whole = False
 
         def chunks() -> Iterator[Sequence[Piece]]:
+            nonlocal whole
             for piece in stream:
                 yield piece
                 progress(stream.read)
+            whole = True
 
         def report(value: dict[str, Any]) -> None:
-            acknowledged(from_wire(dict[str, int], value.get("durable"), "durable"))
+            acknowledged(self._part(value, "durable", dict[str, int]))
 
         params = {"expected": to_wire(stream.expected)}
         try:
@@ -174,14 +180,18 @@ class RemoteTarget:
         except UnreachableError:
             self._client.close()
             raise
-        return from_wire(RecoveryPoint, answer["point"], "point")
+        if not whole:
+            raise StreamError(
+                f"{self.host} says that it has the point, and was not sent all of it", retry=False
+            )
+        return self._part(answer, "point", RecoveryPoint)
 
     def look_at_seeds(
         self, key: ReplicaKey, choices: Choices, seeds: dict[str, str], sizes: dict[str, int]
     ) -> dict[str, int]:
         """Bytes that copies made of these volumes there (VG/LV, by disk) take at once."""
         params = {"key": to_wire(key), "choices": to_wire(choices), "seeds": seeds, "sizes": sizes}
-        return from_wire(dict[str, int], self._client.call("look_at_seeds", params)["amounts"], "amounts")
+        return self._part(self._client.call("look_at_seeds", params), "amounts", dict[str, int])
 
     def sow(
         self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: dict[str, str]
@@ -193,14 +203,14 @@ class RemoteTarget:
     def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
         """The bitmap of what it made from a seed."""
         params = {"key": to_wire(key), "point": point, "disk": disk}
-        return _decode(self._client.call("seed_mapped", params)["bitmap"])
+        return self._bytes(self._client.call("seed_mapped", params), "bitmap")
 
     def seed_digests(
         self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
     ) -> bytes:
         """Digests of what it made from a seed."""
         params = {"key": to_wire(key), "point": point, "disk": disk, "blocks": list(blocks), "size": size}
-        return _decode(self._client.call("seed_digests", params)["digests"])
+        return self._bytes(self._client.call("seed_digests", params), "digests")
 
     def mark_damaged(self, key: ReplicaKey, point: str) -> None:
         """From here on the point there is never a base, and never registered."""
@@ -225,12 +235,12 @@ class RemoteTarget:
     def register(self, key: ReplicaKey, point: str) -> Registration:
         """Make the registered domain there start from this point."""
         answer = self._client.call("register", {"key": to_wire(key), "point": point})
-        return from_wire(Registration, answer["registration"], "registration")
+        return self._part(answer, "registration", Registration)
 
     def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
         """Remove what crashes and earlier switches left there, but the set ``keep``; what was done."""
         answer = self._client.call("tidy", {"key": to_wire(key), "keep": keep})
-        return from_wire(tuple[str, ...], answer["done"], "done")
+        return self._part(answer, "done", tuple[str, ...])
 
     def retire(self, key: ReplicaKey, common: str) -> None:
         """Let the target's retention run."""
@@ -238,38 +248,50 @@ class RemoteTarget:
 
     def points(self, domain: str) -> tuple[RecoveryPoint, ...]:
         """All points of a domain there."""
-        return from_wire(
-            tuple[RecoveryPoint, ...], self._client.call("points", {"domain": domain})["points"], "points"
+        return self._part(
+            self._client.call("points", {"domain": domain}), "points", tuple[RecoveryPoint, ...]
         )
 
     def definition(self, key: ReplicaKey, point: str) -> str:
         """The id of a point's definition there, from its content."""
         answer = self._client.call("definition", {"key": to_wire(key), "point": point})
-        return from_wire(str, answer["id"], "id")
+        return self._part(answer, "id", str)
 
     def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
         """The bitmap of a disk there."""
         params = {"key": to_wire(key), "point": point, "disk": disk}
-        return _decode(self._client.call("mapped", params)["bitmap"])
+        return self._bytes(self._client.call("mapped", params), "bitmap")
 
     def digests(self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int) -> bytes:
         """Digests of blocks of a disk there."""
         params = {"key": to_wire(key), "point": point, "disk": disk, "blocks": list(blocks), "size": size}
-        return _decode(self._client.call("digests", params)["digests"])
+        return self._bytes(self._client.call("digests", params), "digests")
 
     def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:
         """What is wrong with what is registered there, if anything."""
         answer = self._client.call("registered_findings", {"key": to_wire(key)})
-        return from_wire(tuple[Finding, ...], answer["findings"], "findings")
+        return self._part(answer, "findings", tuple[Finding, ...])
+
+    def _part(self, answer: dict[str, Any], name: str, kind: type[Part]) -> Part:
+        """What an answer or a report says under ``name``. Raises StreamError when it does not, or not as it should."""
+        try:
+            if name not in answer:
+                raise StreamError(f"{name}: missing", retry=False)
+            return from_wire(kind, answer[name], name)
+        except StreamError as error:
+            raise StreamError(
+                f"{self.host} answers what it should not: {error.message}", retry=False
+            ) from error
+
+    def _bytes(self, answer: dict[str, Any], name: str) -> bytes:
+        try:
+            return base64.b64decode(self._part(answer, name, str), validate=True)
+        except ValueError as error:
+            raise StreamError(
+                f"{self.host} answers what it should not: {name}: not base64", retry=False
+            ) from error
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
     for start in range(0, len(data), MIB):
         yield data[start : start + MIB]
-
-
-def _decode(value: object) -> bytes:
-    try:
-        return base64.b64decode(from_wire(str, value, "answer"), validate=True)
-    except ValueError as error:
-        raise StreamError("an answer is not base64", retry=False) from error

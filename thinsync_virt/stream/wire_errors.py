@@ -43,7 +43,7 @@ _CLASSES: dict[Code, type[ThinsyncError]] = {
 
 
 def error_to_wire(error: BaseException) -> dict[str, Any]:
-    """What the other side learns of an error. An unexpected one shows its class, not its text."""
+    """What the other side learns of an error. An unexpected one shows its class and place, not its text."""
     if isinstance(error, ThinsyncError):
         return {
             "code": error.code.value,
@@ -53,10 +53,19 @@ def error_to_wire(error: BaseException) -> dict[str, Any]:
         }
     return {
         "code": Code.INTERNAL.value,
-        "message": f"unexpected {type(error).__name__}",
-        "hint": "the log at that host says more",
+        "message": f"unexpected {describe_unexpected(error)}",
+        "hint": "this should not have happened: report it, with the versions of both hosts: thinsync-vm --version",
         "retry": False,
     }
+
+
+def describe_unexpected(error: BaseException) -> str:
+    """Class and places, innermost first. No values: one may be part of a definition."""
+    import traceback  # with all that it needs: a stream in which nothing fails does without
+
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    places = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__} at {places}" if places else type(error).__name__
 
 
 def error_from_wire(value: object, *, origin: str = "") -> ThinsyncError:

@@ -11,6 +11,9 @@ How ssh ends, and what that means here:
            127   the remote shell did not find the command        126   found, not executable
              1   of sudo -n with "sudo:" on standard error: a password is needed, or it is not allowed
          other   the server's own; its last lines of standard error are shown
+
+On standard error ssh's words stand beside those of the login shell, of sudo and of the server there, who may say
+"Permission denied" or "Connection refused" of anything. Nothing of theirs is taken for the reason why ssh ended.
 """
 
 from __future__ import annotations
@@ -193,7 +196,7 @@ _SSH_REASONS: tuple[tuple[str, str, str, bool], ...] = (
         False,
     ),
     (
-        "Permission denied|Too many authentication failures",
+        r"Permission denied \([a-z,-]+\)|Permission denied, please try again|Too many authentication failures",
         "it refuses our key",
         "let it accept the key of the user that runs this: ssh-copy-id {copy}",
         False,
@@ -231,6 +234,11 @@ _SSH_REASONS: tuple[tuple[str, str, str, bool], ...] = (
 )
 
 
+_NOT_SSH = ("thinsync-vm", "bash:", "-bash:", "sh:", "-sh:", "sudo:")
+_SUDO_WARNING = "unable to resolve host"
+"""With this sudo goes on. It is said at each call where the host's own name is not in /etc/hosts."""
+
+
 def explain(
     target: HostTarget, status: int | None, stderr: Sequence[str], error: ThinsyncError
 ) -> ThinsyncError:
@@ -239,6 +247,7 @@ def explain(
     ``error`` is what was seen at the channel.
     """
     said = "\n".join(stderr)
+    said_by_ssh = "\n".join(line for line in stderr if not line.startswith(_NOT_SSH))
     words = {
         "port": str(target.port or 22),
         "known": f"[{target.host}]:{target.port}" if target.port else target.host,
@@ -247,7 +256,7 @@ def explain(
     }
     if status == 255:
         for pattern, message, hint, retry in _SSH_REASONS:
-            if re.search(pattern, said):
+            if re.search(pattern, said_by_ssh):
                 return _unreachable(target, message.format(**words), hint.format(**words), retry=retry)
         return _unreachable(
             target,
@@ -266,21 +275,20 @@ def explain(
             "install the package thinsync-virt on that host",
             retry=False,
         )
-    if any(line.startswith("sudo:") for line in stderr) or "not allowed to execute" in said:
+    refused = any(line.startswith("sudo:") and _SUDO_WARNING not in line for line in stderr)
+    if status == 1 and (refused or "not allowed to execute" in said):
         return _unreachable(
             target,
             _with_detail("sudo does not let this login run thinsync-vm without a password", stderr),
             "allow it there: LOGIN ALL=(root) NOPASSWD: /usr/bin/thinsync-vm server",
             retry=False,
         )
-    if status in (None, 0) and not stderr:
-        return _unreachable(
-            target, error.message.removeprefix(f"{target.host}: "), error.hint, retry=error.retry
-        )
-    how = "" if status is None else f" with status {status}"
+    if status is None or (status == 0 and not stderr):
+        seen = error.message.removeprefix(f"{target.host}: ")
+        return _unreachable(target, _with_detail(seen, stderr), error.hint, retry=error.retry)
     return _unreachable(
         target,
-        _with_detail(f"the server there ended{how}", stderr),
+        _with_detail(f"the server there ended with status {status}", stderr),
         "run it again; if it stays so, look there: thinsync-vm check; journalctl -b",
         retry=True,
     )

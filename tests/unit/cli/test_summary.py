@@ -142,3 +142,11 @@ def test_an_interrupted_transfer_and_what_came_after_it(capsys: pytest.CaptureFi
     assert went_on[0] < both[0]
     assert "#1" in lines[both[0]] and "#2" in lines[both[1]]
     assert sum("Next:" in line for line in lines) == 1
+
+
+def test_what_the_other_host_says_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "start it with\x1b]0;title\x07 \x1b[2J\rvirsh"
+    shown = printed(replace(report(Outcome.UP_TO_DATE), start=words), capsys)
+    assert "  nothing is registered there; start it with  virsh" in shown
+    shown = printed(replace(report(Outcome.UP_TO_DATE), registered="\x1b[31m\rxy"), capsys)
+    assert all(line.isprintable() for line in shown)

@@ -128,6 +128,8 @@ def test_defaults_may_be_left_out() -> None:
         ("number", True, "outer.number: not an integer"),
         ("number", 1.0, "outer.number: not an integer"),
         ("number", None, "outer.number: not an integer"),
+        ("number", 1 << 63, "outer.number: an integer of more than 64 bits"),
+        ("number", -(10**400), "outer.number: an integer of more than 64 bits"),
         ("text", 1, "outer.text: not a string"),
         ("text", None, "outer.text: not a string"),
         ("text", "\ud800", "outer.text: not valid text"),

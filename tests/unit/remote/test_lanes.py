@@ -9,6 +9,7 @@ import random
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import Any, cast
 
 import pytest
 
+from tests.unit.remote.loopback import THEIRS, Loopback
 from tests.unit.remote.test_server_process import OURS, ServerProcess, start
 from thinsync_virt.errors import StreamError, ThinsyncError, UnreachableError
+from thinsync_virt.remote import client as client_module
 from thinsync_virt.remote import lane_dock, lane_sender
 from thinsync_virt.remote.channel import Channel
 from thinsync_virt.remote.client import Client
+from thinsync_virt.remote.greeting import encode_greeting
 from thinsync_virt.remote.lane_sender import LaneSender, open_lanes
-from thinsync_virt.remote.messages import ProtocolError
+from thinsync_virt.remote.messages import Kind, ProtocolError, encode_head
 from thinsync_virt.remote.server import CallIO
 from thinsync_virt.system import rendezvous
 from thinsync_virt.system.rendezvous import Rendezvous
@@ -287,6 +291,45 @@ def test_a_lane_that_cannot_be_opened(host: Host) -> None:
         with pytest.raises(UnreachableError, match="nothing listens"):
             open_lanes(client, 3, dial)
         assert client.lost
+
+
+class SilentLanes:
+    """A host whose connections greet, and then say nothing but that they are alive; the second one ends at once."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+
+    def dial(self) -> Client:
+        near, far = socket.socketpair()
+        self.sockets.append(far)
+        far.sendall(encode_greeting(THEIRS) + encode_head(Kind.ALIVE, 0) * 3)
+        if len(self.sockets) == 2:
+            far.shutdown(socket.SHUT_WR)
+        return Client(Loopback(near), OURS)
+
+    def close(self) -> None:
+        for far in self.sockets:
+            far.close()
+
+
+def test_a_lane_of_which_nothing_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "ATTACH_TIMEOUT", 0.2)
+    with (
+        contextlib.closing(SilentLanes()) as silent,
+        pytest.raises(UnreachableError, match=r"beta: a connection was not taken .* within 0\.2 s") as error,
+    ):
+        silent.dial().attach({})
+    assert "--streams" in error.value.hint
+
+
+def test_a_lane_of_which_nothing_is_heard_does_not_outlast_the_others() -> None:
+    started = time.monotonic()
+    with (
+        contextlib.closing(SilentLanes()) as silent,
+        pytest.raises(UnreachableError, match="the connection was closed"),
+    ):
+        lane_sender._dial({}, 3, silent.dial)
+    assert time.monotonic() - started < 30
 
 
 def test_a_socket_that_a_killed_process_left_is_removed_by_the_next(host: Host) -> None:

@@ -232,8 +232,32 @@ def test_who_logs_in(sshd: Sshd, tmp_path: Path) -> None:
         ),
         (255, "ssh: connect to host beta port 22: Connection timed out", "it does not answer", True),
         (255, "", "the connection, or the server there, was lost", True),
+        # What others said before: a login shell, sudo, the server.
+        (
+            255,
+            "-bash: /etc/profile.d/x.sh: Permission denied\nclient_loop: send disconnect: Broken pipe",
+            "the connection, or the server there, was lost",
+            True,
+        ),
+        (
+            255,
+            "thinsync-vm server: host_findings: guest: libvirt-sock: Connection refused",
+            "the connection, or the server there, was lost",
+            True,
+        ),
+        (255, "op@beta: Permission denied (publickey,password).", "it refuses our key", False),
+        (137, "sudo: unable to resolve host beta: Name or service not known", "the server there ended", True),
+        (6, "sudo: unable to resolve host beta: Name or service not known", "the server there ended", True),
+        (1, "sudo: unable to resolve host beta: Name or service not known", "the server there ended", True),
+        (
+            1,
+            "sudo: unable to resolve host beta: Name or service not known\nsudo: a password is required",
+            "sudo does not let this login run thinsync-vm without a password",
+            False,
+        ),
         (-9, "", "the server there ended with status -9", True),
         (None, "", "the connection was closed", True),
+        (None, "stty: 'standard input': Inappropriate ioctl", "the connection was closed: stty:", True),
     ],
 )
 def test_how_ssh_ended(status: int | None, stderr: str, message: str, retry: bool) -> None:
