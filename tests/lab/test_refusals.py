@@ -150,16 +150,15 @@ def test_a_full_pool_at_the_target(site: Hosts, live: str) -> None:
 def test_a_full_pool_at_the_source(site: Hosts) -> None:
     with pool_at(site, "alpha", "brink", "48M") as pool:
         name = site.guest(disks=1, size="32M", start=False, pool=pool)
-        used = float(site.sh("alpha", f"lvs --noheadings -o data_percent {pool}"))
-        # Nearly full: LVM makes no snapshots there, and what is written still finds room.
         site.sh(
             "alpha",
-            f"lvcreate -qy -V 48M -T {pool} -n brink-x; dd if=/dev/zero of=/dev/vg0/brink-x bs=64k"
-            f" count={int(768 * (98.5 - used) / 100)} oflag=direct status=none",
+            f"lvcreate -qy -V 48M -T {pool} -n brink-x;"
+            " dd if=/dev/zero of=/dev/vg0/brink-x bs=64k oflag=direct status=none",
+            check=False,
         )
         for words in ((), ("--dry-run",)):
             with untouched(site, name):
-                error = site.refused(name, *words, code="space")
+                error = site.refused(name, *words, code="pool")
             assert f"pool {pool}" in error["message"] and "lvextend" in error["hint"], error
         # With room again it goes, without more ado.
         site.sh("alpha", "lvremove -qqy vg0/brink-x")
