@@ -235,10 +235,11 @@ def test_what_is_not_here(site: Site) -> None:
     site.add_point(1)
     assert "00000000 is not here" in refused(site, NotFoundError, TWO).message
     site.add_point(2, definition="ab" * 16)
-    assert "definition" in refused(site, NotFoundError, TWO).message
+    gone = refused(site, NotFoundError, TWO)
+    assert "definition" in gone.message and "--repair" in gone.hint
     damaged = next(one for one in site.lvm.stored if "def" in one.lv)
     Path(damaged.path).write_bytes(bytes(128 * KIB))
-    refused(site, PoolError, ONE)
+    assert "--repair" in refused(site, PoolError, ONE).hint
 
 
 def test_a_plan_that_this_host_cannot_run_is_not_defined(site: Site) -> None:
