@@ -46,7 +46,7 @@ class Site:
             members = set_volumes(identifier(number), number, role=role, definition=DEFINITION.id, name=NAME)
             for member, content in zip(members, contents, strict=True):
                 name = type(member.name)(member.name.vg, f"{member.name.lv}-{role.name.lower()}")
-                self.lvm.put(type(member)(**{**_fields(member), "name": name}), content)
+                self.lvm.put(type(member)(**{**_fields(member), "name": name, "read_only": True}), content)
         write_definition(self.lvm, DEFINITION, KEY, Role.SOURCE, POOL, NAME)
         nobody: Any = None
         self.source = ThinSource(self.lvm, nobody, FileMappings(self.lvm), nobody, str, "alpha")
