@@ -19,6 +19,11 @@ from thinsync_virt.units import align_down, align_up
 _BLOCK = 4096
 _ATTEMPTS = 3
 _PREFIX = align_up(MAX_HEADER + 16, _BLOCK)
+MADE_ANEW = (
+    "a definition of the source is made anew by: thinsync-vm replicate; one of the target, with a new point, by:"
+    " thinsync-vm verify DOMAIN --repair, at the source"
+)
+"""The way out where the definition of a point is gone or damaged."""
 
 
 @contextmanager
@@ -89,13 +94,11 @@ def _read(lvm: Lvm, entry: DefinitionVolume) -> Definition:
             length = packed_size(prefix)
             definition = unpack(prefix if length <= len(prefix) else device.read(0, align_up(length, _BLOCK)))
         except ThinsyncError as error:
-            raise PoolError(
-                f"{name}: {error.message}", hint="the point cannot be used; use another"
-            ) from error
+            raise PoolError(f"{name}: {error.message}", hint=MADE_ANEW) from error
     if definition.id != entry.definition:
         raise PoolError(
             f"{name}: the definition on it is not {entry.definition}",
-            hint="replicate again: that makes it anew; if nothing crashed here, find out who wrote to it",
+            hint=f"{MADE_ANEW}; if nothing crashed here, find out who wrote to it",
         )
     return definition
 

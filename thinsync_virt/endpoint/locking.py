@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 
+from thinsync_virt.errors import BusyError
 from thinsync_virt.model.names import check_id
 from thinsync_virt.model.tags import Role
 from thinsync_virt.system.locks import hold, lock_path
@@ -15,3 +17,12 @@ def replica_lock(role: Role, domain: str, *, what: str = "", host: str = "") -> 
     Raises BusyError: already running, pid N.
     """
     return hold(lock_path(role.name.lower(), check_id(domain)), 0, what=what, host=host)
+
+
+def took(stack: ExitStack, lock: Callable[[], AbstractContextManager[None]]) -> bool:
+    """Hold ``lock`` until ``stack`` is closed; False where somebody else has it. What is busy later is not hidden."""
+    try:
+        stack.enter_context(lock())
+    except BusyError:
+        return False
+    return True

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
 from thinsync_virt.endpoint.catalogue import Catalogue
-from thinsync_virt.endpoint.definition_volume import activated, read_definition
+from thinsync_virt.endpoint.definition_volume import MADE_ANEW, activated, read_definition
 from thinsync_virt.endpoint.mappings import MappingsOpener
-from thinsync_virt.errors import Code, NotFoundError, StreamError, ThinsyncError
+from thinsync_virt.errors import Code, NotFoundError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.extents import Extent, ExtentKind, clip
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
@@ -76,14 +76,11 @@ class Prover:
         return tuple(point for point in self._catalogue().points if point.key.domain == domain)
 
     def definition(self, key: ReplicaKey, point: str) -> str:
-        """The id of the point's definition, from its content. Raises PoolError when that is damaged."""
+        """The id of the point's definition, from its content. Raises PoolError when that is damaged or gone."""
         found = self._point(key, point)
         entry = self._catalogue().definition(key, found.definition)
         if entry is None:
-            raise NotFoundError(
-                f"the definition of point {short_id(point)} is not here",
-                hint="that point proves nothing any more; make a new one: thinsync-vm replicate DOMAIN --to HOST",
-            )
+            raise PoolError(f"the definition of point {short_id(point)} is not here", hint=MADE_ANEW)
         return read_definition(self._lvm, entry).id
 
     def mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:

@@ -6,12 +6,12 @@ Idempotent, and safe beside running jobs: each part is done under the lock that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
-from thinsync_virt.endpoint.locking import replica_lock
+from thinsync_virt.endpoint.locking import replica_lock, took
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.removal import remove_unfinished, remove_unused_definitions
 from thinsync_virt.endpoint.target.journal import TransferJournal
@@ -19,7 +19,7 @@ from thinsync_virt.endpoint.transactions import finish_transaction
 from thinsync_virt.errors import BusyError, ThinsyncError
 from thinsync_virt.hypervisor.register import finish_tpm, held_tpms
 from thinsync_virt.model.names import VolumeName, short_id
-from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.points import ReplicaKey, UnfinishedSet
 from thinsync_virt.model.tags import PREFIX, Role
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.system.lvm import Lvm
@@ -117,9 +117,10 @@ def recover_sets(
     """
 
     def recover(key: ReplicaKey) -> list[str]:
-        with suppress(BusyError), replica_lock(role, key.domain):  # a job is at work on it
-            return _recover_replica(lvm, role, key, recovery, journal)
-        return []
+        with ExitStack() as lock:
+            if took(lock, lambda: replica_lock(role, key.domain)):
+                return _recover_replica(lvm, role, key, recovery, journal)
+        return []  # a job is at work on it
 
     for key in read_catalogue(lvm.volumes(), role).replicas():
         recovery.attempt(partial(recover, key))
@@ -137,13 +138,18 @@ def _recover_replica(
             text = f"{name}: the interrupted transfer of point {short_id(unfinished.id)} goes on with the next run"
             recovery.kept.append(text)
             continue
-        remove_unfinished(lvm, unfinished)
-        done.append(f"{name}: removed the unfinished set {short_id(unfinished.id)}")
-    done += deactivate_idle(lvm, name, read_catalogue(lvm.volumes(), role).of(key))
+        recovery.attempt(partial(_remove_unfinished, lvm, unfinished, name), name)
+    with suppress(BusyError):  # a verification has opened one meanwhile
+        done += deactivate_idle(lvm, name, read_catalogue(lvm.volumes(), role).of(key))
     removed = remove_unused_definitions(lvm, read_catalogue(lvm.volumes(), role).of(key))
     if removed:
         done.append(f"{name}: removed {removed} definitions that no point refers to")
     return done
+
+
+def _remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet, name: str) -> list[str]:
+    remove_unfinished(lvm, unfinished)
+    return [f"{name}: removed the unfinished set {short_id(unfinished.id)}"]
 
 
 def deactivate_idle(lvm: Lvm, name: str, ours: Catalogue) -> list[str]:

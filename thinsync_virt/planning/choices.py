@@ -136,6 +136,12 @@ def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:
                 if disk.hint
                 else f"leave it out with --exclude {disk.target}",
             )
+    left_out = [disk.target for disk in domain.disks if not disk.removable]
+    if not disks and left_out:
+        raise NotReplicableError(
+            f"{domain.name} has no disk that could be replicated but excluded ones: {', '.join(left_out)}",
+            hint="--exclude is remembered; to take one in again: --include DISK",
+        )
     if not disks:
         raise NotReplicableError(
             f"{domain.name} has no disk that could be replicated", hint="see: thinsync-vm list"

@@ -10,6 +10,7 @@ from tests.contract.targets.sites import Replica, ThinSite
 from tests.contract.targets.streams import CHUNK
 from tests.unit.endpoint.stored import PowerCutError
 from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.errors import ConflictError
 from thinsync_virt.model.tags import Role
 
 ONE, TWO = bytes(CHUNK) + b"1" * CHUNK, b"2" * CHUNK + bytes(CHUNK)
@@ -58,3 +59,20 @@ def test_what_lost_its_first_volume_goes_only_if_it_was_never_sealed(
         done = target.tidy(site.key, "")
     assert second.volume.name not in site.lvm.stored
     assert any("removed the unfinished set" in line for line in done)
+
+
+def test_a_base_that_was_made_writable_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody may have written there would be in every later point, and nobody would see it."""
+    site = ThinSite(tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": ONE})
+    (disk,) = site._point(1).disks
+    site.lvm.set_writable((disk.volume.name,))
+    before = site.everything()
+    with pytest.raises(ConflictError, match="made writable") as refusal:
+        replica.send(2, {"vda": TWO})
+    assert f"lvchange -pr {disk.volume.name}" in refusal.value.hint and "--repair" in refusal.value.hint
+    assert site.everything() == before
+    site.lvm.set_read_only((disk.volume.name,))
+    replica.send(2, {"vda": TWO})
+    replica.check()

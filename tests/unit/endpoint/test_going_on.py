@@ -20,6 +20,7 @@ from thinsync_virt.endpoint.source import outgoing
 from thinsync_virt.endpoint.source.thin import ThinSource
 from thinsync_virt.endpoint.target import reception
 from thinsync_virt.errors import PoolError, UnreachableError
+from thinsync_virt.model.domains import CacheMode, Disk
 from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.states import SourceState
@@ -45,7 +46,7 @@ class Site:
             members = set_volumes(identifier(number), number, role=role, definition=DEFINITION.id, name=NAME)
             for member, content in zip(members, contents, strict=True):
                 name = type(member.name)(member.name.vg, f"{member.name.lv}-{role.name.lower()}")
-                self.lvm.put(type(member)(**{**_fields(member), "name": name}), content)
+                self.lvm.put(type(member)(**{**_fields(member), "name": name, "read_only": True}), content)
         write_definition(self.lvm, DEFINITION, KEY, Role.SOURCE, POOL, NAME)
         nobody: Any = None
         self.source = ThinSource(self.lvm, nobody, FileMappings(self.lvm), nobody, str, "alpha")
@@ -144,6 +145,22 @@ def test_a_head_without_its_definition_cannot_be_sent(site: Site) -> None:
     with pytest.raises(PoolError, match="definition of point 00000000") as refusal:
         site.source.reopen(site.points[1])
     assert refusal.value.hint and not refusal.value.retry
+
+
+@pytest.mark.parametrize("what", ["gone", "damaged"])
+def test_nothing_is_unchanged_without_a_definition_to_go_with(what: str, site: Site) -> None:
+    """A run that found nothing to do would never make it anew."""
+    base = site.points[0]
+    disks = tuple(
+        Disk(held.target, "disk", held.volume.name.path, CacheMode.NONE, held.volume) for held in base.disks
+    )
+    assert site.source.unchanged(disks, base)
+    (name,) = (name for name, one in site.lvm.stored.items() if any("k=d" in tag for tag in one.tags))
+    if what == "gone":
+        del site.lvm.stored[name]
+    else:
+        Path(name.path).write_bytes(bytes(128 * KIB))
+    assert not site.source.unchanged(disks, base)
 
 
 def test_a_point_that_is_on_its_way_is_kept_with_its_base(site: Site) -> None:

@@ -18,7 +18,7 @@ from tests.unit.values import DOMAIN, KEY, POOL, identifier, pool_report
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.mappings import Mappings
 from thinsync_virt.endpoint.proof import MAX_WINDOW, Prover, bitmap, set_blocks
-from thinsync_virt.errors import NotFoundError, StreamError
+from thinsync_virt.errors import NotFoundError, PoolError, StreamError
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.tags import Role
@@ -138,8 +138,9 @@ def test_what_is_not_here(prover: Prover) -> None:
     for key, point in ((KEY, identifier(9)), (ReplicaKey("ff" * 16, KEY.target), POINT)):
         with pytest.raises(NotFoundError, match="not here"):
             prover.digests(key, point, "vda", (0,), MIB)
-    with pytest.raises(NotFoundError, match="definition"):
+    with pytest.raises(PoolError, match="definition") as refusal:  # the point is damaged
         prover.definition(KEY, POINT)
+    assert "--repair" in refusal.value.hint
 
 
 def test_points_of_a_domain(prover: Prover) -> None:

@@ -199,3 +199,22 @@ def test_a_tpm_that_is_held_gets_the_state_of_its_point_and_another_waits_for_it
     assert recovery.done == ["web01: put the TPM state of its point in place"]
     assert [failed.message.partition(":")[0] for failed in recovery.failed] == ["gone"]
     assert all(failed.hint for failed in recovery.failed)
+
+
+@pytest.mark.parametrize("role", [Role.SOURCE, Role.TARGET])
+def test_a_set_that_somebody_has_open_is_told_of_and_keeps_no_other(role: Role) -> None:
+    """Only a lock that is taken means that a job is at work, and that there is nothing to say."""
+    taken, free = (set_volumes(number * 16, role=role, sealed=False) for number in ("a1", "b2"))
+    taken[1] = replace(taken[1], open=True)
+    lvm, recovery = StoredLvm([*taken, *free]), Recovery()
+    recovery.attempt(lambda: recover_sets(lvm, role, recovery))
+    assert [one.message for one in recovery.failed] == [f"web01: in use, not removed: {taken[1].name}"]
+    assert taken[1].name in lvm.stored
+    assert not {one.name for one in free} & lvm.stored.keys()
+    assert [line for line in recovery.done if "unfinished" in line] == [
+        "web01: removed the unfinished set b2b2b2b2"
+    ]
+    with replica_lock(role, KEY.domain):
+        again = Recovery()
+        again.attempt(lambda: recover_sets(lvm, role, again))
+    assert (again.done, again.failed) == ([], [])

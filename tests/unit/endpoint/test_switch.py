@@ -18,6 +18,7 @@ from tests.unit.values import (
     KEY,
     NAME,
     OTHER_GROUP,
+    POOL,
     identifier,
     pool_report,
     replica,
@@ -34,7 +35,7 @@ from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import ReplicaKey
-from thinsync_virt.model.replicas import Mark, RegisteredDomain
+from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
 from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.units import KIB
 
@@ -235,10 +236,11 @@ def test_what_is_not_here(site: Site) -> None:
     site.add_point(1)
     assert "00000000 is not here" in refused(site, NotFoundError, TWO).message
     site.add_point(2, definition="ab" * 16)
-    assert "definition" in refused(site, NotFoundError, TWO).message
+    gone = refused(site, NotFoundError, TWO)
+    assert "definition" in gone.message and "--repair" in gone.hint
     damaged = next(one for one in site.lvm.stored if "def" in one.lv)
     Path(damaged.path).write_bytes(bytes(128 * KIB))
-    refused(site, PoolError, ONE)
+    assert "--repair" in refused(site, PoolError, ONE).hint
 
 
 def test_a_plan_that_this_host_cannot_run_is_not_defined(site: Site) -> None:
@@ -320,6 +322,18 @@ def test_choices_are_those_of_the_newest_definition_that_can_be_read(site: Site)
     Path(damaged.path).write_bytes(bytes(128 * KIB))
     (state,) = site.inventory.states(DOMAIN, NAME)
     assert state.choices == CHOICES
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_without_any_definition_the_pools_are_those_of_the_newest_point(here: bool, site: Site) -> None:
+    """Else a target with several would ask for one, also where it cannot be given: in verify --repair."""
+    slow = VolumeName(POOL.vg, "slow")
+    made = set_volumes(ONE, 1, disks=DISKS, definition="ab" * 16)
+    group = GROUP if here else OTHER_GROUP
+    for pool, one in zip((slow, POOL), made, strict=True):
+        site.lvm.put(replace(one, pool=pool, vg_uuid=group), bytes(SIZE))
+    (state,) = site.inventory.states(DOMAIN, NAME)
+    assert state.choices == (Choices(slow, {"vdb": POOL}) if here else None)
 
 
 @pytest.mark.parametrize(

@@ -227,3 +227,18 @@ def test_a_staging_volume_of_several_is_cleared_only_when_nobody_is_at_the_other
         world.receive(single, VDA)
     world.receive(single, VDA)
     assert world.names() == {"vg1/web-vda"}
+
+
+@pytest.mark.parametrize("what", ["receive", "send"])
+def test_what_somebody_has_open_is_told_of(what: str, world: World) -> None:
+    world.put(FIRST, noise(1), read_only=what == "receive")
+    world.lvm.commits = 1
+    with pytest.raises(PowerCutError):
+        world.receive(world.send(FIRST), NEW)
+    world.lvm.commits = None
+    (left,) = (one for one in world.lvm.volumes() if one.name.lv.startswith("ts-"))
+    world.lvm.stored[left.name] = replace(left, open=True)
+    (line,) = world.recover()
+    assert line.startswith("failed") and f"in use, not removed: {left.name}" in line
+    world.lvm.stored[left.name] = left
+    assert len(world.recover()) == 1 and left.name not in world.lvm.stored

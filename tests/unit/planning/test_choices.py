@@ -114,8 +114,9 @@ def test_a_disk_that_cannot_travel_refuses_the_domain_unless_excluded() -> None:
 def test_nothing_left_to_travel() -> None:
     with pytest.raises(NotReplicableError, match="no disk"):
         travelling_disks(domain(cdrom()), Choices(POOL))
-    with pytest.raises(NotReplicableError, match="no disk"):
+    with pytest.raises(NotReplicableError, match=r"no disk.*excluded.*vda") as refusal:
         travelling_disks(domain(disk("vda")), Choices(POOL, excluded=("vda",)))
+    assert "--include" in refusal.value.hint
 
 
 def test_a_problem_of_the_domain() -> None:

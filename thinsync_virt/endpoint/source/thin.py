@@ -150,6 +150,7 @@ class ThinSource:
     def unchanged(self, disks: tuple[Disk, ...], base: RecoveryPoint) -> bool:
         """Whether every disk equals ``base``: same size, and no chunk differs. Nothing is frozen to find out.
 
+        Nor is ``base`` that any more when its definition is gone or damaged here: the next snapshot makes that anew.
         What the host still holds of the guest's writes (cache=unsafe, writeback) is written out first: the pool has
         not seen it.
         """
@@ -166,7 +167,7 @@ class ThinSource:
             with self._mappings.open(self._lvm.pool(pool)) as mappings:
                 if not all(mappings.unchanged(old.thin_id, new.thin_id) for old, new in members):
                     return False
-        return True
+        return holds_definition(self._lvm, self._catalogue(base.key).definition(base.key, base.definition))
 
     def snapshot(
         self,

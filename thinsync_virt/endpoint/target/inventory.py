@@ -85,7 +85,7 @@ class Inventory:
             except (PoolError, KeyError):
                 # Damaged, or of a version that kept none. What cannot be read just now is no reason to forget.
                 continue
-        return None
+        return _pools_of(key, ours.points[-1]) if ours.points else None
 
     def written(self, ours: Catalogue, replica: RegisteredDomain) -> tuple[str, ...]:
         """Disk targets of the registered domain whose volume cannot be shown to equal its point."""
@@ -146,3 +146,12 @@ class Inventory:
                     if volume.pool != pool or not mappings.unchanged(point.thin_id, volume.thin_id)
                 ]
         return changed
+
+
+def _pools_of(key: ReplicaKey, point: RecoveryPoint) -> Choices | None:
+    """What the places of a point's disks tell of the choices. The group of the default pool is the target."""
+    pools = {disk.target: disk.volume.pool for disk in point.disks}
+    default = next((disk.volume.pool for disk in point.disks if disk.volume.vg_uuid == key.target), None)
+    if default is None:
+        return None
+    return Choices(default, {target: pool for target, pool in pools.items() if pool != default})

@@ -6,6 +6,7 @@ read-only, and a point from the moment that the seal is committed.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -93,6 +94,7 @@ class Staging:
             self._names[target], self._pools[target] = name, pool
             tag = format_tag(self._member(target, index))
             if held is not None:
+                _check_untouched(held.volume, self._incoming.domain_name)
                 snapshots.append(
                     SnapshotRequest(held.volume.name, name.lv, (tag,), read_only=False, skip=True)
                 )
@@ -298,6 +300,16 @@ class Staging:
         for device in self._devices.values():
             device.close()
         self._devices = {}
+
+
+def _check_untouched(base: ThinVolume, domain: str) -> None:
+    """A point is read-only from before its seal. Raises ConflictError where somebody has changed that."""
+    if not base.read_only:
+        raise ConflictError(
+            f"{base.name} is the base, but it was made writable: it may not be that point any more",
+            hint=f"make it read-only again there: lvchange -pr {base.name}; then, at the source, compare it and replace"
+            f" it if it differs: {shlex.join(['thinsync-vm', 'verify', domain, '--repair'])}",
+        )
 
 
 def check_incoming(

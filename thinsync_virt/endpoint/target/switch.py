@@ -7,7 +7,7 @@ old ones go at the next run, and never while open or written to.
 from __future__ import annotations
 
 from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet
-from thinsync_virt.endpoint.definition_volume import read_definition
+from thinsync_virt.endpoint.definition_volume import MADE_ANEW, read_definition
 from thinsync_virt.endpoint.naming import free_name, registered_suffix
 from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.errors import ConflictError, NotFoundError, ThinsyncError
@@ -45,7 +45,7 @@ class Switch:
         if entry is None:
             raise NotFoundError(
                 f"the definition of point {short_id(point_id)} is not here",
-                hint="that point cannot be started any more; make a new one: thinsync-vm replicate DOMAIN --to HOST",
+                hint=f"that point cannot be started any more; {MADE_ANEW}",
             )
         definition = read_definition(self._lvm, entry)
         replica = self._present(key, ours)

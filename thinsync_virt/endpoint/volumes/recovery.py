@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack
 from functools import partial
 
+from thinsync_virt.endpoint.locking import took
 from thinsync_virt.endpoint.volumes.arrivals import Arrival, read_arrivals, read_temporaries
 from thinsync_virt.endpoint.volumes.locking import receive_locks, slot_lock
 from thinsync_virt.endpoint.volumes.takeover import take_over
-from thinsync_virt.errors import BusyError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.tags import Temporary
 from thinsync_virt.model.volumes import ThinVolume
@@ -33,7 +33,9 @@ def recover_streams(lvm: Lvm, attempt: Attempt) -> list[str]:
 
 
 def _recover_arrival(lvm: Lvm, known: Arrival) -> list[str]:
-    with suppress(BusyError), receive_locks(known.targets):  # a job is at work on it
+    with ExitStack() as locks:
+        if not took(locks, lambda: receive_locks(known.targets)):
+            return []  # a job is at work on it
         # As it is now that nobody else changes it.
         arrival = next((one for one in read_arrivals(lvm.volumes()) if one.id == known.id), None)
         if arrival is None:
@@ -43,13 +45,13 @@ def _recover_arrival(lvm: Lvm, known: Arrival) -> list[str]:
             return [f"{listed}: what was received has taken its place", *take_over(lvm, arrival)]
         lvm.remove(tuple(member.volume.name for member in reversed(arrival.members)))
         return [f"{listed}: removed what an interrupted receive left"]
-    return []
 
 
 def _remove_temporary(lvm: Lvm, tag: Temporary, volume: ThinVolume) -> list[str]:
-    with suppress(BusyError), slot_lock(VolumeName(volume.name.vg, tag.name), tag.slot):
+    with ExitStack() as lock:
+        if not took(lock, lambda: slot_lock(VolumeName(volume.name.vg, tag.name), tag.slot)):
+            return []  # its sender is at work
         if all(one.name != volume.name for one in lvm.volumes(volume.name.vg)):
             return []  # its sender has removed it meanwhile
         lvm.remove((volume.name,))
         return [f"{volume.name}: removed the snapshot of an interrupted send"]
-    return []
