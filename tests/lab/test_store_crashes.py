@@ -125,7 +125,7 @@ def hosts_and_store(hosts: Hosts) -> Iterator[Hosts]:
     hosts.sh("beta", f"rm -rf {STORE} {STOP} {STOPPED}; sync")
 
 
-@pytest.mark.matrix(sample=0, group="store crashes")
+@pytest.mark.matrix(sample=1, group="store crashes")
 @pytest.mark.parametrize(("kind", "step"), CASES)
 def test_power_cut_of_a_store(hosts_and_store: Hosts, kind: str, step: str) -> None:
     store = Store(hosts_and_store, kind)
