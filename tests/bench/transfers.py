@@ -53,7 +53,7 @@ class Bench:
         """Base and head at the source; at the target the base, for ours as it was received, for others as bytes."""
         self.clear()
         for node in (self.alpha, self.beta):
-            size = 4 * self.size // MIB + 64
+            size = 2 * self.size // MIB + 64
             self.sh(node, f"lvcreate -qq -y -L {size}M --chunksize {cell.chunk_kib}k -T vg0/{POOL}")
         self.sh(self.alpha, f"lvcreate -qq -y -V {self.size}b -T vg0/{POOL} -n {LIVE}")
         self.sh(self.alpha, f"python3 {SCRIPT} fill /dev/vg0/{LIVE} {self.size} {cell.content}")
