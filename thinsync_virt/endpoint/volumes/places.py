@@ -16,6 +16,8 @@ from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.system.lvm import Inventory
 from thinsync_virt.units import SECTOR, format_size
 
+_SEND_ALL = "send all of the point: thinsync-vm send DOMAIN@POINT, or thinsync-vm stream cat"
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -82,7 +84,7 @@ def find_places(
     if any(disk.start for disk in header.disks):
         raise StreamError(
             "the stream goes on where a replication was interrupted: it is not whole",
-            hint="send all of the point: thinsync-vm send DOMAIN@POINT, or thinsync-vm stream cat",
+            hint=_SEND_ALL,
             retry=False,
         )
     return tuple(_place(header, disk, targets[disk.target], wishes, here) for disk in header.disks)
@@ -135,7 +137,7 @@ def _place(header: StreamHeader, disk: StreamDisk, target: VolumeName, wishes: W
     if disk.base is None:
         raise StreamError(
             f"the stream brings of disk {disk.target} what differs from a seed: it is for one transfer only",
-            hint="send all of the point: thinsync-vm send DOMAIN@POINT, or thinsync-vm stream cat",
+            hint=_SEND_ALL,
             retry=False,
         )
     if present is None:

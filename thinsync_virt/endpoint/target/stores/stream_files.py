@@ -211,7 +211,6 @@ class ArchivedDisk:
             self.close()
             raise
         self.size = self._layers[-1].size
-        self._least = min(layer.size for layer in self._layers)
         self._ahead: Iterator[Segment] = iter(())
         self._held: list[Segment] = []
         self._known = range(0)
@@ -227,7 +226,7 @@ class ArchivedDisk:
         Where the disk was cut and grew again they say that nothing is left of what was there: in one stream with the
         last size alone the cut would be lost, and what lies beneath these streams would come back.
         """
-        reached = self._least
+        reached = min(layer.size for layer in self._layers)
         for segment in segments(self._layers):
             if segment.start > reached:
                 yield reached, segment.start - reached, FrameType.UNMAP
