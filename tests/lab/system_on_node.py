@@ -71,6 +71,10 @@ def volumes() -> None:
     assert lvm.volume(made.name).tags == ("four", "three", "two")
     assert lvm.resize(made.name, 32 << 20).size == 32 << 20
     assert lvm.resize(made.name, 8 << 20).size == 8 << 20
+    before = lvm.volume_groups()[0].sequence
+    lvm.change_tags(made.name, add=("five",), remove=("four",), read_only=True)
+    assert lvm.volume_groups()[0].sequence == before + 1
+    assert (lvm.volume(made.name).tags, lvm.volume(made.name).read_only) == (("five", "three", "two"), True)
     lvm.set_read_only([made.name])
     assert lvm.volume(made.name).read_only
     lvm.activate([made.name])

@@ -316,9 +316,21 @@ class Lvm:
             f"in use, still active: {in_use}", hint=f"see who has it open: lsof /dev/{active[0].name}"
         )
 
-    def change_tags(self, name: VolumeName, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
-        """Add and remove tags in ONE commit: there is no moment with one half of it. Raises NotFoundError."""
+    def change_tags(
+        self,
+        name: VolumeName,
+        *,
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
+        read_only: bool = False,
+    ) -> None:
+        """Add and remove tags in ONE commit: there is no moment with one half of it.
+
+        ``read_only`` makes a writable volume read-only in the same commit. Raises NotFoundError.
+        """
         options = lvm_commands.tag_options("--addtag", add) + lvm_commands.tag_options("--deltag", remove)
+        if read_only:
+            options += ["--permission", "r"]
         if options:
             _change(["lvchange", *options, str(name)], str(name), name.vg)
 

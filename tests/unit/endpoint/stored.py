@@ -74,13 +74,20 @@ class StoredLvm(Lvm):
         if open_ones:
             raise BusyError(f"in use, not removed: {open_ones[0]}")
 
-    def change_tags(self, name: VolumeName, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
+    def change_tags(
+        self,
+        name: VolumeName,
+        *,
+        add: Iterable[str] = (),
+        remove: Iterable[str] = (),
+        read_only: bool = False,
+    ) -> None:
         if name not in self.stored:
             raise NotFoundError(f"{name} does not exist")
         self._commit()
         one = self.stored[name]
         tags = (set(one.tags) - set(remove)) | set(add)
-        self.stored[name] = replace(one, tags=tuple(sorted(tags)))
+        self.stored[name] = replace(one, tags=tuple(sorted(tags)), read_only=read_only or one.read_only)
 
     def activate(self, names: Sequence[VolumeName]) -> None:
         self.activated += names

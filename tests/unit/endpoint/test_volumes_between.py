@@ -586,13 +586,14 @@ def test_a_target_that_is_resized_as_its_snapshot_is_made(
 
 
 def test_a_staging_volume_that_somebody_resizes(pair: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    protect = pair.lvm.set_read_only
+    close = pair.lvm.deactivate
 
     def resized(names: Sequence[VolumeName]) -> None:
-        protect(names)
-        pair.lvm.resize(names[0], SIZE + CHUNK)
+        close(names)
+        if names[0].lv.startswith("ts-copy-in-"):
+            pair.lvm.resize(names[0], SIZE + CHUNK)
 
-    monkeypatch.setattr(pair.lvm, "set_read_only", resized)
+    monkeypatch.setattr(pair.lvm, "deactivate", resized)
     refuses(pair, PoolError, "lost, or resized", lambda: pair.receive(pair.send(SECOND, FIRST)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.unit.endpoint.between import COPY, FIRST, SECOND, World, changed, noi
 from tests.unit.endpoint.stored import PowerCutError
 from thinsync_virt.endpoint.volumes import locking
 from thinsync_virt.endpoint.volumes.arrivals import read_arrivals, received_tag
-from thinsync_virt.errors import BusyError, ConflictError
+from thinsync_virt.errors import BusyError, CommandError, ConflictError
 from thinsync_virt.model.names import VolumeName, new_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.points import Consistency
@@ -137,15 +137,15 @@ def test_an_increment(fresh: Callable[[], World], keep: bool) -> None:
     old, new = {COPY: world.content(FIRST)}, {COPY: world.content(SECOND)}
     wishes = {"target": COPY, "keep": keep}
     commits = killed_everywhere(prepare, lambda world: world.send(SECOND, FIRST), wishes, old, new)
-    # Snapshot, read-only, whole, two names, removal of the old one, tags.
-    assert commits == (6 if keep else 7)
+    # Snapshot, whole, the old one removed or renamed, the name, tags.
+    assert commits == 5
     kept = {name for name in world.names() if name.startswith("vg1/copy-")}
     assert len(kept) == (1 if keep else 0)
 
 
 def test_all_of_a_volume(fresh: Callable[[], World]) -> None:
     new = {NEW: fresh().content(FIRST)}
-    assert killed_everywhere(fresh, lambda world: world.send(FIRST), {"target": NEW}, {}, new) == 5
+    assert killed_everywhere(fresh, lambda world: world.send(FIRST), {"target": NEW}, {}, new) == 4
 
 
 def test_two_disks_of_a_point(fresh: Callable[[], World]) -> None:
@@ -161,7 +161,7 @@ def test_two_disks_of_a_point(fresh: Callable[[], World]) -> None:
     named = ({VDA: one["vda"], VDB: one["vdb"]} for one in (old, new))
     before, after = named
     commits = killed_everywhere(prepare, lambda world: point_stream(new, P1, P2), wishes, before, after)
-    assert commits == 2 + 2 + 1 + 4 + 2 + 2
+    assert commits == 2 + 1 + 1 + 2 * 2 + 2
 
 
 def cut_at(world: World, stream: bytes, commits: int, target: VolumeName = COPY) -> None:
@@ -172,8 +172,8 @@ def cut_at(world: World, stream: bytes, commits: int, target: VolumeName = COPY)
 
 
 def test_a_volume_that_has_taken_the_name_meanwhile_is_left_alone(pair: World) -> None:
-    """The receive was cut after the old volume had made room; somebody makes another in its place."""
-    cut_at(pair, pair.send(SECOND, FIRST), 4)
+    """The receive was cut after the old volume had gone; somebody makes another in its place."""
+    cut_at(pair, pair.send(SECOND, FIRST), 3)
     assert COPY not in pair.lvm.stored
     foreign = noise(77)
     pair.put(COPY, foreign, read_only=False)
@@ -190,7 +190,7 @@ def test_a_volume_that_has_taken_the_name_meanwhile_is_left_alone(pair: World) -
 
 
 def test_a_volume_of_another_kind_has_taken_the_name(pair: World) -> None:
-    cut_at(pair, pair.send(SECOND, FIRST), 4)
+    cut_at(pair, pair.send(SECOND, FIRST), 3)
     pair.lvm.others[COPY] = VolumeKind(COPY, "other", "linear", (), False)
     assert pair.recover()[0].startswith("failed: vg1/copy: all has been received")
     pair.lvm.others.clear()
@@ -207,15 +207,34 @@ def test_recover_leaves_a_running_receive_alone(pair: World) -> None:
 
 
 def test_what_somebody_has_open_of_the_old_state_stays_and_has_a_name(pair: World) -> None:
-    cut_at(pair, pair.send(SECOND, FIRST), 5)
-    (old,) = (one for one in pair.lvm.stored.values() if one.name.lv.startswith("copy-"))
-    pair.lvm.stored[old.name] = replace(old, open=True, active=True)
-    assert pair.recover() == [
+    cut_at(pair, pair.send(SECOND, FIRST), 2)
+    old = pair.lvm.stored[COPY]
+    pair.lvm.stored[COPY] = replace(old, open=True, active=True)
+    told = pair.recover()
+    (name,) = (one.name for one in pair.lvm.stored.values() if one.uuid == old.uuid)
+    assert told == [
         "vg1/copy: what was received has taken its place",
-        f"somebody has the state before open: it stays as {old.name}; when not needed: lvremove {old.name}",
+        f"somebody has the state before open: it stays as {name}; when not needed: lvremove {name}",
     ]
     assert pair.content() == pair.content(SECOND)
-    assert pair.content(old.name) == pair.content(FIRST)
+    assert pair.content(name) == pair.content(FIRST)
+    assert pair.recover() == []
+
+
+def test_what_cannot_be_removed_of_the_old_state_does_not_keep_the_new_one_from_its_name(
+    pair: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = pair.lvm.stored[COPY].uuid
+
+    def fails(names: Sequence[VolumeName]) -> None:
+        raise CommandError(("lvremove",), 5, "it is used by something else")
+
+    monkeypatch.setattr(pair.lvm, "remove", fails)
+    (note,) = pair.receive(pair.send(SECOND, FIRST)).notes
+    (name,) = (one.name for one in pair.lvm.stored.values() if one.uuid == old)
+    assert "it is used by something else" in note and note.endswith(f"lvremove {name}")
+    assert pair.content() == pair.content(SECOND)
+    assert pair.content(name) == pair.content(FIRST)
     assert pair.recover() == []
 
 

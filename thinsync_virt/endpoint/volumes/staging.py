@@ -90,7 +90,7 @@ class VolumeStaging:
         )
 
     def finish(self, *, keep: bool) -> tuple[Arrival, Inventory]:
-        """Everything on stable storage, inactive and read-only; then the one commit that makes it count.
+        """Everything on stable storage and inactive; then the one commit that makes it count, read-only.
 
         What is whole then, and what LVM said just before.
 
@@ -101,8 +101,8 @@ class VolumeStaging:
         reached("volume data synced")
         self.close()
         self._lvm.deactivate(self._names)
-        self._lvm.set_read_only(self._names)
-        reached("volume staging read-only")
+        self._lvm.set_read_only(self._names[1:])
+        reached("volume staging closed")
         inventory = self._lvm.inventory()
         for place in self._places:
             # Nobody has taken, removed or renamed what is to be replaced. Who has it open since keeps it.
@@ -116,10 +116,11 @@ class VolumeStaging:
                 retry=True,
             )
         tag = format_tag(Whole(self.id, keep))
-        self._lvm.change_tags(self._names[0], add=(tag,))
+        writable = not made.members[0].volume.read_only
+        self._lvm.change_tags(self._names[0], add=(tag,), read_only=writable)
         reached("volume whole")
         volumes = (
-            replace(one, tags=(*one.tags, tag)) if one.name == self._names[0] else one
+            replace(one, tags=(*one.tags, tag), read_only=True) if one.name == self._names[0] else one
             for one in inventory.volumes
         )
         whole = self._find(volumes)

@@ -4,9 +4,9 @@ LVM has no command that gives two volumes each other's names in one commit. So t
 between any two steps leaves the old state or the new one, whole and findable by its tags::
 
     the set is whole (one commit)        from here on the new state counts, and nothing is ever read of the old one
-    old volume -> NAME-SHORTID           known by the UUID that the staging volume's tag names: never another volume
+    old volume removed                   known by the UUID that the staging volume's tag names: never another volume
+      or renamed: NAME-SHORTID           where it was to be kept, or somebody has it open
     staging volume -> NAME
-    old volume removed                   unless it was to be kept, or somebody has it open
     tags: received, holds ID             member 1, which says that the set is whole, is the last
 
 Each step looks at what is there: to begin again is to go on.
@@ -15,10 +15,9 @@ Each step looks at what is there: to begin again is to go on.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
 from thinsync_virt.endpoint.volumes.arrivals import Arrival, Member, known_tags
-from thinsync_virt.errors import BusyError, ConflictError
+from thinsync_virt.errors import BusyError, CommandError, ConflictError
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.tags import Received, Whole, format_tag
 from thinsync_virt.model.volumes import ThinVolume
@@ -35,33 +34,28 @@ def take_over(lvm: Lvm, arrival: Arrival, there: Inventory | None = None) -> lis
     the set stays whole, under its own names.
     """
     assert arrival.whole is not None
-    replaced = [old for member in arrival.members if (old := _give_name(lvm, member, there)) is not None]
-    done = [line for old in replaced for line in _retire(lvm, old, arrival.whole)]
+    done = [line for member in arrival.members for line in _give_name(lvm, member, arrival.whole, there)]
     for member in reversed(arrival.members):
         _mark_received(lvm, member)
     reached("received")
     return done
 
 
-def _give_name(lvm: Lvm, member: Member, there: Inventory | None) -> ThinVolume | None:
-    """What the volume replaces, under the name that it has now; None where it is gone, or never was."""
+def _give_name(lvm: Lvm, member: Member, whole: Whole, there: Inventory | None) -> list[str]:
+    """The name for the new volume; what became of the one that had it, in words."""
     inventory = there or lvm.inventory(member.target.vg)
     volumes = {volume.name: volume for volume in inventory.volumes}
     uuid = member.incoming.replaces
     old = next((volume for volume in inventory.volumes if uuid and volume.uuid == uuid), None)
     present = inventory.kind(member.target)
-    if present is not None and present.uuid == member.volume.uuid:
-        return old
-    if old is not None and old.name == member.target:
-        away = _free(old, volumes)
-        lvm.rename(old.name, away.lv)
-        reached("replaced volume renamed")
-        old = replace(old, name=away)
-    elif present is not None:
+    there_already = present is not None and present.uuid == member.volume.uuid
+    if present is not None and not there_already and (old is None or old.name != member.target):
         raise _taken(member)
-    lvm.rename(member.volume.name, member.target.lv)
-    reached("received volume renamed")
-    return old
+    done = _retire(lvm, old, member.target, volumes, whole) if old is not None else []
+    if not there_already:
+        lvm.rename(member.volume.name, member.target.lv)
+        reached("received volume renamed")
+    return done
 
 
 def _taken(member: Member) -> ConflictError:
@@ -83,20 +77,32 @@ def _free(old: ThinVolume, taken: dict[VolumeName, ThinVolume]) -> VolumeName:
     return name
 
 
-def _retire(lvm: Lvm, old: ThinVolume, whole: Whole) -> list[str]:
-    if whole.keep:
-        if old.active:
-            with suppress(BusyError):  # whoever has it open needs it active
-                lvm.deactivate((old.name,))
-        return [f"kept the state before as {old.name}"]
-    try:
-        lvm.remove((old.name,))
-    except BusyError:
-        return [
-            f"somebody has the state before open: it stays as {old.name}; when not needed: lvremove {old.name}"
-        ]
-    reached("replaced volume removed")
-    return []
+def _retire(
+    lvm: Lvm, old: ThinVolume, target: VolumeName, taken: dict[VolumeName, ThinVolume], whole: Whole
+) -> list[str]:
+    """The replaced volume no longer has the name of its target."""
+    why = ""
+    if not whole.keep:
+        try:
+            lvm.remove((old.name,))
+        except BusyError:
+            why = "somebody has the state before open"
+        except CommandError as error:
+            why = f"the state before could not be removed ({error.message})"
+        else:
+            reached("replaced volume removed")
+            return []
+    name = old.name
+    if name == target:
+        name = _free(old, taken)
+        lvm.rename(old.name, name.lv)
+        reached("replaced volume renamed")
+    if why:
+        return [f"{why}: it stays as {name}; when not needed: lvremove {name}"]
+    if old.active:
+        with suppress(BusyError):  # whoever has it open needs it active
+            lvm.deactivate((name,))
+    return [f"kept the state before as {name}"]
 
 
 def _mark_received(lvm: Lvm, member: Member) -> None:
