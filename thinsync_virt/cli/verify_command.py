@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -96,7 +97,7 @@ def command(domain: str, to: str | None, point: str, repairing: bool, as_json: b
         raise DiffersError(
             f"{domain}: point {name} is not the same at both ends",
             hint="do not start it there; find the cause (failing disk? somebody wrote to it?), then have a new point"
-            f" made in its place: thinsync-vm verify {domain} --repair",
+            f" made in its place: {shlex.join(['thinsync-vm', 'verify', domain, '--to', host, '--repair'])}",
         )
     return 0
 

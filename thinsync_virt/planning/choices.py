@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -124,7 +125,7 @@ def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:
     if domain.problems:
         raise NotReplicableError(
             f"{domain.name}: {domain.problems[0]}",
-            hint=f"after that, see whether anything else is in the way: thinsync-vm check {domain.name}",
+            hint=f"after that, see whether anything else is in the way: thinsync-vm check {shlex.quote(domain.name)}",
         )
     disks = tuple(d for d in domain.disks if not d.removable and d.target not in choices.excluded)
     for disk in disks:

@@ -40,7 +40,9 @@ class Switch:
         ours = self._inventory.catalogue().of(key)
         point = next((p for p in ours.points if p.id == point_id), None)
         if point is None:
-            raise NotFoundError(f"point {short_id(point_id)} is not here", hint="see: thinsync-vm points")
+            raise NotFoundError(
+                f"point {short_id(point_id)} is not here", hint="see: thinsync-vm points DOMAIN"
+            )
         entry = ours.definition(key, point.definition)
         if entry is None:
             raise NotFoundError(

@@ -53,7 +53,9 @@ from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.steps import reached
 
 _JOB = "replication"
-_REGISTER = "the next replication registers the newest point: thinsync-vm replicate"
+_REGISTER = (
+    "the next replication registers the newest point; at the source: thinsync-vm replicate DOMAIN --to HOST"
+)
 
 
 class ThinTarget:
