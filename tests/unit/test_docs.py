@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ import click
 import pytest
 
 from tests.unit.stream.samples import header
+from tests.unit.test_suggested_commands import texts
 from thinsync_virt import __version__
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.errors import Code, StreamError
@@ -168,14 +170,29 @@ def test_the_way_to_read_a_definition_by_hand(tmp_path: Path) -> None:
 
 def test_tags_are_not_selected_by_pattern() -> None:
     """LVM compares lists of strings as a whole only: lv_tags=~"..." is an error."""
-    for document in DOCUMENTS:
-        assert not re.search(r"lv_tags *[=!]~", document.read_text()), document
+    for document in (*DOCUMENTS, *(ROOT / "thinsync_virt").rglob("*.py")):
+        assert not re.search(r"tags *[=!]~", document.read_text()), document
 
 
 def test_the_documents_that_others_point_at_are_there() -> None:
     for source in (ROOT / "thinsync_virt").rglob("*.py"):
         for path in re.findall(r"docs/[a-z-]+\.md", source.read_text()):
             assert (ROOT / path).exists(), f"{source.name} points at {path}"
+
+
+def test_messages_point_at_documents_where_the_package_puts_them() -> None:
+    """On a host there is no docs/: debhelper puts docs/*.md into one directory, and packs what is longer than 4 KiB."""
+    assert "docs/*.md\n" in (ROOT / "packaging/debian/thinsync-virt.docs").read_text()
+    pointed = []
+    for source in (ROOT / "thinsync_virt").rglob("*.py"):
+        for text in texts(ast.parse(source.read_text())):
+            pointed += re.findall(r"/usr/share/doc/thinsync-virt/([\w.-]+)", text)
+            assert not re.search(r"(?<![\w/])docs/[a-z]", text), f"{source.name}: {text}"
+    assert pointed
+    for name in pointed:
+        assert name.endswith(".md.gz"), name
+        document = ROOT / "docs" / name.removesuffix(".gz")
+        assert document.stat().st_size > 4096, name
 
 
 def test_the_package_wants_the_python_that_the_code_wants() -> None:
