@@ -16,6 +16,7 @@ import pytest
 
 from tests.unit.stream.samples import header
 from tests.unit.test_suggested_commands import texts
+from tests.unit.values import identifier
 from thinsync_virt import __version__
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.errors import Code, StreamError
@@ -231,3 +232,8 @@ def test_the_bounds_of_the_streams_header_are_those_of_the_reader() -> None:
     assert taken({"definition_size": MAX_PACKED}) and not taken({"definition_size": MAX_PACKED + 1})
     assert taken({}, chunk_size=3 * 64 * KIB) and not taken({}, chunk_size=96 * KIB)
     assert not taken({"domain": None})
+    increment: dict[str, object] = {"mode": "incremental", "base": identifier(1)}
+    assert "`base` is that of the header where `mode` is `incremental`" in text
+    assert taken({"base": identifier(1)}, **increment)
+    assert not taken({"base": identifier(3)}, **increment) and not taken({}, **increment)
+    assert not taken({"base": identifier(1)}, base=identifier(1))
