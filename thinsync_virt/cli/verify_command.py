@@ -65,7 +65,7 @@ def command(domain: str, to: str | None, point: str, repairing: bool, as_json: b
         if found.unreadable is not None:
             if not repairing:
                 raise found.unreadable
-            observer.step(f"it cannot be read at {host}: {found.unreadable.message}")
+            observer.step(f"it is no whole copy at {host}: {found.unreadable.message}")
         if repairing and found.damaged:
             repaired = repair(domain, host, found, observer)
     if as_json:

@@ -145,7 +145,8 @@ def _compare_shapes(theirs: Prover, point: RecoveryPoint) -> None:
         if ours != other:
             raise DiffersError(
                 f"{name}: disk {target} has {_bytes(ours)} here and {_bytes(other)} at the other end",
-                hint="do not start it there; remove that point at the target and replicate again",
+                hint="do not start it there; somebody resized a volume of it, here or there. A new point in its place:"
+                " thinsync-vm verify DOMAIN --to HOST --repair",
             )
 
 
@@ -157,7 +158,8 @@ def _union(ours: bytes, theirs: bytes) -> bytes:
     if len(ours) != len(theirs):
         raise StreamError(
             "the disk has different sizes at the two ends",
-            hint="do not start it there; remove that point at the target and replicate again",
+            hint="do not start it there; have a new point made in its place:"
+            " thinsync-vm verify DOMAIN --to HOST --repair",
             retry=False,
         )
     return union(ours, theirs)
