@@ -15,7 +15,7 @@ import click
 import pytest
 
 from tests.unit.stream.samples import header
-from tests.unit.test_suggested_commands import texts
+from tests.unit.test_suggested_commands import VALUE, texts
 from tests.unit.values import identifier
 from thinsync_virt import __version__
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
@@ -194,6 +194,47 @@ def test_messages_point_at_documents_where_the_package_puts_them() -> None:
         assert name.endswith(".md.gz"), name
         document = ROOT / "docs" / name.removesuffix(".gz")
         assert document.stat().st_size > 4096, name
+
+
+FOREIGN = ("Check of pool", "WARNING: Checksum error", "TPM result", "no domain with matching name")
+"""LVM's, QEMU's and libvirt's own messages."""
+
+NAMES = re.compile(r"\S*[\d/'\"%]\S*(?<!'s)|\b(?:beta|A|B|N|lvconvert)\b|\.\.\.|\([^)]*\)|[;:,](?= |$)")
+"""What differs from one such message to the next, and where one ends and another begins."""
+
+PUT_TOGETHER = {
+    "No space left on device",
+    "or is not responding",
+    "and is not a replica of ours",
+    "cannot write the list of what differs",
+    "is in use since",
+    "vda written to",
+}
+"""The kernel's words and libvirt's, and such as the program makes of parts."""
+
+
+def quoted_messages() -> list[str]:
+    """What the operations manual quotes: as a block, or in the first column of a table of messages."""
+    found, in_table = [], False
+    for line in (ROOT / "docs/operations.md").read_text().splitlines():
+        if line.startswith("> "):
+            found.append(line[2:])
+        header = re.match(r"\| (message|warning|reason) \|", line) is not None
+        in_table = line.startswith("|") and (in_table or header)
+        if in_table and not header and not re.match(r"\|[- |]+\|$", line):
+            found.append(line.split("|")[1].strip().replace("`", ""))
+    return [message for message in found if not message.startswith(FOREIGN)]
+
+
+def test_messages_that_the_manual_quotes_are_messages_of_the_program() -> None:
+    """Somebody looks for what the program has said: in those words."""
+    sources = (ROOT / "thinsync_virt").rglob("*.py")
+    said = "\n".join(text for source in sources for text in texts(ast.parse(source.read_text())))
+    said = said.replace(VALUE, "").replace("  ", " ")
+    quoted = [part.strip() for message in quoted_messages() for part in NAMES.split(message)]
+    longer = [part for part in quoted if len(part.split()) > 2]
+    assert len(longer) > 40
+    assert {part for part in longer if part not in said} == PUT_TOGETHER
 
 
 def test_the_package_wants_the_python_that_the_code_wants() -> None:

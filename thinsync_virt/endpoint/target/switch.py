@@ -6,6 +6,8 @@ old ones go at the next run, and never while open or written to.
 
 from __future__ import annotations
 
+import shlex
+
 from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet
 from thinsync_virt.endpoint.definition_volume import MADE_ANEW, read_definition
 from thinsync_virt.endpoint.naming import free_name, registered_suffix
@@ -82,7 +84,8 @@ class Switch:
                 )
             if other.active:
                 raise ConflictError(
-                    f"{other.name} is running here", hint="shut it down before replicating over it"
+                    f"{other.name} is running here",
+                    hint=f"shut it down before replicating over it: virsh shutdown {shlex.quote(other.name)}",
                 )
         replica = found[0] if found else None
         if replica is not None:
