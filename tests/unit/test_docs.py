@@ -196,6 +196,24 @@ def test_messages_point_at_documents_where_the_package_puts_them() -> None:
         assert document.stat().st_size > 4096, name
 
 
+FOR_TESTS = {"/run/thinsync/stop-at", "/run/thinsync/stopped-at", "/run/thinsync/leave-out-flush"}
+
+
+def test_every_place_of_ours_is_documented() -> None:
+    """In the man page, and where on-disk.md says what is lost with it."""
+    places = {
+        path
+        for source in (ROOT / "thinsync_virt").rglob("*.py")
+        for text in texts(ast.parse(source.read_text()))
+        for path in re.findall(r"^/(?:run|run/lock|var/lib)/thinsync[/\w.-]*$", text)
+    }
+    assert len(places) > 7
+    on_disk, man = (ROOT / "docs/on-disk.md").read_text(), MAN.read_text().replace("\\-", "-")
+    for path in places - FOR_TESTS:
+        assert f"`{path}" in on_disk, path
+        assert path in man, path
+
+
 FOREIGN = ("Check of pool", "WARNING: Checksum error", "TPM result", "no domain with matching name")
 """LVM's, QEMU's and libvirt's own messages."""
 
