@@ -503,7 +503,7 @@ def _ids_differ(pool: VolumeName, lvm: int, kernel: int) -> PoolError:
     else:
         device = dm_name(pool, "tpool")
         hint = (
-            f"compare lvs -o+thin_id with thin_dump; if no volume is missing in either: "
+            f"thinsync-vm pool {pool} marks volumes that only one of the two knows; only if there is none: "
             f'dmsetup message {device} 0 "set_transaction_id {kernel} {lvm}"'
         )
     return PoolError(

@@ -280,7 +280,7 @@ def explain(
         return _unreachable(
             target,
             _with_detail("sudo does not let this login run thinsync-vm without a password", stderr),
-            "allow it there: LOGIN ALL=(root) NOPASSWD: /usr/bin/thinsync-vm server",
+            "allow it there, with visudo: LOGIN ALL=(root) NOPASSWD: /usr/bin/thinsync-vm server",
             retry=False,
         )
     if status is None or (status == 0 and not stderr):
