@@ -503,7 +503,7 @@ def _ids_differ(pool: VolumeName, lvm: int, kernel: int) -> PoolError:
     else:
         device = dm_name(pool, "tpool")
         hint = (
-            f"thinsync-vm pool {pool} marks volumes that only one of the two knows; only if there is none: "
+            f"see whether a volume is known to one of the two only: thinsync-vm pool {pool}; if none is: "
             f'dmsetup message {device} 0 "set_transaction_id {kernel} {lvm}"'
         )
     return PoolError(
