@@ -91,8 +91,8 @@ def _choose_pools(
             listed = ", ".join(str(other) for other in sorted(there))
             raise NotFoundError(
                 f"there is no active thin pool {name} at {host}",
-                hint=f"if it is there, at {host}: thinsync-vm recover; lvchange -ay {name}. Else choose another: --pool,"
-                f" --map DISK=VG/POOL; active are: {listed}",
+                hint=f"if it is there, at {host}: thinsync-vm recover; lvchange -ay {name}. Else choose another:"
+                f" --pool, --map DISK=VG/POOL; active are: {listed}",
             )
     return pool, disk_pools
 
