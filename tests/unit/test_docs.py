@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -14,6 +15,8 @@ import click
 import pytest
 
 from tests.unit.stream.samples import header
+from tests.unit.test_suggested_commands import VALUE, texts
+from tests.unit.values import identifier
 from thinsync_virt import __version__
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.errors import Code, StreamError
@@ -168,14 +171,88 @@ def test_the_way_to_read_a_definition_by_hand(tmp_path: Path) -> None:
 
 def test_tags_are_not_selected_by_pattern() -> None:
     """LVM compares lists of strings as a whole only: lv_tags=~"..." is an error."""
-    for document in DOCUMENTS:
-        assert not re.search(r"lv_tags *[=!]~", document.read_text()), document
+    for document in (*DOCUMENTS, *(ROOT / "thinsync_virt").rglob("*.py")):
+        assert not re.search(r"tags *[=!]~", document.read_text()), document
 
 
 def test_the_documents_that_others_point_at_are_there() -> None:
     for source in (ROOT / "thinsync_virt").rglob("*.py"):
         for path in re.findall(r"docs/[a-z-]+\.md", source.read_text()):
             assert (ROOT / path).exists(), f"{source.name} points at {path}"
+
+
+def test_messages_point_at_documents_where_the_package_puts_them() -> None:
+    """On a host there is no docs/: debhelper puts docs/*.md into one directory, and packs what is longer than 4 KiB."""
+    assert "docs/*.md\n" in (ROOT / "packaging/debian/thinsync-virt.docs").read_text()
+    pointed = []
+    for source in (ROOT / "thinsync_virt").rglob("*.py"):
+        for text in texts(ast.parse(source.read_text())):
+            pointed += re.findall(r"/usr/share/doc/thinsync-virt/([\w.-]+)", text)
+            assert not re.search(r"(?<![\w/])docs/[a-z]", text), f"{source.name}: {text}"
+    assert pointed
+    for name in pointed:
+        assert name.endswith(".md.gz"), name
+        document = ROOT / "docs" / name.removesuffix(".gz")
+        assert document.stat().st_size > 4096, name
+
+
+FOR_TESTS = {"/run/thinsync/stop-at", "/run/thinsync/stopped-at", "/run/thinsync/leave-out-flush"}
+
+
+def test_every_place_of_ours_is_documented() -> None:
+    """In the man page, and where on-disk.md says what is lost with it."""
+    places = {
+        path
+        for source in (ROOT / "thinsync_virt").rglob("*.py")
+        for text in texts(ast.parse(source.read_text()))
+        for path in re.findall(r"^/(?:run|run/lock|var/lib)/thinsync[/\w.-]*$", text)
+    }
+    assert len(places) > 7
+    on_disk, man = (ROOT / "docs/on-disk.md").read_text(), MAN.read_text().replace("\\-", "-")
+    for path in places - FOR_TESTS:
+        assert f"`{path}" in on_disk, path
+        assert path in man, path
+
+
+FOREIGN = ("Check of pool", "WARNING: Checksum error", "TPM result", "no domain with matching name")
+"""LVM's, QEMU's and libvirt's own messages."""
+
+NAMES = re.compile(r"\S*[\d/'\"%]\S*(?<!'s)|\b(?:beta|A|B|N|lvconvert)\b|\.\.\.|\([^)]*\)|[;:,](?= |$)")
+"""What differs from one such message to the next, and where one ends and another begins."""
+
+PUT_TOGETHER = {
+    "No space left on device",
+    "or is not responding",
+    "and is not a replica of ours",
+    "cannot write the list of what differs",
+    "is in use since",
+    "vda written to",
+}
+"""The kernel's words and libvirt's, and such as the program makes of parts."""
+
+
+def quoted_messages() -> list[str]:
+    """What the operations manual quotes: as a block, or in the first column of a table of messages."""
+    found, in_table = [], False
+    for line in (ROOT / "docs/operations.md").read_text().splitlines():
+        if line.startswith("> "):
+            found.append(line[2:])
+        header = re.match(r"\| (message|warning|reason) \|", line) is not None
+        in_table = line.startswith("|") and (in_table or header)
+        if in_table and not header and not re.match(r"\|[- |]+\|$", line):
+            found.append(line.split("|")[1].strip().replace("`", ""))
+    return [message for message in found if not message.startswith(FOREIGN)]
+
+
+def test_messages_that_the_manual_quotes_are_messages_of_the_program() -> None:
+    """Somebody looks for what the program has said: in those words."""
+    sources = (ROOT / "thinsync_virt").rglob("*.py")
+    said = "\n".join(text for source in sources for text in texts(ast.parse(source.read_text())))
+    said = said.replace(VALUE, "").replace("  ", " ")
+    quoted = [part.strip() for message in quoted_messages() for part in NAMES.split(message)]
+    longer = [part for part in quoted if len(part.split()) > 2]
+    assert len(longer) > 40
+    assert {part for part in longer if part not in said} == PUT_TOGETHER
 
 
 def test_the_package_wants_the_python_that_the_code_wants() -> None:
@@ -214,3 +291,8 @@ def test_the_bounds_of_the_streams_header_are_those_of_the_reader() -> None:
     assert taken({"definition_size": MAX_PACKED}) and not taken({"definition_size": MAX_PACKED + 1})
     assert taken({}, chunk_size=3 * 64 * KIB) and not taken({}, chunk_size=96 * KIB)
     assert not taken({"domain": None})
+    increment: dict[str, object] = {"mode": "incremental", "base": identifier(1)}
+    assert "`base` is that of the header where `mode` is `incremental`" in text
+    assert taken({"base": identifier(1)}, **increment)
+    assert not taken({"base": identifier(3)}, **increment) and not taken({}, **increment)
+    assert not taken({"base": identifier(1)}, base=identifier(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -335,7 +336,8 @@ class Session:
                 return named
             raise NotFoundError(
                 f"nothing of {domain} is here: {error.message}",
-                hint=f"name it by its UUID, or ask at {self.target.host} itself: thinsync-vm points {domain}",
+                hint=f"name it by its UUID, or ask at {self.target.host} itself:"
+                f" thinsync-vm points {shlex.quote(domain)}",
             ) from error
 
     def with_registered(self, proof: Proof) -> Proof:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def command(store: str, domain: str, point: str, output: str | None, as_json: bo
 
     if as_json and output is None:
         raise UsageError("--json and the stream would both go to standard output", hint="add --output FILE")
-    spec = _parse(store)
+    spec = _parse(store, domain)
     keeper = keeper_of(spec.kind)
     folder, record = find_point(StoreDirectory(spec), domain, point)
     with ExitStack() as stack:
@@ -57,7 +58,8 @@ def command(store: str, domain: str, point: str, output: str | None, as_json: bo
         if out.is_terminal:
             raise UsageError(
                 "a stream is not for a terminal",
-                hint="send it into a pipe or a file: thinsync-vm stream cat ... > FILE",
+                hint="send it into a pipe or a file:"
+                f" thinsync-vm stream cat {shlex.quote(store)} {shlex.quote(domain)} > FILE",
             )
         stream = stack.enter_context(PointStream(folder, record, keeper))
         progress = stack.enter_context(show_progress("sending", stream.total, quiet=as_json))
@@ -81,8 +83,9 @@ def command(store: str, domain: str, point: str, output: str | None, as_json: bo
     )
 
 
-def _parse(text: str) -> StoreTarget:
+def _parse(text: str, domain: str) -> StoreTarget:
     from thinsync_virt.model.targets import StoreTarget, TargetSpec
+    from thinsync_virt.system.ssh import login_command
 
     spec = TargetSpec.parse(text)
     if not isinstance(spec, StoreTarget):
@@ -90,9 +93,9 @@ def _parse(text: str) -> StoreTarget:
             f"{text} is a host, not a directory", hint="write archive:/PATH, qcow2:/PATH or file:/PATH"
         )
     if spec.host is not None:
-        inner = StoreTarget(spec.kind, spec.path)
+        command = ["thinsync-vm", "stream", "cat", str(StoreTarget(spec.kind, spec.path)), domain]
         raise UsageError(
             f"{text} is at another host",
-            hint=f"ask there: ssh {spec.host} thinsync-vm stream cat {inner} DOMAIN",
+            hint="ask there: " + shlex.join([*login_command(spec.host), shlex.join(command)]),
         )
     return spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 
 import click
@@ -55,7 +56,7 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
         return
     if not rows:
         click.echo(f"There are no recovery points of {domain}.")
-        click.echo(f"Next: thinsync-vm replicate {domain} --to {to or 'HOST'}")
+        click.echo(f"Next: {shlex.join(['thinsync-vm', 'replicate', domain, '--to', to or 'HOST'])}")
         print_findings(findings, least=Severity.WARNING)
         return
     _print_table(rows, interrupted, with_target=to is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ def compare(session: Session, domain: str, wanted: str, observer: LineObserver) 
         raise NotFoundError(
             f"{domain} has no points here that those of {session.target.host} could be compared with",
             hint="for a directory of this host, each point by itself:"
-            f" thinsync-vm stream cat STORE {domain} | thinsync-vm stream verify -",
+            f" thinsync-vm stream cat STORE {shlex.quote(domain)} | thinsync-vm stream verify -",
         )
     return _judge(session, choose_point(ours, theirs, wanted, domain), observer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -176,7 +177,7 @@ def _open(
     if isinstance(base, VolumeName):
         raise UsageError(
             f"the base of {source.domain} is a point of it",
-            hint=f"--base {source.domain}@POINT: see thinsync-vm points {source.domain}",
+            hint=f"name it, --base DOMAIN@POINT: see thinsync-vm points {shlex.quote(source.domain)}",
         )
     if manner is None:
         return open_point(stack, sender, source, base, writer), None

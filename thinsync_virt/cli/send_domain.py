@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def open_domain(
         tell(f"{sent.domain_name} as it is now, {describe_snapshot(sent.report)}")
     tell(
         "what is sent goes here when it is done, so no later --base can name it;"
-        f" for increments make points: thinsync-vm replicate {sent.domain_name}"
+        f" for increments make points: thinsync-vm replicate {shlex.quote(sent.domain_name)} --to HOST"
     )
     if isinstance(writer, ThinSendWriter):
         sent = replace(sent, packed_definition=b"")

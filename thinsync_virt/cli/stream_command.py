@@ -70,7 +70,7 @@ def info(file: str, as_json: bool) -> None:
     if as_json:
         print_json(stream_output.header_to_json(stream.header, size))
     else:
-        stream_output.print_header(stream.header, size)
+        stream_output.print_header(stream.header, size, file)
 
 
 @command.command("verify", short_help="Read all of a stream, and check it.", epilog=EXIT_STATUS)

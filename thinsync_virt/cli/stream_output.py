@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -43,7 +44,7 @@ def plain_to_json(version: str, size: int | None) -> dict[str, Any]:
     return {"format": _PLAIN, "version": version, "size": size}
 
 
-def print_header(header: StreamHeader, size: int | None) -> None:
+def print_header(header: StreamHeader, size: int | None, file: str) -> None:
     """One line for each thing, one for each disk."""
     _line("format", f"native, version {VERSION}, written by thinsync-virt {header.package}{_size(size)}")
     if header.domain_uuid:
@@ -68,7 +69,7 @@ def print_header(header: StreamHeader, size: int | None) -> None:
             disk.target,
             f"{format_size(disk.size)}, {disk.mode.value}, chunks of {format_size(disk.chunk_size)}{goes_on}",
         )
-    click.echo("Is it whole? thinsync-vm stream verify")
+    click.echo(f"Is it whole? thinsync-vm stream verify {shlex.quote(file)}")
 
 
 def print_plain(version: str, size: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -64,7 +65,7 @@ def command(domain: str, to: str | None, point: str, repairing: bool, as_json: b
         if found.unreadable is not None:
             if not repairing:
                 raise found.unreadable
-            observer.step(f"it cannot be read at {host}: {found.unreadable.message}")
+            observer.step(f"it is no whole copy at {host}: {found.unreadable.message}")
         if repairing and found.damaged:
             repaired = repair(domain, host, found, observer)
     if as_json:
@@ -96,7 +97,7 @@ def command(domain: str, to: str | None, point: str, repairing: bool, as_json: b
         raise DiffersError(
             f"{domain}: point {name} is not the same at both ends",
             hint="do not start it there; find the cause (failing disk? somebody wrote to it?), then have a new point"
-            f" made in its place: thinsync-vm verify {domain} --repair",
+            f" made in its place: {shlex.join(['thinsync-vm', 'verify', domain, '--to', host, '--repair'])}",
         )
     return 0
 

@@ -20,8 +20,8 @@ _BLOCK = 4096
 _ATTEMPTS = 3
 _PREFIX = align_up(MAX_HEADER + 16, _BLOCK)
 MADE_ANEW = (
-    "a definition of the source is made anew by: thinsync-vm replicate; one of the target, with a new point, by:"
-    " thinsync-vm verify DOMAIN --repair, at the source"
+    "a definition of the source is made anew by: thinsync-vm replicate DOMAIN --to HOST; one of the target, with a new"
+    " point, by: thinsync-vm verify DOMAIN --to HOST --repair, at the source"
 )
 """The way out where the definition of a point is gone or damaged."""
 

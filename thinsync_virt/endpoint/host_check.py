@@ -81,7 +81,8 @@ def _pools(lvm: Lvm, where: str) -> list[Finding]:
                 Severity.REFUSAL,
                 where,
                 "there is no active thin pool",
-                "make one: lvcreate -L SIZE -T VG/pool",
+                "is there one that is not active (lvs -a)? thinsync-vm recover; lvchange -ay VG/POOL. If there is none,"
+                " make one: lvcreate -L SIZE -T VG/POOL",
                 Code.POOL,
             )
         ]

@@ -26,6 +26,7 @@ from thinsync_virt.errors import BusyError, PoolError, ThinsyncError
 from thinsync_virt.model.names import VolumeName, check_lvm_uuid
 from thinsync_virt.model.pools import Holder, HolderKind
 from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus
+from thinsync_virt.planning.space import repair_hint
 from thinsync_virt.system.dmsetup import DmSetup
 from thinsync_virt.system.files import read_if_there, remove_durably, write_durably
 from thinsync_virt.system.locks import LOCKS, hold, holder
@@ -250,6 +251,4 @@ _WHO = "no other program may release it: look for thin_dump, thin_delta and back
 def _check_usable(pool: VolumeName, status: PoolStatus) -> None:
     if status.mode in (PoolMode.READ_ONLY, PoolMode.FAILED) or status.needs_check:
         state = "needs a check" if status.needs_check else f"is in mode {status.mode.value}"
-        raise PoolError(
-            f"pool {pool} {state}", hint=f"deactivate it and repair it: lvconvert --repair {pool}; dmesg"
-        )
+        raise PoolError(f"pool {pool} {state}", hint=f"see dmesg; {repair_hint(pool)}")

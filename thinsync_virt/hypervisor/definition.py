@@ -79,7 +79,8 @@ def collect(
             parts[MEDIA + target] = image
     if len(boot_paths(root)) > MAX_BOOT_FILES:
         raise NotReplicableError(
-            _too_many(len(boot_paths(root))), hint="see <sysinfo type='fwcfg'> and <acpi> in: virsh dumpxml"
+            _too_many(len(boot_paths(root))),
+            hint="see <sysinfo type='fwcfg'> and <acpi> in: virsh dumpxml DOMAIN",
         )
     if files := tuple(_boot_files(root)):
         parts[BOOT] = _format_boot(files)

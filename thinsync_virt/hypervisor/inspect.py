@@ -182,7 +182,11 @@ def _disk_problem(
     if kind not in ("block", "volume"):
         return _SOURCE_KINDS.get(kind, (f"is of type '{kind}'", ""))
     if image != "raw":
-        return f"holds a {image} image, not raw data", "convert it to a raw volume: virsh blockcopy"
+        return (
+            f"holds a {image} image, not raw data",
+            f"convert it while the guest is off: qemu-img convert -f {shlex.quote(image)} -O raw"
+            f" {shlex.quote(disk.source)} /dev/VG/LV; then name that volume: virsh edit {shlex.quote(domain)}",
+        )
     if kind == "volume" and not disk.source.startswith("/"):
         pool = shlex.quote(value_at(element, "source", "pool"))
         return (

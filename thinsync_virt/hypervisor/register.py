@@ -213,7 +213,8 @@ def _ours(connection: Connection, plan: ReplicaPlan, rename: bool = True) -> Kno
     if mine.live is not None:
         raise ConflictError(
             f"replica {mine.name} is running here",
-            hint="shut it down, or let it run: it is never replaced while it does",
+            hint=f"shut it down (virsh shutdown {shlex.quote(mine.name)}), or let it run: it is never replaced"
+            " while it does",
         )
     with translated(f"look at domain {mine.name}"):
         if mine.handle.hasManagedSaveImage(0):

@@ -93,7 +93,7 @@ def finish(root: Element) -> bool:
     if data is None:
         raise ThinsyncError(
             f"the TPM state of point {short_id(mark.point)} is not at {path}: the replica cannot start",
-            hint="the next replication brings it: thinsync-vm replicate",
+            hint="the next replication brings it; at the source: thinsync-vm replicate DOMAIN --to HOST",
         )
     _end_hold(place, data)
     return True

@@ -71,7 +71,8 @@ class Definition:
         if content > MAX_CONTENT:
             raise StreamError(
                 f"the definition has {content} bytes, at most {MAX_CONTENT} are allowed",
-                hint="media travel with it: eject those that the guest does not need (virsh change-media --eject)",
+                hint="media travel with it: eject those that the guest does not need:"
+                " virsh change-media DOMAIN TARGET --eject",
                 retry=False,
             )
 

@@ -43,7 +43,7 @@ def check_id(text: str) -> str:
     if _HEX_ID.fullmatch(text) is None:
         raise UsageError(
             f"{text!r} is not an id",
-            hint="write its 32 hexadecimal digits: thinsync-vm points --json",
+            hint="write its 32 hexadecimal digits: thinsync-vm points DOMAIN --json",
         )
     return text
 

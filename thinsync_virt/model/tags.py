@@ -234,7 +234,8 @@ def _parse_fields(text: str) -> Tag:
 def _damaged(text: str) -> PoolError:
     return PoolError(
         f"tag {text[:80]!r} is not one that this version understands",
-        hint="if somebody edited it by hand, remove the volume or restore the tag; see docs/on-disk.md",
+        hint="if somebody edited it by hand, remove the volume or restore the tag;"
+        " see /usr/share/doc/thinsync-virt/on-disk.md.gz",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -72,7 +73,9 @@ def _choose_pools(
     there = {report.pool.name for report in offer.pools}
     if not there:
         raise NotFoundError(
-            f"{host} has no thin pool", hint="make one there, such as: lvcreate -L 100G -T VG/pool"
+            f"{host} has no active thin pool",
+            hint="is there one that is not active (lvs -a)? there: thinsync-vm recover; lvchange -ay VG/POOL. If"
+            " there is none, make one: lvcreate -L 100G -T VG/POOL",
         )
     pool = wishes.pool or (remembered.pool if remembered else None)
     if pool is None:
@@ -86,7 +89,11 @@ def _choose_pools(
     for name in (pool, *(disk_pools[target] for target in sorted(disk_pools) if target in known)):
         if name not in there:
             listed = ", ".join(str(other) for other in sorted(there))
-            raise NotFoundError(f"there is no thin pool {name} at {host}", hint=f"there are: {listed}")
+            raise NotFoundError(
+                f"there is no active thin pool {name} at {host}",
+                hint=f"if it is there, at {host}: thinsync-vm recover; lvchange -ay {name}. Else choose another:"
+                f" --pool, --map DISK=VG/POOL; active are: {listed}",
+            )
     return pool, disk_pools
 
 
@@ -124,7 +131,7 @@ def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:
     if domain.problems:
         raise NotReplicableError(
             f"{domain.name}: {domain.problems[0]}",
-            hint=f"after that, see whether anything else is in the way: thinsync-vm check {domain.name}",
+            hint=f"after that, see whether anything else is in the way: thinsync-vm check {shlex.quote(domain.name)}",
         )
     disks = tuple(d for d in domain.disks if not d.removable and d.target not in choices.excluded)
     for disk in disks:

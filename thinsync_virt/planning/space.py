@@ -12,6 +12,7 @@ from math import gcd
 from thinsync_virt.errors import Code
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.states import PoolReport
 from thinsync_virt.model.volumes import PoolMode
 from thinsync_virt.planning.pool_time import Pace
@@ -63,6 +64,14 @@ def judge_pool(
     return tuple(findings)
 
 
+def repair_hint(pool: VolumeName) -> str:
+    """How a pool is repaired: LVM refuses that while it, or a volume in it, is active."""
+    return (
+        f"stop what uses it; then: lvchange -an -S pool_lv={pool.lv} {pool.vg}; lvchange -an {pool};"
+        f" lvconvert --repair {pool}"
+    )
+
+
 def _judge_health(report: PoolReport, subject: str) -> list[Finding]:
     status, pool = report.status, report.pool
     if status.mode is not PoolMode.RW or status.needs_check:
@@ -70,7 +79,7 @@ def _judge_health(report: PoolReport, subject: str) -> list[Finding]:
         hint = (
             f"give it room: lvextend -L +SIZE {pool.name}"
             if status.mode is PoolMode.OUT_OF_DATA_SPACE
-            else f"stop what uses it and repair it: lvconvert --repair {pool.name} (see lvmthin(7))"
+            else f"{repair_hint(pool.name)} (see lvmthin(7))"
         )
         return [Finding(Severity.REFUSAL, subject, f"the pool {state}", hint, Code.POOL)]
     if pool.transaction_id != status.transaction_id:
@@ -80,7 +89,8 @@ def _judge_health(report: PoolReport, subject: str) -> list[Finding]:
                 subject,
                 f"LVM's transaction id is {pool.transaction_id}, the kernel's {status.transaction_id}:"
                 " a command was killed half-way, or the pool was changed behind LVM's back",
-                "run: thinsync-vm recover. If it stays, see 'transaction ids' in docs/lvm-thin.md",
+                "run: thinsync-vm recover. If it stays, see 'transaction ids' in"
+                " /usr/share/doc/thinsync-virt/lvm-thin.md.gz",
                 Code.POOL,
             )
         ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from thinsync_virt.errors import Code, ThinsyncError
+from thinsync_virt.errors import Code, DiffersError, ThinsyncError
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, newest_common
 from thinsync_virt.replication.verify import Proof, Prover, verify
 
@@ -16,7 +16,11 @@ _DAMAGE = frozenset({Code.POOL, Code.STREAM, Code.DIFFERS})
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One point compared; ``unreadable`` is what the target said when it could not read it, and then no proof is."""
+    """One point compared.
+
+    ``unreadable`` is why it could not be: the target cannot read it, or its disks are not those of the point. Then
+    there is no proof.
+    """
 
     point: RecoveryPoint
     proof: Proof | None
@@ -36,6 +40,9 @@ def judge(
         return Judgement(point, verify(ours, _There(theirs), point, progress))
     except _UnreadableThereError as unreadable:
         return Judgement(point, None, unreadable.error)
+    except DiffersError as error:
+        # Other disks there, or of other sizes: somebody resized a volume, at whichever end.
+        return Judgement(point, None, error)
 
 
 def newest_other(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -85,7 +86,8 @@ def choose_point(
     if not wanted:
         if not common:
             raise NotFoundError(
-                f"no point of {domain} is at both ends", hint="make one with: thinsync-vm replicate"
+                f"no point of {domain} is at both ends",
+                hint=f"make one with: thinsync-vm replicate {shlex.quote(domain)} --to HOST",
             )
         return common[-1]
     matches = [point for point in common if point.id.startswith(wanted.lower())]
@@ -133,7 +135,9 @@ def _compare_shapes(theirs: Prover, point: RecoveryPoint) -> None:
     name = f"point #{point.sequence} {short_id(point.id)}"
     twin = next((p for p in theirs.points(point.key.domain) if p.id == point.id), None)
     if twin is None or twin.key != point.key:
-        raise NotFoundError(f"{name} is not at the other end any more", hint="see: thinsync-vm points")
+        raise NotFoundError(
+            f"{name} is not at the other end any more", hint="see: thinsync-vm points DOMAIN --to HOST"
+        )
     here = {disk.target: disk.size for disk in point.disks}
     there = {disk.target: disk.size for disk in twin.disks}
     for target in sorted(here.keys() | there.keys()):
@@ -141,7 +145,8 @@ def _compare_shapes(theirs: Prover, point: RecoveryPoint) -> None:
         if ours != other:
             raise DiffersError(
                 f"{name}: disk {target} has {_bytes(ours)} here and {_bytes(other)} at the other end",
-                hint="do not start it there; remove that point at the target and replicate again",
+                hint="do not start it there; somebody resized a volume of it, here or there. A new point in its place:"
+                " thinsync-vm verify DOMAIN --to HOST --repair",
             )
 
 
@@ -153,7 +158,8 @@ def _union(ours: bytes, theirs: bytes) -> bytes:
     if len(ours) != len(theirs):
         raise StreamError(
             "the disk has different sizes at the two ends",
-            hint="do not start it there; remove that point at the target and replicate again",
+            hint="do not start it there; have a new point made in its place:"
+            " thinsync-vm verify DOMAIN --to HOST --repair",
             retry=False,
         )
     return union(ours, theirs)

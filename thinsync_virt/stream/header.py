@@ -120,11 +120,7 @@ class StreamHeader:
         _require(0 < len(self.disks) <= MAX_DISKS, f"{len(self.disks)} disks")
         _require(len({disk.target for disk in self.disks}) == len(self.disks), "a disk occurs twice")
         for disk in self.disks:
-            _require(
-                disk.base is None or self.base is not None,
-                f"{disk.target}: incremental, the point has no base",
-            )
-            _require(disk.base != self.point, f"{disk.target}: the point is its own base")
+            _require(disk.base in (None, self.base), f"{disk.target}: it has another base than the point")
 
     def _check_domain(self) -> None:
         if self.key is not None:

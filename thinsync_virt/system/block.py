@@ -170,7 +170,9 @@ class BlockDevice:
         try:
             return os.open(self.path, flags | os.O_DIRECT)
         except FileNotFoundError as error:
-            raise NotFoundError(f"{self.path} does not exist", hint="is the volume active?") from error
+            raise NotFoundError(
+                f"{self.path} does not exist", hint="is its volume active? see lvs -a; lvchange -ay -K VG/LV"
+            ) from error
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise BusyError(

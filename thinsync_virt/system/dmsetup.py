@@ -150,7 +150,7 @@ class DmSetup:
             return _dmsetup("status", "--noflush", dm_name(volume, layer)).stdout
         except CommandError as error:
             if _is_missing(error):
-                raise NotFoundError(f"{what} is not active", hint=f"lvchange -ay {volume}") from error
+                raise NotFoundError(f"{what} is not active", hint=f"lvchange -ay -K {volume}") from error
             raise
 
     def _message(self, pool: VolumeName, message: str) -> None:

@@ -515,7 +515,7 @@ def _ids_differ(pool: VolumeName, lvm: int, kernel: int) -> PoolError:
     else:
         device = dm_name(pool, "tpool")
         hint = (
-            f"compare lvs -o+thin_id with thin_dump; if no volume is missing in either: "
+            f"see whether a volume is known to one of the two only: thinsync-vm pool {pool}; if none is: "
             f'dmsetup message {device} 0 "set_transaction_id {kernel} {lvm}"'
         )
     return PoolError(

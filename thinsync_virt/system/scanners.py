@@ -54,7 +54,8 @@ def findings(*, root: Path = _ROOT, scan_lvs: Callable[[], bool] | None = None) 
             ScannerFinding(
                 "md",
                 "mdadm would assemble arrays that it finds inside guests' disks",
-                "write 'AUTO -all' into /etc/mdadm/mdadm.conf, or install our udev rule",
+                "install our udev rule; or write 'AUTO -all' into /etc/mdadm/mdadm.conf, once the host's own arrays are"
+                " listed there (mdadm --detail --scan), and then: update-initramfs -u",
             )
         )
     if _multipath_takes_dm(root):

@@ -251,7 +251,7 @@ def explain(
     words = {
         "port": str(target.port or 22),
         "known": f"[{target.host}]:{target.port}" if target.port else target.host,
-        "login": shlex.join(["ssh", *_address(target)]).replace("-- ", ""),
+        "login": shlex.join(login_command(target)),
         "copy": shlex.join(_copy_address(target)),
     }
     if status == 255:
@@ -280,7 +280,7 @@ def explain(
         return _unreachable(
             target,
             _with_detail("sudo does not let this login run thinsync-vm without a password", stderr),
-            "allow it there: LOGIN ALL=(root) NOPASSWD: /usr/bin/thinsync-vm server",
+            "allow it there, with visudo: LOGIN ALL=(root) NOPASSWD: /usr/bin/thinsync-vm server",
             retry=False,
         )
     if status is None or (status == 0 and not stderr):
@@ -292,6 +292,11 @@ def explain(
         "run it again; if it stays so, look there: thinsync-vm check; journalctl -b",
         retry=True,
     )
+
+
+def login_command(target: HostTarget) -> list[str]:
+    """How a person logs in there by hand."""
+    return ["ssh", *(word for word in _address(target) if word != "--")]
 
 
 def _copy_address(target: HostTarget) -> list[str]:

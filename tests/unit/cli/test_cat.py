@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def test_what_is_refused(words: tuple[str, ...], code: Code, store: Path, tmp_pa
     assert isinstance(done.exception, ThinsyncError)
     assert done.exception.code is code and done.exception.hint
     assert not file.exists()
+
+
+def test_a_directory_elsewhere_is_asked_for_with_a_command_that_ssh_takes() -> None:
+    """A port is an option of ssh's, and what the shell there reads is quoted once more."""
+    done = run("cat", "root@beta:2222:archive:/srv/my copies", NAME)
+    assert isinstance(done.exception, ThinsyncError)
+    command = done.exception.hint.removeprefix("ask there: ")
+    *login, there = shlex.split(command)
+    assert login == ["ssh", "-p", "2222", "-l", "root", "beta"]
+    assert shlex.split(there) == ["thinsync-vm", "stream", "cat", "archive:/srv/my copies", NAME]
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["no directory", "an empty one"])

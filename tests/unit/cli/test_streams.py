@@ -138,6 +138,7 @@ def test_a_point_into_a_file_and_out_of_it(shell: Shell) -> None:
     assert status == 0
     for text in (POINT, NAME, "none: it is full", "vda", "vdb", "512.0 KiB, full"):
         assert text in out
+    assert f"thinsync-vm stream verify {file}" in out
     status, out, _ = shell("stream", "verify", str(file))
     assert status == 0 and "whole: every checksum" in out
     words = ("receive", "vg1/web", "--definition", str(xml))

@@ -222,13 +222,8 @@ def test_a_beginning_that_fails_does_not_lock_its_own_session_out(
         (stream(), {"vda": NOTHING, "vdb": NOTHING}, StreamError),
         (stream(), {"vda": Announcement(65 * MIB, 0, 1)}, StreamError),
         (stream(), {"vda": Announcement(32 * MIB, 33 * MIB, 2)}, StreamError),
-        (
-            stream(disks=(StreamDisk("vda", 64 * MIB, 64 * KIB, Mode.INCREMENTAL, identifier(2)),)),
-            {"vda": NOTHING},
-            StreamError,
-        ),
     ],
-    ids=["group", "pool", "disk pool", "none", "more", "too much", "too much of both", "base"],
+    ids=["group", "pool", "disk pool", "none", "more", "too much", "too much of both"],
 )
 def test_a_stream_that_does_not_fit_is_refused_before_anything_is_made(
     events: list[Event],

@@ -31,8 +31,11 @@ def test_several_pools_are_listed() -> None:
 
 
 def test_no_pool() -> None:
-    with pytest.raises(NotFoundError, match="no thin pool"):
+    """Or one that LVM did not activate after a power cut: to make another would be the wrong way out."""
+    with pytest.raises(NotFoundError, match="no active thin pool") as refusal:
         choose(domain(), Wishes(), None, Offer(()), "b")
+    hint = refusal.value.hint
+    assert hint.index("thinsync-vm recover") < hint.index("lvchange -ay") < hint.index("lvcreate")
 
 
 pools = st.sampled_from([POOL, FAST])
@@ -72,7 +75,7 @@ def test_wishes_win_over_memory(
 def test_pools_that_are_not_there(wishes: Wishes) -> None:
     with pytest.raises(NotFoundError, match="vg9/gone") as refusal:
         choose(domain(), wishes, None, ONE, "b")
-    assert "vg0/pool" in refusal.value.hint
+    assert "lvchange -ay vg9/gone" in refusal.value.hint and "vg0/pool" in refusal.value.hint
 
 
 def test_a_remembered_pool_counts_only_for_disks_that_are_there() -> None:

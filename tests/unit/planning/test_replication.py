@@ -429,3 +429,13 @@ def test_after_the_greatest_number_nothing_is_planned(where: str) -> None:
     after = at(MAX_SEQUENCE)
     assert isinstance(after, Conflict)
     assert str(MAX_SEQUENCE) in after.message and after.hint
+
+
+def test_a_source_that_was_rolled_back_begins_anew_without_its_points() -> None:
+    """What the conflict and the manual name as the way out leads out in one step."""
+    target = target_state(point(3), point(4), point(9))
+    refused = plan(source_state(point(3), point(5)), target)
+    assert isinstance(refused, Conflict) and "remove this host's points" in refused.hint
+    planned = plan(source_state(), target)
+    assert isinstance(planned, Replicate)
+    assert (planned.base, planned.sequence) == (None, 10)

@@ -18,7 +18,7 @@ from thinsync_virt.errors import (
     ThinsyncError,
     UnreachableError,
 )
-from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.points import PointDisk, ReplicaKey
 from thinsync_virt.replication.repair import Judgement, judge, newest_other
 
 
@@ -66,6 +66,23 @@ def test_what_the_target_cannot_read_is_damage(call: str, error: ThinsyncError) 
     setattr(theirs, call, failing(error))
     found = compare(held(), theirs)
     assert found.damaged and found.unreadable is error and found.proof is None
+
+
+@pytest.mark.parametrize(
+    "disks",
+    [
+        (replace(POINT.disks[0], copy=replace(POINT.disks[0].volume, size=SIZE + 4096)),),
+        (*POINT.disks, PointDisk("vdb", POINT.disks[0].volume)),
+    ],
+    ids=["resized", "one more"],
+)
+def test_other_disks_there_are_damage(disks: tuple[PointDisk, ...]) -> None:
+    """Such a point is repaired as any other, and nobody has to remove it by hand."""
+    theirs = held()
+    theirs.made = replace(POINT, disks=disks)
+    found = compare(held(), theirs)
+    assert found.damaged and found.unreadable is not None and found.unreadable.code is Code.DIFFERS
+    assert "--repair" in found.unreadable.hint
 
 
 @pytest.mark.parametrize("call", ["mapped", "digests", "definition"])

@@ -45,7 +45,7 @@ def _problem(hypervisor: AsksAgents, domain: Domain) -> tuple[str, str]:
     if domain.state is DomainState.PAUSED:
         return (
             "the guest was paused already: its agent cannot answer",
-            f"virsh resume {shlex.quote(domain.name)}",
+            f"if nobody paused it on purpose: virsh resume {shlex.quote(domain.name)}",
         )
     if not domain.has_agent:
         return "the domain has no guest agent channel", _INSTALL

@@ -236,7 +236,12 @@ class ThinSource:
     def _seal(self, plan: Replicate, taken: Taken) -> RecoveryPoint:
         made = next((s for s in self._catalogue(plan.key).unfinished if s.id == plan.set_id), None)
         if made is None or len(made.disks) != made.count:
-            raise PoolError("the snapshot set is not whole", hint="run: thinsync-vm check", retry=True)
+            raise PoolError(
+                f"the snapshot set {short_id(plan.set_id)}, made a moment ago, is not whole any more",
+                hint="run it again; if that does not help, see who removes volumes: lvs -a -o+tags; journalctl;"
+                " thinsync-vm check",
+                retry=True,
+            )
         seal = Seal(plan.set_id, taken.report.consistency, taken.definition.id)
         self._lvm.change_tags(made.disks[0].volume.name, add=(format_tag(seal),))
         reached("source sealed")

@@ -53,7 +53,11 @@ class Inventory:
     def _some_group(self) -> str:
         groups = self._lvm.volume_groups()
         if not groups:
-            raise PoolError("there is no volume group here", hint="make one with a thin pool in it first")
+            raise PoolError(
+                "there is no volume group here",
+                hint="is a disk missing? see: pvs, vgs. If there never was one: vgcreate --metadatasize 16m VG DEVICE;"
+                " lvcreate -L SIZE -T VG/POOL",
+            )
         return groups[0].uuid
 
     def _state(

@@ -204,6 +204,4 @@ def _choices(header: StreamHeader, definition: Definition) -> Choices:
     choices = Choices.from_json(definition.parts.get(CHOICES, b""))
     if any(disk.target in choices.excluded for disk in header.disks):
         raise StreamError("the stream carries a disk that is excluded", retry=False)
-    if any(disk.base not in (None, header.base) for disk in header.disks):
-        raise StreamError("a disk in the stream has another base than its point", retry=False)
     return choices

@@ -296,8 +296,8 @@ def _read_or_unmap(
     except ThinsyncError as error:
         raise PoolError(
             f"{error.message}, and it could not be unmapped",
-            hint=f"does its pool pass discards? lvs -o+discards {pool.name}; lvchange --discards passdown {pool.name};"
-            " or leave --seed out: a full copy needs none",
+            hint=f"does its pool ignore discards? lvs -o+discards {pool.name}; LVM changes that only while nothing in"
+            f" it is active: lvchange --discards passdown {pool.name}; or leave --seed out: a full copy needs none",
         ) from error
 
 

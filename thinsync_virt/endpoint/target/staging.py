@@ -124,7 +124,7 @@ class Staging:
                 if left not in catalogue.never_sealed:
                     raise ConflictError(
                         f"a part of the sealed point {incoming.set_id} is here",
-                        hint="is a volume group away?",
+                        hint="is a volume group or a disk away? see: vgs, pvs; thinsync-vm check",
                     )
                 found |= {disk.target: disk.volume for disk in left.disks}
         seeded = {target for target, mode in incoming.modes.items() if mode is Mode.SEEDED}
@@ -223,7 +223,7 @@ class Staging:
         for target, name in self._names.items():
             volume = made.get(name)
             if volume is None:
-                raise PoolError(f"{name} was not made", hint="run: thinsync-vm check", retry=True)
+                raise PoolError(f"{name} was not made", hint="see dmesg, and: thinsync-vm check", retry=True)
             self.volumes[target] = volume.uuid
             if volume.size != self._incoming.sizes[target]:
                 self._lvm.resize(name, self._incoming.sizes[target])

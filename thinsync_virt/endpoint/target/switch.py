@@ -6,6 +6,8 @@ old ones go at the next run, and never while open or written to.
 
 from __future__ import annotations
 
+import shlex
+
 from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet
 from thinsync_virt.endpoint.definition_volume import MADE_ANEW, read_definition
 from thinsync_virt.endpoint.naming import free_name, registered_suffix
@@ -40,7 +42,9 @@ class Switch:
         ours = self._inventory.catalogue().of(key)
         point = next((p for p in ours.points if p.id == point_id), None)
         if point is None:
-            raise NotFoundError(f"point {short_id(point_id)} is not here", hint="see: thinsync-vm points")
+            raise NotFoundError(
+                f"point {short_id(point_id)} is not here", hint="see: thinsync-vm points DOMAIN"
+            )
         entry = ours.definition(key, point.definition)
         if entry is None:
             raise NotFoundError(
@@ -80,7 +84,8 @@ class Switch:
                 )
             if other.active:
                 raise ConflictError(
-                    f"{other.name} is running here", hint="shut it down before replicating over it"
+                    f"{other.name} is running here",
+                    hint=f"shut it down before replicating over it: virsh shutdown {shlex.quote(other.name)}",
                 )
         replica = found[0] if found else None
         if replica is not None:

@@ -53,7 +53,9 @@ from thinsync_virt.system.lvm import Lvm
 from thinsync_virt.system.steps import reached
 
 _JOB = "replication"
-_REGISTER = "the next replication registers the newest point: thinsync-vm replicate"
+_REGISTER = (
+    "the next replication registers the newest point; at the source: thinsync-vm replicate DOMAIN --to HOST"
+)
 
 
 class ThinTarget:
@@ -314,8 +316,8 @@ class ThinTarget:
         if self._held(key, point).damaged:
             raise ConflictError(
                 f"point {short_id(point)} is damaged at {self.host}, and is not registered",
-                hint="a good one is made by: thinsync-vm verify DOMAIN --repair; docs/operations.md has what"
-                " to do where the source is gone",
+                hint="a good one is made by: thinsync-vm verify DOMAIN --to HOST --repair; where the source"
+                " is gone, see /usr/share/doc/thinsync-virt/operations.md.gz",
             )
         return self.switch.register(key, point)
 

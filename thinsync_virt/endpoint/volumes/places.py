@@ -16,7 +16,7 @@ from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.system.lvm import Inventory
 from thinsync_virt.units import SECTOR, format_size
 
-_SEND_ALL = "send all of the point: thinsync-vm send DOMAIN@POINT, or thinsync-vm stream cat"
+_SEND_ALL = "send all of the point: thinsync-vm send DOMAIN@POINT; of a directory: thinsync-vm stream cat STORE DOMAIN"
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _check_base(volume: ThinVolume, base: str, disk: str, *, force: bool) -> Non
         raise ConflictError(
             f"{volume.name} holds {tag.disk or 'a volume without a domain'}, and the stream brings"
             f" {disk or 'one without a domain'}",
-            hint="see the names of the disks: thinsync-vm stream info; say which goes where: --map DISK=VG/LV",
+            hint="see the names of the disks: thinsync-vm stream info FILE; say which goes where: --map DISK=VG/LV",
         )
     if not volume.read_only and not force:
         raise ConflictError(

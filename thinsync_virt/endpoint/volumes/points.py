@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
@@ -35,7 +36,7 @@ class PointFinder:
         if not points:
             raise NotFoundError(
                 f"there is no recovery point of {name.domain} here",
-                hint="make one: thinsync-vm replicate; or name a volume: VG/LV",
+                hint=f"make one: thinsync-vm replicate {shlex.quote(name.domain)} --to HOST; or name a volume: VG/LV",
             )
         found = [point for point in points if point.id.startswith(name.point)]
         if not name.point:
@@ -56,7 +57,7 @@ class PointFinder:
         if base.key.domain != domain:
             raise UsageError(
                 f"{name.domain} is another domain than the one that is sent",
-                hint="the base is an older point of the same domain: thinsync-vm points",
+                hint="the base is an older point of the same domain: thinsync-vm points DOMAIN",
             )
         if base.id == head:
             raise UsageError(f"point {short_id(head)} is its own base", hint="--base names an older point")
@@ -99,12 +100,13 @@ class PointFinder:
         if len(found) > 1:
             raise UsageError(
                 f"several domains have had the name {domain}",
-                hint="name its UUID: virsh domuuid; lvs -o+tags",
+                hint=f"name its UUID: {' or '.join(sorted(found))}; which is which: lvs -o+tags",
             )
         if not found:
             raise NotFoundError(
                 f"no recovery point of a domain {domain} is here",
-                hint="see: thinsync-vm list; make a point: thinsync-vm replicate; or name a volume: VG/LV",
+                hint="see: thinsync-vm list; make a point: thinsync-vm replicate DOMAIN --to HOST; or name a volume:"
+                " VG/LV",
             )
         return found.pop()
 

@@ -67,7 +67,7 @@ def temporary_snapshots(
             _remove(lvm, tags)
         except ThinsyncError as error:
             notify(
-                f"the temporary snapshot could not be removed: {error.message}; thinsync-vm recover removes it"
+                f"the temporary snapshot could not be removed: {error.message}; what removes it: thinsync-vm recover"
             )
 
 

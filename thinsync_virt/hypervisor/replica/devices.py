@@ -36,7 +36,7 @@ def _host_device(draft: Draft, element: Element) -> None:
     draft.warn(
         "hostdev",
         f"host device {what or 'without address'} does not travel: the replica does not have it",
-        f"add one of this host after a failover: virsh attach-device {shlex.quote(draft.name)}",
+        f"add one of this host after a failover: virsh attach-device {shlex.quote(draft.name)} FILE --config",
     )
 
 
@@ -54,7 +54,7 @@ def _file_system(draft: Draft, element: Element) -> None:
         draft.warn(
             subject,
             f"{path or 'the share'} is not on this host, or not below one of {places}: it is left out",
-            f"add it here when it is needed: virsh attach-device {shlex.quote(draft.name)}",
+            f"add it here when it is needed: virsh attach-device {shlex.quote(draft.name)} FILE --config",
         )
         return
     for binary in element.findall("binary"):

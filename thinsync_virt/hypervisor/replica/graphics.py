@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 
 from thinsync_virt.hypervisor.markup import Element, drop_attributes, value_at
 from thinsync_virt.hypervisor.replica.draft import Draft
@@ -21,7 +22,8 @@ def map_displays(draft: Draft) -> None:
             draft.refuse(
                 "video",
                 f"model {model} is not offered by this host's QEMU ({', '.join(sorted(offered))})",
-                "install its module (qemu-system-modules-spice, qemu-system-gui), or change the model: virsh edit",
+                "install its module (qemu-system-modules-spice, qemu-system-gui), or change the model:"
+                f" virsh edit {shlex.quote(draft.name)} at the source",
             )
 
 
@@ -33,7 +35,8 @@ def _map_graphics(draft: Draft, element: Element) -> None:
         draft.refuse(
             subject,
             f"this host's QEMU offers {', '.join(sorted(offered))} only",
-            "install its module (qemu-system-modules-spice, qemu-system-gui), or change the kind: virsh edit",
+            "install its module (qemu-system-modules-spice, qemu-system-gui), or change the kind:"
+            f" virsh edit {shlex.quote(draft.name)} at the source",
         )
     _map_address(draft, element, "listen", subject)
     for listen in element.findall("listen"):

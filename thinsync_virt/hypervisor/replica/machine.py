@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from thinsync_virt.hypervisor.facts import Architecture
 from thinsync_virt.hypervisor.markup import Element, child, kibibytes, text_at, value_at
 from thinsync_virt.hypervisor.replica.draft import Draft
@@ -61,7 +63,8 @@ def _check_domain_type(draft: Draft, architecture: Architecture) -> None:
             f"this host offers no {kind or 'such'} domains (it has {', '.join(sorted(architecture.domain_types))})",
             "switch virtualization on in the firmware and load kvm_intel or kvm_amd"
             if kind == "kvm"
-            else "replicate to a host that offers them, or give the guest another type: virsh edit",
+            else "replicate to a host that offers them, or give the guest another type:"
+            f" virsh edit {shlex.quote(draft.name)} at the source",
         )
 
 
@@ -95,7 +98,9 @@ def _check_cpu(draft: Draft) -> None:
     if mode in ("host-passthrough", "host-model", "maximum"):
         if modes and mode not in modes:
             draft.refuse(
-                "CPU", f"this host does not support CPU mode {mode}", "choose a named model: virsh edit"
+                "CPU",
+                f"this host does not support CPU mode {mode}",
+                f"choose a named model: virsh edit {shlex.quote(draft.name)} at the source",
             )
         else:
             draft.info("CPU", f"mode {mode}: the guest will see this host's CPU from its next start on")

@@ -122,7 +122,7 @@ def unsettled(folder: DomainFolder, where: str) -> tuple[Finding, ...]:
             where,
             f"{count} older point{'s' if count > 1 else ''} could not be merged yet, and still take room",
             "the next run tries again, and says why it cannot: is one open, is there room, is a file damaged?"
-            " thinsync-vm verify",
+            " thinsync-vm verify DOMAIN --to TARGET",
         ),
     )
 

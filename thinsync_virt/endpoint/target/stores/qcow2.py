@@ -173,8 +173,8 @@ def _check_image(path: Path, base: Path | None) -> None:
     if reason:
         raise PoolError(
             f"{path} {reason}",
-            hint="somebody rebased it: choose another point, see: thinsync-vm points; or remove that file, and the"
-            " next run goes on without it",
+            hint="somebody rebased it: choose another point, see: thinsync-vm points DOMAIN; or remove that file, and"
+            " the next run goes on without it",
         )
 
 

@@ -35,6 +35,7 @@ from thinsync_virt.system.steps import reached
 from thinsync_virt.units import format_size
 
 _JOB = "replication"
+_POINTS = "see, at the source: thinsync-vm points DOMAIN --to TARGET"
 
 
 class StoreEnd(Seedless):
@@ -191,10 +192,10 @@ class StoreEnd(Seedless):
         self._check_locked(key.domain)
         folder = self._to_change(key.domain)
         if folder is None or key.target != self.store.identity.id:
-            raise NotFoundError("nothing of that domain is here", hint="see: thinsync-vm points")
+            raise NotFoundError("nothing of that domain is here", hint=_POINTS)
         record = next((one for one in offered(folder) if one.id == point), None)
         if record is None:
-            raise NotFoundError(f"point {short_id(point)} is not here", hint="see: thinsync-vm points")
+            raise NotFoundError(f"point {short_id(point)} is not here", hint=_POINTS)
         if not record.damaged:
             folder.commit(folder.record.with_point(replace(record, damaged=True)))
         reached("repair-marked")
@@ -205,13 +206,13 @@ class StoreEnd(Seedless):
         folder = self._folder(key)
         record = folder.record.point(point)
         if record is None or record.retired:
-            raise NotFoundError(f"point {short_id(point)} is not here", hint="see: thinsync-vm points")
+            raise NotFoundError(f"point {short_id(point)} is not here", hint=_POINTS)
         return Registration("", False, (), self.keeper.start(folder, record))
 
     def _folder(self, key: ReplicaKey) -> DomainFolder:
         folder = self.store.domain(key.domain)
         if folder is None or key.target != self.store.identity.id:
-            raise NotFoundError("nothing of that domain is here", hint="see: thinsync-vm points")
+            raise NotFoundError("nothing of that domain is here", hint=_POINTS)
         return folder
 
     def registered_findings(self, key: ReplicaKey) -> tuple[Finding, ...]:

@@ -189,7 +189,9 @@ class ArchivedStream:
 
     def _named(self, error: StreamError) -> StreamError:
         return StreamError(
-            f"{self._path}: {error.message}", hint="choose another point: thinsync-vm points", retry=False
+            f"{self._path}: {error.message}",
+            hint="choose another point: thinsync-vm points DOMAIN",
+            retry=False,
         )
 
 
