@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+
+from thinsync_virt.units import GIB, MIB, format_size
 
 OURS = "thinsync"
 MEMORY_MIB = 256
@@ -23,27 +25,37 @@ class Cost:
 
 @dataclass(frozen=True)
 class Cell:
-    """One kind of transfer. ``rate`` is the link's in Mbit/s, 0 for as fast as it goes."""
+    """One kind of transfer. ``rate`` is the link's in Mbit/s, 0 for as fast as it goes; ``size`` the disk's in bytes.
+
+    ``left_out`` are programs that would only take long: what they cost is known from the other cells.
+    """
 
     name: str
     change: str = ""
     rate: int = 0
     chunk_kib: int = 64
     content: str = "text"
+    size: int = 256 * MIB
+    left_out: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """For people."""
         link = f", {self.rate} Mbit/s" if self.rate else ""
-        return f"{self.name}{link}, chunks of {self.chunk_kib} KiB"
+        return f"{self.name}{link}, {format_size(self.size)}, chunks of {self.chunk_kib} KiB"
 
 
 FULL = Cell("full, random data", content="random")
 SLOW = Cell("full, data that compresses by half", rate=100, content="half")
+FILES = Cell(
+    "full, files that zstd packs by half", rate=100, content="files", size=512 * MIB, left_out=("dd",)
+)
+# A small disk and a large one: what each run takes whatever the size, and what grows with it.
 SCATTERED = Cell("1 % scattered", "scattered")
 CLUSTERED = Cell("1 % clustered", "clustered")
+LARGE = Cell("1 % scattered", "scattered", size=4 * GIB, left_out=("dd",))
 GUEST = Cell("a guest's 500 writes of 4 KiB", "guest", 100, 256)
-CELLS = (FULL, SLOW, SCATTERED, CLUSTERED, GUEST)
+CELLS = (FULL, SLOW, FILES, SCATTERED, CLUSTERED, LARGE, GUEST)
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,11 @@ class Goal:
 GOALS = (
     *(Goal(cell, "thin_send", "wall", 1) for cell in CELLS),
     Goal(SLOW, "thin_send", "wall", 2),
+    Goal(FILES, "thin_send", "wall", 2),
     Goal(GUEST, "thin_send", "sent", 20),
     Goal(SCATTERED, "blocksync-fast", "wall", 20),
     Goal(CLUSTERED, "blocksync-fast", "wall", 20),
+    Goal(LARGE, "blocksync-fast", "wall", 20),
 )
 
 Costs = Mapping[str, Sequence[Cost]]
@@ -87,7 +101,7 @@ def misses(cell: Cell, costs: Costs) -> list[str]:
     """What is not reached, each in words. A peer that was not found is asked nothing."""
     found = []
     for goal in GOALS:
-        if goal.cell == cell and goal.peer in costs:
+        if replace(goal.cell, size=cell.size) == cell and goal.peer in costs:
             reached = ratio(costs, goal.peer, goal.what)
             if not reached >= goal.factor:
                 words = {"wall": "times as fast as", "sent": "times fewer bytes than"}[goal.what]

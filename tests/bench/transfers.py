@@ -15,7 +15,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,11 +39,10 @@ TIMEOUT = 1800
 
 @dataclass
 class Bench:
-    """Both nodes, with a disk of ``size`` bytes and what changed in it at the source."""
+    """Both nodes, with a cell's disk and what changed in it at the source."""
 
     alpha: Node
     beta: Node
-    size: int
     peers: frozenset[str]
 
     def sh(self, node: Node, line: str) -> str:
@@ -53,16 +52,16 @@ class Bench:
         """Base and head at the source; at the target the base, for ours as it was received, for others as bytes."""
         self.clear()
         for node in (self.alpha, self.beta):
-            size = 2 * self.size // MIB + 64
+            size = 2 * cell.size // MIB + 64
             self.sh(node, f"lvcreate -qq -y -L {size}M --chunksize {cell.chunk_kib}k -T vg0/{POOL}")
-        self.sh(self.alpha, f"lvcreate -qq -y -V {self.size}b -T vg0/{POOL} -n {LIVE}")
-        self.sh(self.alpha, f"python3 {SCRIPT} fill /dev/vg0/{LIVE} {self.size} {cell.content}")
+        self.sh(self.alpha, f"lvcreate -qq -y -V {cell.size}b -T vg0/{POOL} -n {LIVE}")
+        self.sh(self.alpha, f"python3 {SCRIPT} fill /dev/vg0/{LIVE} {cell.size} {cell.content}")
         if not cell.change:
             self.sh(self.alpha, f"lvcreate -qq -y -s -kn -pr -n {HEAD} vg0/{LIVE}")
             return
         self.sh(self.alpha, f"lvcreate -qq -y -s -kn -pr -n {BASE} vg0/{LIVE}")
         words = f"{cell.change} {cell.chunk_kib * KIB}"
-        self.sh(self.alpha, f"python3 {SCRIPT} change /dev/vg0/{LIVE} {self.size} {words}")
+        self.sh(self.alpha, f"python3 {SCRIPT} change /dev/vg0/{LIVE} {cell.size} {words}")
         self.sh(self.alpha, f"lvcreate -qq -y -s -kn -pr -n {HEAD} vg0/{LIVE}")
         self.sh(
             self.alpha,
@@ -80,7 +79,7 @@ class Bench:
         self.sh(self.beta, f"lvremove -qq -y vg0/{COPY} >/dev/null 2>&1 || true")
         if not cell.change:
             if program != OURS:
-                self.sh(self.beta, f"lvcreate -qq -y -V {self.size}b -T vg0/{POOL} -n {COPY}")
+                self.sh(self.beta, f"lvcreate -qq -y -V {cell.size}b -T vg0/{POOL} -n {COPY}")
         elif program == OURS:
             tags = self.sh(self.beta, f"lvs --noheadings -o lv_tags vg0/{KEPT}").split(",")
             add = " ".join(f"--addtag {shlex.quote(tag)}" for tag in tags)
@@ -125,7 +124,7 @@ class Bench:
 
     def programs(self, cell: Cell, left_out: frozenset[str] = frozenset()) -> list[str]:
         """Ours first; those that there are, that can do it, and that are not left out."""
-        return [program for program in self._able(cell) if program not in left_out]
+        return [program for program in self._able(cell) if program not in left_out.union(cell.left_out)]
 
     def _able(self, cell: Cell) -> list[str]:
         found = [OURS, "dd"]
@@ -154,6 +153,11 @@ def command(cell: Cell, program: str) -> str:
     }[program]
 
 
+def sized(cell: Cell, size: int | None) -> Cell:
+    """The cell with a disk of that size, in whole MiB."""
+    return cell if size is None else replace(cell, size=size - size % MIB)
+
+
 def found_peers(nodes: tuple[Node, ...], look: Callable[[str], str | None] = shutil.which) -> frozenset[str]:
     """The programs of others that are on PATH here, copied into the nodes."""
     found = {name: path for name in PEERS if (path := look(name))}
@@ -166,7 +170,7 @@ def found_peers(nodes: tuple[Node, ...], look: Callable[[str], str | None] = shu
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and print a table; 1 when something is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=parse_size, default=256 * MIB, help="bytes of the disk")
+    parser.add_argument("--size", type=parse_size, help="bytes of the disk (default: as each cell says)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", metavar="WORDS", help="cells whose title holds these words")
     parser.add_argument(
@@ -181,14 +185,11 @@ def main(arguments: list[str] | None = None) -> int:
     nodes = (lab.node("alpha"), lab.node("beta"))
     for node in nodes:
         node.put(SCRIPT, (HERE / "on_node/transfers.py").read_text())
-    bench = Bench(*nodes, options.size - options.size % MIB, found_peers(nodes))
+    bench = Bench(*nodes, found_peers(nodes))
     results: dict[Cell, Costs] = {}
-    print(
-        f"\n{bench.size // MIB} MiB from alpha to beta, {options.rounds} rounds in turn, medians\n",
-        flush=True,
-    )
+    print(f"\nfrom alpha to beta, {options.rounds} rounds in turn, medians\n", flush=True)
     left_out = frozenset(options.without) - {OURS}
-    for cell in (cell for cell in CELLS if options.only in cell.title):
+    for cell in (sized(cell, options.size) for cell in CELLS if options.only in cell.title):
         bench.prepare(cell)
         costs: dict[str, list[Cost]] = {program: [] for program in bench.programs(cell, left_out)}
         for number in range(options.rounds):

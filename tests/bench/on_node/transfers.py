@@ -1,6 +1,6 @@
 """Runs in a node: fills and changes volumes, and runs commands with what they cost. Prints JSON.
 
-python3 transfers.py fill DEVICE BYTES half|random|text
+python3 transfers.py fill DEVICE BYTES files|half|random|text
 python3 transfers.py change DEVICE BYTES scattered|clustered|guest CHUNK
 python3 transfers.py run COMMAND                  a line of shell, with what it cost this node
 python3 transfers.py held FILE COMMAND...         a command on our standard input; what it cost into FILE
@@ -16,6 +16,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,8 @@ BLOCK = 4096
 SHARE = 100
 """One chunk of so many changes."""
 GUEST_WRITES = 500
+PIECE, PIECES = 64 << 10, 16
+FILES = ("/usr/bin", "/usr/lib", "/usr/share")
 BLKFLSBUF = 0x1261
 
 
@@ -35,12 +38,50 @@ def content(chance: random.Random, size: int, kind: str) -> bytes:
     return b"".join(chance.randbytes(BLOCK // 2) + b"half" * (BLOCK // 8) for _ in range(size // BLOCK))
 
 
+def system_files() -> Iterator[bytes]:
+    """What lies on a disk: this system's own files, one behind the other, in pieces; from the start again and again."""
+    while True:
+        for top in FILES:
+            for directory, below, names in os.walk(top):
+                below.sort()
+                for name in sorted(names):
+                    path = Path(directory, name)
+                    if path.is_file() and not path.is_symlink():
+                        with suppress(OSError), path.open("rb") as file:
+                            while piece := file.read(PIECE):
+                                yield piece
+
+
+def half_of_files(chance: random.Random) -> Iterator[bytes]:
+    """Files and random bytes, a MiB each time: so many that zstd's own level, 3, makes half of all of it.
+
+    Not by what it is made of, as "half": files can be packed better where there is time for it, as all data can.
+    """
+    from zstandard import ZstdCompressor
+
+    packer, files = ZstdCompressor(level=3), system_files()
+    made = packed = 0
+    noise, rest = 4, bytearray()
+    while True:
+        while len(rest) < (PIECES - noise) * PIECE:
+            rest += next(files)
+        pieces = [bytes(rest[at : at + PIECE]) for at in range(0, (PIECES - noise) * PIECE, PIECE)]
+        del rest[: (PIECES - noise) * PIECE]
+        pieces += [chance.randbytes(PIECE) for _ in range(noise)]
+        chance.shuffle(pieces)
+        whole = b"".join(pieces)
+        yield whole
+        made, packed = made + len(whole), packed + len(packer.compress(whole))
+        noise = min(PIECES, noise + 1) if packed < made / 2 else max(0, noise - 1)
+
+
 def fill(device: str, size: int, kind: str) -> None:
     """All of a device."""
     chance = random.Random(1)
+    mixed = half_of_files(chance)
     with open(device, "r+b", buffering=0) as file:
         for _ in range(0, size, 1 << 20):
-            file.write(content(chance, 1 << 20, kind))
+            file.write(next(mixed) if kind == "files" else content(chance, 1 << 20, kind))
         os.fsync(file.fileno())
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from zstandard import ZstdCompressor
 
+from tests.bench.on_node import transfers
 from tests.bench.on_node.transfers import BLOCK, GUEST_WRITES, change, fill
 from tests.bench.transfer_goals import (
     CELLS,
@@ -24,7 +27,7 @@ from tests.bench.transfer_goals import (
     misses,
     ratio,
 )
-from tests.bench.transfers import LIMIT, PEERS, command, found_peers
+from tests.bench.transfers import LIMIT, PEERS, command, found_peers, sized
 from thinsync_virt.units import KIB, MIB
 
 COST = Cost(1.0, 2.0, 1000.0, 5000.0, 40.0)
@@ -45,7 +48,7 @@ def test_a_ratio_is_how_many_times_as_much_the_other_needs() -> None:
     assert ratio({OURS: [replace(COST, sent=0)], "dd": [COST]}, "dd", "sent") == float("inf")
 
 
-@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.cell.name} {goal.peer} {goal.what}")
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.cell.title} {goal.peer} {goal.what}")
 def test_each_goal_is_reached_at_its_factor_and_missed_below(goal: object) -> None:
     from tests.bench.transfer_goals import Goal
 
@@ -74,7 +77,7 @@ def test_json_has_every_round() -> None:
     assert [len(rounds) for rounds in programs.values()] == [2, 1]
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.title)
 @pytest.mark.parametrize("program", [OURS, "dd", "thin_send", "blocksync-fast", LIMIT])
 def test_each_command_reads_the_head_and_increments_name_their_base(cell: Cell, program: str) -> None:
     line = command(cell, program)
@@ -91,6 +94,28 @@ def test_a_disk_compresses_as_it_is_said_to(tmp_path: Path, kind: str, least: fl
     data = disk.read_bytes()
     assert len(data) == 2 * MIB
     assert least < len(zlib.compress(data, 1)) / len(data) < most
+
+
+def test_files_are_mixed_with_noise_until_zstd_makes_half_of_them_at_its_own_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        (tmp_path / f"file{number}").write_bytes(
+            b"".join(b"%d %d\n" % (n, n * number) for n in range(30_000))
+        )
+    monkeypatch.setattr(transfers, "FILES", (str(tmp_path),))
+    mixed = transfers.half_of_files(random.Random(1))
+    data = [next(mixed) for _ in range(16)]
+    packed = sum(len(ZstdCompressor(level=3).compress(one)) for one in data)
+    assert 0.45 < packed / sum(map(len, data)) < 0.55
+    assert b"29999 " in b"".join(data)
+
+
+def test_another_size_is_for_all_cells_and_keeps_their_goals() -> None:
+    cell = sized(SLOW, 5 * MIB + 1)
+    assert cell.size == 5 * MIB
+    assert misses(cell, {OURS: [COST], "thin_send": [COST]})
+    assert sized(SLOW, None) is SLOW
 
 
 @pytest.mark.parametrize("kind", ["scattered", "clustered", "guest"])
