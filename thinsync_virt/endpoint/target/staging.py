@@ -68,12 +68,13 @@ class Staging:
 
     def create(self) -> None:
         """Make and activate one volume per disk. Raises ConflictError when the base is not here."""
-        catalogue = read_catalogue(self._lvm.volumes(), Role.TARGET).of(self._incoming.key)
+        present = self._lvm.volumes()
+        catalogue = read_catalogue(present, Role.TARGET).of(self._incoming.key)
         if any(point.id == self._incoming.set_id for point in catalogue.points):
             raise ConflictError(f"point {self._incoming.set_id} is here already", hint=CHANGED_SINCE)
         sown = self._sown(catalogue)
         base = self._base(catalogue)
-        taken = {volume.name for volume in self._lvm.volumes()}
+        taken = {volume.name for volume in present}
         snapshots: list[SnapshotRequest] = []
         fresh: list[tuple[VolumeName, VolumeName, int, str]] = []
         for index, (target, size) in enumerate(self._incoming.sizes.items(), start=1):
@@ -95,21 +96,24 @@ class Staging:
             tag = format_tag(self._member(target, index))
             if held is not None:
                 _check_untouched(held.volume, self._incoming.domain_name)
+                same = held.volume.size == size
                 snapshots.append(
-                    SnapshotRequest(held.volume.name, name.lv, (tag,), read_only=False, skip=True)
+                    SnapshotRequest(held.volume.name, name.lv, (tag,), read_only=False, skip=True, active=same)
                 )
             else:
                 fresh.append((name, pool, size, tag))
         # LV 1 first, in whatever way: without it nobody can tell that a set was never sealed.
         early = int(bool(fresh) and fresh[0][0] == next(iter(self._names.values())))
+        made = list(sown.values())
         for name, pool, size, tag in fresh[:early]:
-            self._lvm.create_thin(name, pool, size, (tag,), active=False)
+            made.append(self._lvm.create_thin(name, pool, size, (tag,), active=False))
         if snapshots:
-            self._lvm.create_snapshots(snapshots)
+            made += self._lvm.create_snapshots(snapshots)
         for name, pool, size, tag in fresh[early:]:
-            self._lvm.create_thin(name, pool, size, (tag,), active=False)
-        self._fit_sizes()
-        self._open()
+            made.append(self._lvm.create_thin(name, pool, size, (tag,), active=False))
+        self._fit_sizes({volume.name: volume for volume in made})
+        early_active = {request.volume for request in snapshots if request.active}
+        self._open(tuple(name for name in self._names.values() if name not in early_active))
         reached("staging made")
 
     def _sown(self, catalogue: Catalogue) -> dict[str, ThinVolume]:
@@ -142,8 +146,8 @@ class Staging:
                 )
         return found
 
-    def _open(self) -> None:
-        self._lvm.activate(tuple(self._names.values()))
+    def _open(self, inactive: tuple[VolumeName, ...]) -> None:
+        self._lvm.activate(inactive)
         self._devices = {target: BlockDevice(name.path, write=True) for target, name in self._names.items()}
 
     def reopen(self, journal: TransferJournal) -> None:
@@ -155,8 +159,9 @@ class Staging:
         self._find_resumable(journal)
         try:
             # The end, once it had come, may have made them read-only.
-            self._lvm.set_writable(tuple(self._names.values()))
-            self._open()
+            names = tuple(self._names.values())
+            self._lvm.set_writable(names)
+            self._open(names)
             reached("staging reopened")
         except ThinsyncError as error:
             self.park(error)
@@ -218,12 +223,9 @@ class Staging:
             incoming.domain_name,
         )
 
-    def _fit_sizes(self) -> None:
-        made = {volume.name: volume for volume in self._lvm.volumes()}
+    def _fit_sizes(self, made: Mapping[VolumeName, ThinVolume]) -> None:
         for target, name in self._names.items():
-            volume = made.get(name)
-            if volume is None:
-                raise PoolError(f"{name} was not made", hint="see dmesg, and: thinsync-vm check", retry=True)
+            volume = made[name]
             self.volumes[target] = volume.uuid
             if volume.size != self._incoming.sizes[target]:
                 self._lvm.resize(name, self._incoming.sizes[target])
