@@ -13,7 +13,18 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.values import DOMAIN, KEY, OTHER_GROUP, bad_disk, cdrom, disk, domain, identifier, point
+from tests.unit.values import (
+    DOMAIN,
+    KEY,
+    OTHER_GROUP,
+    bad_disk,
+    cdrom,
+    disk,
+    domain,
+    identifier,
+    point,
+    touched,
+)
 from thinsync_virt.cli import build, verify_command
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.cli.main import main
@@ -474,8 +485,12 @@ def test_what_a_directory_has_to_say_besides_is_no_difference(
 ) -> None:
     """What was set aside there long ago made verify say that what is registered is another point."""
     warning = Finding(Severity.WARNING, "archive:/srv", "set aside, and no points: set-aside-000007", "look")
-    host: Any = SimpleNamespace(source=lambda _: None, prover=lambda _: SimpleNamespace(close=lambda: None))
-    target: Any = SimpleNamespace(host="archive:/srv", registered_findings=lambda key: (warning,))
+    host: Any = SimpleNamespace(
+        name="alpha", source=lambda _: None, prover=lambda _: SimpleNamespace(close=lambda: None)
+    )
+    target: Any = SimpleNamespace(
+        host="archive:/srv", registered_findings=lambda key: (warning,), points=lambda domain: (point(1),)
+    )
     with ExitStack() as stack:
         session = build.Session(host, target, stack, registers=registers)
         proof = session.with_registered(Proof(point(1), True, ()))
@@ -484,6 +499,23 @@ def test_what_a_directory_has_to_say_besides_is_no_difference(
     verify_command._print(proof, "web01", "archive:/srv", 1.0)
     out = capsys.readouterr().out
     assert "set-aside-000007" in out and ("is the same here and at" in out) is not registers
+
+
+@pytest.mark.parametrize("where", ["alpha", "beta"])
+def test_verify_says_which_copy_was_made_writable(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """That is no difference, but it may be the cause of one."""
+    here, there = (touched(point(1)), point(1)) if where == "alpha" else (point(1), touched(point(1)))
+    host: Any = SimpleNamespace(
+        name="alpha", source=lambda _: None, prover=lambda _: SimpleNamespace(close=lambda: None)
+    )
+    target: Any = SimpleNamespace(host="beta", registered_findings=lambda key: (), points=lambda _: (there,))
+    with ExitStack() as stack:
+        proof = build.Session(host, target, stack).with_registered(Proof(here, True, ()))
+    assert proof.equal
+    verify_command._print(proof, "web01", "beta", 1.0)
+    out = capsys.readouterr().out
+    assert f"WARN  {where}: point #1 00000000: vg0/ts-web01-vda-00000001 was made writable" in out
+    assert out.count("made writable") == 1
 
 
 def test_points_of_two_targets_say_who_confirmed_which(
