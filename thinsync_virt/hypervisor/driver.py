@@ -12,7 +12,14 @@ from typing import Any, Self
 from thinsync_virt.errors import NotReplicableError
 from thinsync_virt.hypervisor import register
 from thinsync_virt.hypervisor.agent import FreezeStatus
-from thinsync_virt.hypervisor.connection import DEFAULT_URI, Connection, connect, libvirt_module, translated
+from thinsync_virt.hypervisor.connection import (
+    DEFAULT_URI,
+    Connection,
+    connect,
+    libvirt_module,
+    translated,
+    volume_path,
+)
 from thinsync_virt.hypervisor.definition import collect, nvram_file
 from thinsync_virt.hypervisor.facts import HostFacts
 from thinsync_virt.hypervisor.files import read_stable, refuse_link
@@ -189,12 +196,7 @@ class LibvirtHypervisor:
 
     def _find_path(self, pool: str, volume: str) -> str:
         """The path of a volume in a storage pool, "" when there is none now (the pool may be stopped)."""
-        try:
-            return str(
-                self._connection.raw.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
-            )
-        except libvirt_module().libvirtError:
-            return ""
+        return volume_path(self._connection.raw, pool, volume)
 
 
 def _read_tpm(root: Element, running: bool) -> bytes | None:
