@@ -12,6 +12,7 @@ from typing import Any, Self
 from thinsync_virt.errors import NotReplicableError
 from thinsync_virt.hypervisor import register
 from thinsync_virt.hypervisor.agent import FreezeStatus
+from thinsync_virt.hypervisor.bounded import bounded
 from thinsync_virt.hypervisor.connection import (
     DEFAULT_URI,
     Connection,
@@ -65,7 +66,7 @@ class LibvirtHypervisor:
 
     @cached_property
     def _opened(self) -> Connection:
-        return connect(self._uri)
+        return bounded(self._uri, lambda: connect(self._uri))
 
     def close(self) -> None:
         """End the connection, if one was made."""
