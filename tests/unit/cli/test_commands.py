@@ -28,7 +28,7 @@ from tests.unit.values import (
 from thinsync_virt.cli import build, verify_command
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.cli.main import main
-from thinsync_virt.cli.output import format_time, print_findings
+from thinsync_virt.cli.output import format_time, print_findings, to_json
 from thinsync_virt.cli.progress import LineObserver
 from thinsync_virt.endpoint.recovery import NotDone, Recovery
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
@@ -697,3 +697,17 @@ def test_nothing_from_elsewhere_steers_the_terminal(
     assert shown.count("no") == 7, shown
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert said.err.startswith("  said")
+
+
+@pytest.mark.parametrize("severity", Severity)
+def test_a_finding_that_is_no_failure_has_no_code_of_one(severity: Severity) -> None:
+    """A script that looks for a code took what is well for what cannot be replicated."""
+    found = to_json((Finding(severity, "beta: pool", "as it is", "look", Code.SPACE),))[0]
+    fails = severity in (Severity.WARNING, Severity.REFUSAL)
+    assert found.pop("code") == ("space" if fails else None)
+    assert found == {
+        "severity": severity.value,
+        "subject": "beta: pool",
+        "message": "as it is",
+        "hint": "look",
+    }
