@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from thinsync_virt.errors import NotReplicableError
 from thinsync_virt.hypervisor import register
+from thinsync_virt.hypervisor.addresses import shared_addresses
 from thinsync_virt.hypervisor.agent import FreezeStatus
 from thinsync_virt.hypervisor.bounded import bounded
 from thinsync_virt.hypervisor.connection import (
@@ -160,8 +161,9 @@ class LibvirtHypervisor:
         return plan_replica(definition, mark, disk_paths, facts)
 
     def preflight(self, plan: ReplicaPlan) -> tuple[Finding, ...]:
-        """What libvirt itself has to say against a plan. Defines nothing; disks need not exist."""
-        return preflight(self._connection, plan)
+        """What libvirt and the other domains here say against a plan. Defines nothing; disks need not exist."""
+        connection = self._connection
+        return (*preflight(connection, plan), *shared_addresses(connection, plan))
 
     def registered(self, name: str, uuid: str) -> tuple[RegisteredDomain, ...]:
         """The domains here with this name or this UUID."""
