@@ -59,11 +59,13 @@ def point(
     definition: str = DEFINITION,
     key: ReplicaKey = KEY,
     size: int = 64 * MIB,
+    read_only: bool = True,
 ) -> RecoveryPoint:
     """Number ``sequence``; its id is ``number`` or the same."""
     name = identifier(sequence if number is None else number)
     held = tuple(
-        PointDisk(disk, volume(f"ts-{NAME}-{disk}-{name[-8:]}", size=size, read_only=True)) for disk in disks
+        PointDisk(disk, volume(f"ts-{NAME}-{disk}-{name[-8:]}", size=size, read_only=read_only))
+        for disk in disks
     )
     return RecoveryPoint(
         key, name, sequence, 1_763_942_400 + sequence, Consistency.CRASH, definition, held, confirmed_by
