@@ -22,6 +22,8 @@ from thinsync_virt.endpoint.mappings import MappingsOpener, OwnOpener, ThinTools
 from thinsync_virt.endpoint.source import window as window_module
 from thinsync_virt.errors import BusyError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
+from thinsync_virt.hypervisor import bounded
+from thinsync_virt.hypervisor.driver import LibvirtHypervisor
 from thinsync_virt.model.points import Consistency
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.tags import Role
@@ -207,3 +209,20 @@ def test_ssh_gives_up_after_ten_seconds_and_asks_nobody(
     assert settings["forwardagent"] == "no"
     if target.user:
         assert settings["user"] == target.user
+
+
+# libvirt, outside a freeze: 120 s.
+
+
+def test_libvirt_has_120_seconds_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: dict[str, float] = {}
+
+    def within(seconds: float, action: str, call: Any) -> Any:
+        limits[action] = seconds
+        return call()
+
+    monkeypatch.setattr(bounded, "within", within)
+    with LibvirtHypervisor("test:///default") as hypervisor:
+        hypervisor.domain_names()
+    assert limits.pop("close the connection") == 5
+    assert {"connect", "listAllDomains", "name"} <= limits.keys() and set(limits.values()) == {120}

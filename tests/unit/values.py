@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
@@ -42,9 +43,10 @@ def volume(
     pool: VolumeName = POOL,
     active: bool = False,
     is_open: bool = False,
+    read_only: bool = False,
 ) -> ThinVolume:
     return ThinVolume(
-        VolumeName(pool.vg, lv), LVM_UUID, GROUP, pool, thin_id, size, tuple(tags), active, is_open
+        VolumeName(pool.vg, lv), LVM_UUID, GROUP, pool, thin_id, size, tuple(tags), active, is_open, read_only
     )
 
 
@@ -57,13 +59,24 @@ def point(
     definition: str = DEFINITION,
     key: ReplicaKey = KEY,
     size: int = 64 * MIB,
+    read_only: bool = True,
 ) -> RecoveryPoint:
     """Number ``sequence``; its id is ``number`` or the same."""
     name = identifier(sequence if number is None else number)
-    held = tuple(PointDisk(disk, volume(f"ts-{NAME}-{disk}-{name[-8:]}", size=size)) for disk in disks)
+    held = tuple(
+        PointDisk(disk, volume(f"ts-{NAME}-{disk}-{name[-8:]}", size=size, read_only=read_only))
+        for disk in disks
+    )
     return RecoveryPoint(
         key, name, sequence, 1_763_942_400 + sequence, Consistency.CRASH, definition, held, confirmed_by
     )
+
+
+def touched(made: RecoveryPoint) -> RecoveryPoint:
+    """The point, with its first disk made writable by somebody."""
+    first, *others = made.disks
+    writable = PointDisk(first.target, replace(first.volume, read_only=False))
+    return replace(made, disks=(writable, *others))
 
 
 def unfinished(sequence: int, *, number: int | None = None) -> UnfinishedSet:

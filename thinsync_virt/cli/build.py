@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from thinsync_virt import __version__
 from thinsync_virt.cli.mappings_choice import chosen_opener
 from thinsync_virt.cli.privilege import need_root
-from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.catalogue import read_catalogue, touched_points
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.locking import replica_lock
 from thinsync_virt.endpoint.mappings import MappingsOpener
@@ -343,11 +343,17 @@ class Session:
     def with_registered(self, proof: Proof) -> Proof:
         """The proof, with what is wrong with what is registered at the target, or why that cannot be told.
 
-        A directory registers nothing: what it has to say besides is no difference.
+        A directory registers nothing: what it has to say besides is no difference. Nor is it one that a copy was made
+        writable, but it tells which of two that differ may be wrong.
         """
         try:
             found = self.target.registered_findings(proof.point.key)
         except ThinsyncError as error:
             subject = f"{self.target.host}: registered domain"
             found = (Finding(Severity.WARNING, subject, error.message, error.hint, error.code),)
-        return replace(proof, registered=found) if self._registers else replace(proof, notes=found)
+        notes = touched_points((proof.point,), self.host.name)
+        theirs = self.target_prover.points(proof.point.key.domain)
+        notes += touched_points((one for one in theirs if one.id == proof.point.id), self.target.host)
+        if self._registers:
+            return replace(proof, registered=found, notes=notes)
+        return replace(proof, notes=(*notes, *found))

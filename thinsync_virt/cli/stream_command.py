@@ -79,7 +79,8 @@ def info(file: str, as_json: bool) -> None:
 def verify(file: str, as_json: bool) -> None:
     """Read all of the stream in FILE (or - for standard input), and check everything that can be checked of it.
 
-    Every frame's checksum, the order, totals and digest of the whole. Exits with 0 when it is whole, with 12 when it is
+    Every frame's checksum, the order, totals and digest of the whole, and that the definition is the one that its
+    header names. Exits with 0 when it is whole, with 12 when it is
     not, and where its sender says in it why it failed, with the status of that. A stream of thin-send-recv has no
     checksums: that all of it is there is all that can be said.
 

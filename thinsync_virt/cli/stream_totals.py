@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from thinsync_virt.cli.stream_source import NativeStream, PlainStream
-from thinsync_virt.stream.events import Checkpoint, Data, End, Unmap, Zero
+from thinsync_virt.model.definition import unpack_as
+from thinsync_virt.stream.events import Checkpoint, Data, DefinitionPiece, End, Unmap, Zero
 from thinsync_virt.stream.frames import Totals
 
 
@@ -28,10 +29,16 @@ class Counted:
 
 
 def count_events(stream: NativeStream | PlainStream, moved: Callable[[], None]) -> Counted:
-    """Read all of it. ``moved`` is called now and then. Raises StreamError, or what the sender reported."""
+    """Read all of it. ``moved`` is called now and then. Raises StreamError, or what the sender reported.
+
+    The definition is proved by its id: its frames' checksums say only that it came as it was sent.
+    """
     found = Counted()
+    packed = bytearray()
     for event in stream.events:
         match event:
+            case DefinitionPiece(_, data):
+                packed += data
             case Data():
                 found.data += len(event.data)
                 found.packed += event.packed
@@ -46,6 +53,8 @@ def count_events(stream: NativeStream | PlainStream, moved: Callable[[], None]) 
                 _take_end(found, totals, digest)
             case _:
                 pass
+    if isinstance(stream, NativeStream) and packed:
+        unpack_as(packed, stream.header.definition)
     return found
 
 

@@ -167,6 +167,35 @@ def damaged_points(points: Iterable[RecoveryPoint], where: str) -> tuple[Finding
     return (Finding(Severity.WARNING, where, text, "replicate again: that makes a good one"),)
 
 
+def touched_points(points: Iterable[RecoveryPoint], where: str) -> tuple[Finding, ...]:
+    """Warnings of points that somebody has made writable: they may hold anything now."""
+    found: list[Finding] = []
+    for point in points:
+        names = [str(disk.volume.name) for disk in point.disks if not disk.untouched]
+        if names:
+            found.append(
+                Finding(
+                    Severity.WARNING,
+                    f"{where}: point #{point.sequence} {short_id(point.id)}",
+                    f"{', '.join(names)} was made writable: it may not be that point any more, and is no base",
+                    f"compare it: thinsync-vm verify DOMAIN --point {short_id(point.id)}; where it is equal:"
+                    f" {_lock_again(point)}",
+                )
+            )
+    return tuple(found)
+
+
+def read_only_again(point: RecoveryPoint) -> str:
+    """What makes a point that was made writable good again, if it still is that point."""
+    return f"if nobody has written to it: {_lock_again(point)}"
+
+
+def _lock_again(point: RecoveryPoint) -> str:
+    return shlex.join(
+        ("lvchange", "-pr", *(str(disk.volume.name) for disk in point.disks if not disk.untouched))
+    )
+
+
 def _deltag(volume: ThinVolume, tag: str) -> str:
     return shlex.join(("lvchange", "--deltag", tag, str(volume.name)))
 

@@ -151,7 +151,7 @@ class Window:
 
     def _look(self) -> GuestView:
         view = self._guest.look(_LOOK_SECONDS)
-        if blockers := (*view.blockers, *self._shared(view)):
+        if blockers := (*view.blockers, *self._writers(view)):
             raise ConflictError(
                 f"domain {self._request.domain}: {'; '.join(blockers)}: no snapshot while that writes",
                 hint="wait for it to end, or end it",
@@ -167,12 +167,12 @@ class Window:
             raise self._required(self._course.reason)
         return view
 
-    def _shared(self, view: GuestView) -> Iterator[str]:
-        """Those of the volumes to be snapshot that others may write to; a disk that is left out may be shared."""
+    def _writers(self, view: GuestView) -> Iterator[str]:
+        """Those that may write to the volumes to be snapshot; a disk that is left out may be written to."""
         ours = {os.path.realpath(origin.path) for origin in self._request.origins}
-        for target, path in view.shareable:
-            if not path or os.path.realpath(path) in ours:
-                yield f"disk {target} is shareable: others may write to it"
+        for writer in view.writers:
+            if any(os.path.realpath(path) in ours for path in writer.paths):
+                yield writer.what
 
     def _why_not_freeze(self, view: GuestView) -> str:
         if view.state is DomainState.OFF:

@@ -150,6 +150,14 @@ class Connection:
         self.close()
 
 
+def volume_path(raw: Any, pool: str, volume: str) -> str:
+    """The path of a volume in a storage pool, "" when there is none now (the pool may be stopped)."""
+    try:
+        return str(raw.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
+    except libvirt_module().libvirtError:
+        return ""
+
+
 def connect(uri: str = DEFAULT_URI, readonly: bool = False) -> Connection:
     """Connect to libvirt. May block while a socket-activated daemon starts. Raises UnreachableError.
 

@@ -11,8 +11,17 @@ from typing import Any, Self
 
 from thinsync_virt.errors import NotReplicableError
 from thinsync_virt.hypervisor import register
+from thinsync_virt.hypervisor.addresses import shared_addresses
 from thinsync_virt.hypervisor.agent import FreezeStatus
-from thinsync_virt.hypervisor.connection import DEFAULT_URI, Connection, connect, libvirt_module, translated
+from thinsync_virt.hypervisor.bounded import bounded
+from thinsync_virt.hypervisor.connection import (
+    DEFAULT_URI,
+    Connection,
+    connect,
+    libvirt_module,
+    translated,
+    volume_path,
+)
 from thinsync_virt.hypervisor.definition import collect, nvram_file
 from thinsync_virt.hypervisor.facts import HostFacts
 from thinsync_virt.hypervisor.files import read_stable, refuse_link
@@ -58,7 +67,7 @@ class LibvirtHypervisor:
 
     @cached_property
     def _opened(self) -> Connection:
-        return connect(self._uri)
+        return bounded(self._uri, lambda: connect(self._uri))
 
     def close(self) -> None:
         """End the connection, if one was made."""
@@ -152,8 +161,9 @@ class LibvirtHypervisor:
         return plan_replica(definition, mark, disk_paths, facts)
 
     def preflight(self, plan: ReplicaPlan) -> tuple[Finding, ...]:
-        """What libvirt itself has to say against a plan. Defines nothing; disks need not exist."""
-        return preflight(self._connection, plan)
+        """What libvirt and the other domains here say against a plan. Defines nothing; disks need not exist."""
+        connection = self._connection
+        return (*preflight(connection, plan), *shared_addresses(connection, plan))
 
     def registered(self, name: str, uuid: str) -> tuple[RegisteredDomain, ...]:
         """The domains here with this name or this UUID."""
@@ -189,12 +199,7 @@ class LibvirtHypervisor:
 
     def _find_path(self, pool: str, volume: str) -> str:
         """The path of a volume in a storage pool, "" when there is none now (the pool may be stopped)."""
-        try:
-            return str(
-                self._connection.raw.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
-            )
-        except libvirt_module().libvirtError:
-            return ""
+        return volume_path(self._connection.raw, pool, volume)
 
 
 def _read_tpm(root: Element, running: bool) -> bytes | None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +25,11 @@ from thinsync_virt.hypervisor.connection import (
     connect,
     libvirt_module,
     translated,
+    volume_path,
 )
 from thinsync_virt.hypervisor.deadline import OverdueError, within
-from thinsync_virt.hypervisor.markup import Element, parse, value_at
+from thinsync_virt.hypervisor.inspect import disk_source
+from thinsync_virt.hypervisor.markup import Element, absolute_paths, parse, value_at
 from thinsync_virt.hypervisor.process import Process
 from thinsync_virt.model.domains import DomainState
 
@@ -51,11 +54,18 @@ _STATES = {
 
 
 @dataclass(frozen=True, slots=True)
+class DiskWriter:
+    """What writes on through freeze and pause, as a sentence, and to which paths it may."""
+
+    what: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GuestView:
     """What a look at a domain shows. Socket paths are "" where there is none; ``qemu`` is None when it is off.
 
-    ``blockers`` are sentences: jobs that write on whatever we freeze or pause. ``shareable`` holds target and path of
-    each disk that other domains may write to; the path is "" where the definition does not tell.
+    ``blockers`` are sentences: jobs on the whole domain that write on whatever we freeze or pause.
     """
 
     state: DomainState
@@ -63,7 +73,7 @@ class GuestView:
     agent_socket: str = ""
     monitor_socket: str = ""
     blockers: tuple[str, ...] = ()
-    shareable: tuple[tuple[str, str], ...] = ()
+    writers: tuple[DiskWriter, ...] = ()
 
 
 class LibvirtGuest:
@@ -227,8 +237,8 @@ def _look(domain: Any) -> GuestView:
         qemu=Process.of(pid) if pid else None,
         agent_socket=_agent_socket(tree),
         monitor_socket=monitor,
-        blockers=(*_writers(domain, tree), *_domain_job(domain)),
-        shareable=tuple(_shareable(tree)),
+        blockers=tuple(_domain_job(domain)),
+        writers=tuple(_writers(domain, tree)),
     )
 
 
@@ -260,28 +270,23 @@ def _pid_file(path: Path) -> int:
         return 0
 
 
-def _writers(domain: Any, tree: Element) -> list[str]:
-    """Who may write on through freeze and pause.
+def _writers(domain: Any, tree: Element) -> Iterator[DiskWriter]:
+    """Who may write on through freeze and pause: block jobs, and the other users of a disk that is shareable.
 
     A writable export need not be looked for (only the monitor would tell, at the price of a taint): QEMU refuses
-    one on a disk that the guest has, unless that is shareable.
+    one on a disk that the guest has, unless that is shareable. Whoever asks for a window has found a path for each of
+    its volumes: a disk that has none (its storage pool was stopped) is none of those.
     """
-    found = []
+    find_path = partial(volume_path, domain.connect())
     for disk in tree.iterfind("./devices/disk[@device='disk']"):
-        target = disk.find("target")
-        name = target.get("dev", "") if target is not None else ""
-        if disk.find("mirror") is not None or (name and domain.blockJobInfo(name)):
-            found.append(
-                f"a block job runs on disk {name} (virsh blockjob {shlex.quote(domain.name())} {name})"
-            )
-    return found
-
-
-def _shareable(tree: Element) -> Iterator[tuple[str, str]]:
-    for disk in tree.iterfind("./devices/disk[@device='disk']"):
-        if disk.find("shareable") is not None:
-            path = value_at(disk, "source", "dev") or value_at(disk, "source", "file")
-            yield value_at(disk, "target", "dev"), path
+        target, shared = value_at(disk, "target", "dev"), disk.find("shareable") is not None
+        busy = disk.find("mirror") is not None or bool(target and domain.blockJobInfo(target))
+        source = disk_source(disk, find_path) if busy or shared else ""
+        if busy:
+            job = f"a block job runs on disk {target} (virsh blockjob {shlex.quote(domain.name())} {target})"
+            yield DiskWriter(job, (source, *absolute_paths(disk)))
+        if shared:
+            yield DiskWriter(f"disk {target} is shareable: others may write to it", (source,))
 
 
 def _domain_job(domain: Any) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from thinsync_virt.errors import UsageError
@@ -84,6 +84,8 @@ def describe(seen: Observation, find_volume: FindVolume, find_path: FindPath) ->
         _disk(element, name, seen.block_jobs, find_volume, find_path)
         for element in root.iterfind("devices/disk")
     )
+    if seen.live is not None and seen.persistent is not None:
+        disks = tuple(_refuse_differences(disks, seen.live, seen.persistent, name))
     state, unfit = _state(seen, name)
     return Domain(
         name=name,
@@ -250,33 +252,50 @@ def _domain_problems(seen: Observation, name: str) -> tuple[str, ...]:
         )
     else:
         problems += host_bound_state(seen.persistent)
-        if seen.live is not None:
-            problems += _differences(seen.live, seen.persistent, name)
     return tuple(problems)
 
 
-def _differences(live: Element, persistent: Element, name: str) -> list[str]:
-    """Disks that only one of the two definitions has, or that are not the same in both."""
+def _refuse_differences(
+    disks: tuple[Disk, ...], live: Element, persistent: Element, domain: str
+) -> Iterator[Disk]:
+    """The disks, without a volume those that only one of the two definitions has, or that are not the same in both.
+
+    Each can be left out: what travels of an excluded disk is nothing, whichever definition has it.
+    """
     running, defined = _sources(live), _sources(persistent)
-    problems = []
-    for target in sorted(running.keys() | defined.keys()):
-        if target not in defined:
-            problems.append(
-                f"disk {target} is attached to the running domain only: attach it with --config too, or detach it "
-                f"(virsh detach-disk {shlex.quote(name)} {target} --live)"
-            )
-        elif target not in running:
-            problems.append(
-                f"disk {target} is in the persistent definition only: attach it to the running domain too, or detach "
-                f"it (virsh detach-disk {shlex.quote(name)} {target} --config)"
-            )
-        elif running[target] != defined[target]:
-            problems.append(
-                f"disk {target} is on {running[target][1] or 'nothing'} now, but on "
-                f"{defined[target][1] or 'nothing'} at the next start: make them equal with "
-                f"virsh edit {shlex.quote(name)}"
-            )
-    return problems
+    for disk in disks:
+        found = None if disk.removable else _difference(disk.target, running, defined, domain)
+        if found is None or disk.volume is None:
+            yield disk
+        else:
+            yield replace(disk, volume=None, problem=found[0], hint=found[1])
+    for target in sorted(defined.keys() - running.keys()):
+        hint = f"attach it to the running domain too, or detach it: {_detach(domain, target, '--config')}"
+        source = defined[target][1]
+        problem = "is in the persistent definition only"
+        yield Disk(target, "disk", source, CacheMode.DEFAULT, None, problem, hint)
+
+
+def _difference(
+    target: str, running: Mapping[str, tuple[str, str]], defined: Mapping[str, tuple[str, str]], domain: str
+) -> tuple[str, str] | None:
+    """What is wrong with a disk of the running domain, and the remedy."""
+    if target not in defined:
+        return (
+            "is attached to the running domain only",
+            f"attach it with --config too, or detach it: {_detach(domain, target, '--live')}",
+        )
+    if running.get(target) == defined[target]:
+        return None
+    now = running[target][1] if target in running else ""
+    return (
+        f"is on {now or 'nothing'} now, but on {defined[target][1] or 'nothing'} at the next start",
+        f"make them equal: virsh edit {shlex.quote(domain)}",
+    )
+
+
+def _detach(domain: str, target: str, where: str) -> str:
+    return shlex.join(("virsh", "detach-disk", domain, target, where))
 
 
 def _sources(root: Element) -> dict[str, tuple[str, str]]:

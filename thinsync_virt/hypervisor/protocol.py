@@ -63,7 +63,10 @@ class Hypervisor(Protocol):
         ...
 
     def preflight(self, plan: ReplicaPlan) -> tuple[Finding, ...]:
-        """What this host's hypervisor itself has to say against a plan. Defines nothing; disks need not exist."""
+        """What this host's hypervisor itself, and its other domains, have to say against a plan.
+
+        Defines nothing; disks need not exist.
+        """
         ...
 
     def registered(self, name: str, uuid: str) -> tuple[RegisteredDomain, ...]:

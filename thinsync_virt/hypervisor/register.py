@@ -68,7 +68,7 @@ def marked(connection: Connection) -> tuple[RegisteredDomain, ...]:
     """
     return tuple(
         _describe(known, lenient=True)
-        for known in _all(connection)
+        for known in all_domains(connection)
         if any(root is not None and is_marked(root) for root in (known.persistent, known.live))
     )
 
@@ -168,7 +168,7 @@ def remove_files(connection: Connection, domain: str, keep: tuple[str, ...] = ()
     """Remove our NVRAM and media files of a domain (UUID, 32 digits) that no definition here names; their paths."""
     used, points = set(keep), set[str]()
     understood = True
-    for known in _all(connection):
+    for known in all_domains(connection):
         for root in (known.persistent, known.live):
             if root is None:
                 continue
@@ -356,7 +356,8 @@ def _named(connection: Connection, name: str, uuid: str) -> Iterator[Known]:
             yield known
 
 
-def _all(connection: Connection) -> Iterator[Known]:
+def all_domains(connection: Connection) -> Iterator[Known]:
+    """Every domain of this host. Raises UnreachableError."""
     with translated("list the domains"):
         handles = connection.raw.listAllDomains(0)
     for handle in handles:

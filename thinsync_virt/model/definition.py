@@ -127,6 +127,14 @@ def unpack(data: bytes | bytearray) -> Definition:
     return Definition(parts)
 
 
+def unpack_as(data: bytes | bytearray, definition: str) -> Definition:
+    """The definition in ``data``, proved to be the one with that id. Raises StreamError."""
+    found = unpack(data)
+    if found.id != definition:
+        raise StreamError("the definition in the stream is not the one that its header names", retry=False)
+    return found
+
+
 def packed_size(prefix: bytes) -> int:
     """How many bytes the packed form has, from its first MAX_HEADER + 16 bytes. Raises StreamError."""
     try:

@@ -21,7 +21,8 @@ class Severity(enum.StrEnum):
 class Finding:
     """One thing that was looked at: which (``subject``), what about it, and the remedy (``hint``).
 
-    ``code`` is the kind of failure that a refusal ends in.
+    ``code`` is the kind of failure that a refusal ends in. Each has one, since the other host may be of a release that
+    asks for it; ``failure`` is what counts.
     """
 
     severity: Severity
@@ -29,6 +30,11 @@ class Finding:
     message: str
     hint: str = ""
     code: Code = Code.NOT_REPLICABLE
+
+    @property
+    def failure(self) -> Code | None:
+        """The kind of failure that it tells of, None where there is nothing to mend."""
+        return None if self.severity in (Severity.OK, Severity.INFO) else self.code
 
 
 def refusals(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

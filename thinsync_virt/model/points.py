@@ -96,6 +96,11 @@ class PointDisk:
         return str(self.copy.pool) if isinstance(self.copy, ThinVolume) else ""
 
     @property
+    def untouched(self) -> bool:
+        """Whether it still is what was sealed. Of a thin volume that is known only while it is read-only."""
+        return not isinstance(self.copy, ThinVolume) or self.copy.read_only
+
+    @property
     def volume(self) -> ThinVolume:
         """The thin snapshot. Raises NotFoundError where a file holds the disk."""
         if not isinstance(self.copy, ThinVolume):
@@ -149,12 +154,22 @@ class RecoveryPoint:
         """Points sort by sequence, never by clock; the id only breaks a tie."""
         return (self.sequence, self.id)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody has made a disk of it writable since its seal. Else it is never a base, and never sent."""
+        return all(disk.untouched for disk in self.disks)
+
     def disk(self, target: str) -> PointDisk | None:
         """The disk with that target, if the point has it."""
         return next((disk for disk in self.disks if disk.target == target), None)
 
 
 def newest_common(ours: tuple[RecoveryPoint, ...], theirs: tuple[RecoveryPoint, ...]) -> RecoveryPoint | None:
-    """Our copy of the newest point that both sides hold, or None. What is damaged there is not held."""
+    """Our copy of the newest point that both sides hold, or None.
+
+    What is damaged there is not held, nor what was made writable here: a delta against that would be one against
+    something else than the other side has.
+    """
     ids = {point.id for point in theirs if not point.damaged}
-    return max((point for point in ours if point.id in ids), key=lambda point: point.order, default=None)
+    held = (point for point in ours if point.id in ids and point.untouched)
+    return max(held, key=lambda point: point.order, default=None)

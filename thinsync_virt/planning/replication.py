@@ -144,8 +144,8 @@ def plan_replication(
 def plan_resumption(source: SourceState, target: TargetState, choices: Choices) -> Replicate | None:
     """Going on with the transfer that was interrupted, or None where it leads nowhere.
 
-    Its head must still be here and confirmed by nobody, its base be the newest common point, and the disks go where
-    they went.
+    Its head must still be here as it was made, and confirmed by nobody, its base be the newest common point, and the
+    disks go where they went.
     """
     found = target.interrupted
     if found is None:
@@ -156,7 +156,7 @@ def plan_resumption(source: SourceState, target: TargetState, choices: Choices) 
     there = next((left for left in target.unfinished if left.id == found.point), None)
     if head is None or there is None or found.base != (base.id if base is not None else ""):
         return None
-    if base is not None and head.order <= base.order:
+    if (base is not None and head.order <= base.order) or not head.untouched:
         return None
     if head.confirmed_by:
         # The target had all of it once, and lost it. Beside a confirmed head its base counts as expired.
@@ -167,7 +167,8 @@ def plan_resumption(source: SourceState, target: TargetState, choices: Choices) 
         return None
     if any(name in choices.excluded or place != choices.place_of(name) for name, place in places.items()):
         return None
-    disks = tuple(_plan_disk(name, pool, choices, base, theirs) for name, pool in travelling.items())
+    why = _nothing_common(source, target)
+    disks = tuple(_plan_disk(name, pool, choices, base, theirs, why) for name, pool in travelling.items())
     return Replicate(target.key, head.id, head.sequence, base, disks, head, found)
 
 
@@ -177,8 +178,9 @@ def plan_disks(
     """How each disk travels, if anything has to."""
     ours = newest_common(source.points, target.points)
     theirs = next((point for point in target.points if ours is not None and point.id == ours.id), None)
+    why = _nothing_common(source, target)
     return tuple(
-        _plan_disk(disk.target, disk.volume.pool if disk.volume else None, choices, ours, theirs)
+        _plan_disk(disk.target, disk.volume.pool if disk.volume else None, choices, ours, theirs, why)
         for disk in disks
     )
 
@@ -208,19 +210,30 @@ def _same_disks(base: RecoveryPoint, targets: tuple[str, ...]) -> bool:
     return {disk.target for disk in base.disks} == set(targets)
 
 
+def _nothing_common(source: SourceState, target: TargetState) -> str:
+    """Why there is no base, where there is none."""
+    there = {point.id for point in target.points if not point.damaged}
+    held = [point for point in source.points if point.id in there]
+    if not held:
+        return "no point is held by both ends"
+    newest = max(held, key=lambda point: point.order)
+    return f"point #{newest.sequence} {short_id(newest.id)} was made writable here"
+
+
 def _plan_disk(
     target: str,
     pool: VolumeName | None,
     choices: Choices,
     ours: RecoveryPoint | None,
     theirs: RecoveryPoint | None,
+    why: str,
 ) -> DiskPlan:
     """``ours`` and ``theirs`` are the two copies of the base, ``pool`` is where the disk lies here.
 
-    Chunks compare, and are shared, within one pool only.
+    Chunks compare, and are shared, within one pool only. ``why`` is what there is to say where there is no base.
     """
     if ours is None or theirs is None:
-        return DiskPlan(target, Mode.FULL, "no point is held by both ends")
+        return DiskPlan(target, Mode.FULL, why)
     held, copy = ours.disk(target), theirs.disk(target)
     if held is None or copy is None:
         return DiskPlan(target, Mode.FULL, "the disk is new")

@@ -12,9 +12,10 @@ KEPT_AT_TARGET = 6
 def expired_at_source(points: Collection[RecoveryPoint]) -> tuple[RecoveryPoint, ...]:
     """All but the newest confirmed point and what came after it.
 
-    What came after is an attempt whose outcome is not known here yet: it may be at the target.
+    What came after is an attempt whose outcome is not known here yet: it may be at the target. What was made writable
+    is no base, so it takes the place of none.
     """
-    confirmed = [point for point in points if point.confirmed_by]
+    confirmed = [point for point in points if point.confirmed_by and point.untouched]
     if not confirmed:
         return ()
     newest = max(confirmed, key=lambda point: point.order)

@@ -13,11 +13,22 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.values import DOMAIN, KEY, OTHER_GROUP, bad_disk, cdrom, disk, domain, identifier, point
+from tests.unit.values import (
+    DOMAIN,
+    KEY,
+    OTHER_GROUP,
+    bad_disk,
+    cdrom,
+    disk,
+    domain,
+    identifier,
+    point,
+    touched,
+)
 from thinsync_virt.cli import build, verify_command
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.cli.main import main
-from thinsync_virt.cli.output import format_time, print_findings
+from thinsync_virt.cli.output import format_time, print_findings, to_json
 from thinsync_virt.cli.progress import LineObserver
 from thinsync_virt.endpoint.recovery import NotDone, Recovery
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
@@ -474,8 +485,12 @@ def test_what_a_directory_has_to_say_besides_is_no_difference(
 ) -> None:
     """What was set aside there long ago made verify say that what is registered is another point."""
     warning = Finding(Severity.WARNING, "archive:/srv", "set aside, and no points: set-aside-000007", "look")
-    host: Any = SimpleNamespace(source=lambda _: None, prover=lambda _: SimpleNamespace(close=lambda: None))
-    target: Any = SimpleNamespace(host="archive:/srv", registered_findings=lambda key: (warning,))
+    host: Any = SimpleNamespace(
+        name="alpha", source=lambda _: None, prover=lambda _: SimpleNamespace(close=lambda: None)
+    )
+    target: Any = SimpleNamespace(
+        host="archive:/srv", registered_findings=lambda key: (warning,), points=lambda domain: (point(1),)
+    )
     with ExitStack() as stack:
         session = build.Session(host, target, stack, registers=registers)
         proof = session.with_registered(Proof(point(1), True, ()))
@@ -484,6 +499,23 @@ def test_what_a_directory_has_to_say_besides_is_no_difference(
     verify_command._print(proof, "web01", "archive:/srv", 1.0)
     out = capsys.readouterr().out
     assert "set-aside-000007" in out and ("is the same here and at" in out) is not registers
+
+
+@pytest.mark.parametrize("where", ["alpha", "beta"])
+def test_verify_says_which_copy_was_made_writable(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """That is no difference, but it may be the cause of one."""
+    here, there = (touched(point(1)), point(1)) if where == "alpha" else (point(1), touched(point(1)))
+    host: Any = SimpleNamespace(
+        name="alpha", source=lambda _: None, prover=lambda _: SimpleNamespace(close=lambda: None)
+    )
+    target: Any = SimpleNamespace(host="beta", registered_findings=lambda key: (), points=lambda _: (there,))
+    with ExitStack() as stack:
+        proof = build.Session(host, target, stack).with_registered(Proof(here, True, ()))
+    assert proof.equal
+    verify_command._print(proof, "web01", "beta", 1.0)
+    out = capsys.readouterr().out
+    assert f"WARN  {where}: point #1 00000000: vg0/ts-web01-vda-00000001 was made writable" in out
+    assert out.count("made writable") == 1
 
 
 def test_points_of_two_targets_say_who_confirmed_which(
@@ -665,3 +697,17 @@ def test_nothing_from_elsewhere_steers_the_terminal(
     assert shown.count("no") == 7, shown
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert said.err.startswith("  said")
+
+
+@pytest.mark.parametrize("severity", Severity)
+def test_a_finding_that_is_no_failure_has_no_code_of_one(severity: Severity) -> None:
+    """A script that looks for a code took what is well for what cannot be replicated."""
+    found = to_json((Finding(severity, "beta: pool", "as it is", "look", Code.SPACE),))[0]
+    fails = severity in (Severity.WARNING, Severity.REFUSAL)
+    assert found.pop("code") == ("space" if fails else None)
+    assert found == {
+        "severity": severity.value,
+        "subject": "beta: pool",
+        "message": "as it is",
+        "hint": "look",
+    }

@@ -29,7 +29,7 @@ from tests.unit.endpoint.between import (
 from tests.unit.endpoint.devices import FileMappings
 from tests.unit.endpoint.running import VDA, VDB, Running, make_running
 from tests.unit.endpoint.stored import definition_volume, set_volumes
-from tests.unit.stream.samples import header, small_stream
+from tests.unit.stream.samples import header
 from tests.unit.values import KEY, NAME, bad_disk
 from thinsync_virt.cli import build_streams, failures, receive_command, send_command
 from thinsync_virt.cli.main import main
@@ -38,6 +38,7 @@ from thinsync_virt.endpoint.volumes import points as points_module
 from thinsync_virt.endpoint.volumes.points import PointFinder
 from thinsync_virt.endpoint.volumes.send import VolumeSender
 from thinsync_virt.errors import Code, SpaceError
+from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.reports import Quiesce
@@ -85,6 +86,19 @@ class Shell:
         assert status == code.exit_status, said
         assert "what to do: " in said
         return said
+
+
+def stream_with(packed: bytes) -> bytes:
+    """A small stream with a definition, of which its header says that it is DEFINITION."""
+    named = replace(header(sizes=(SIZE,)), definition=DEFINITION.id, definition_size=len(packed))
+    writer = StreamWriter()
+    pieces = [*writer.begin(named), *writer.definition(packed), *writer.data(0, 0, b"\x01" * 512)]
+    pieces += [*writer.zero(0, 4096, 4096), *writer.checkpoint(), *writer.end()]
+    return b"".join(bytes(piece) for piece in pieces)
+
+
+def whole_stream() -> bytes:
+    return stream_with(DEFINITION.pack())
 
 
 def sender_of(world: World) -> Callable[[Tuning], VolumeSender]:
@@ -214,7 +228,7 @@ def test_thin_send_recv_both_ways(shell: Shell) -> None:
 
 
 def test_every_cut_and_every_flipped_byte_is_found_in_a_file(shell: Shell) -> None:
-    stream, file = small_stream(), shell.directory / "damaged"
+    stream, file = whole_stream(), shell.directory / "damaged"
     for at in range(0, len(stream), 7):
         file.write_bytes(stream[:at])
         said = shell.error("stream", "verify", str(file), code=Code.DIFFERS)
@@ -224,6 +238,20 @@ def test_every_cut_and_every_flipped_byte_is_found_in_a_file(shell: Shell) -> No
         file.write_bytes(damaged)
         status, out, said = shell("stream", "verify", str(file))
         assert status == Code.DIFFERS.exit_status and out == "", said
+
+
+@pytest.mark.parametrize(
+    "packed", [Definition({"domain.xml": b"<other/>"}).pack(), DEFINITION.pack()[:-1], b"x"]
+)
+def test_a_definition_that_is_not_the_one_named_is_found(packed: bytes, shell: Shell) -> None:
+    """Frames and digest are right: whoever wrote the stream had another definition, or half of it."""
+    file = shell.directory / "other"
+    for inside, status in ((DEFINITION.pack(), 0), (packed, Code.DIFFERS.exit_status)):
+        file.write_bytes(stream_with(inside))
+        found, out, said = shell("stream", "verify", str(file))
+        assert found == status, said
+        assert ("definition" in said, "whole: every checksum" in out) == (bool(status), not status)
+        assert shell("stream", "info", str(file))[0] == 0
 
 
 def test_the_rest_of_an_interrupted_transfer_is_told_from_a_whole_one(shell: Shell) -> None:
@@ -467,7 +495,7 @@ def test_nobody_reads_any_more(shell: Shell, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(("words", "unbuffered"), [(("info",), ""), (("verify", "--json"), "1")])
 def test_outputs_that_are_full_or_closed(words: tuple[str, ...], unbuffered: str, tmp_path: Path) -> None:
     file = tmp_path / "stream"
-    file.write_bytes(small_stream())
+    file.write_bytes(whole_stream())
     command = [sys.executable, "-m", "thinsync_virt.cli.main", "stream", *words, str(file)]
 
     def run(redirection: str) -> subprocess.CompletedProcess[str]:
@@ -489,7 +517,7 @@ def test_outputs_that_are_full_or_closed(words: tuple[str, ...], unbuffered: str
 
 
 def test_standard_input_is_called_by_its_name(tmp_path: Path) -> None:
-    whole = small_stream()
+    whole = whole_stream()
     for content, verdict in ((whole, "standard input: whole"), (whole[:60], "standard input is not a whole")):
         done = subprocess.run(
             [sys.executable, "-m", "thinsync_virt.cli.main", "stream", "verify", "-"],

@@ -245,6 +245,26 @@ def test_an_agent_that_cannot_freeze_stops_only_who_insists(
     assert [one.code for one in found] == ([Code.GUEST] if quiesce is Quiesce.REQUIRE else [])
 
 
+def test_a_base_that_was_made_writable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, lvm = make(monkeypatch, WHOLE)
+    monkeypatch.setattr(source_module, "report_pools", lambda _: (pool_report(),))
+    monkeypatch.setattr(source_module, "look_at_pools", lambda *_: ())
+    take(source)
+    (made,) = source.catalogue().points
+    source.confirm(made, "beta")
+    name = made.disks[0].volume.name
+
+    def warnings() -> list[Finding]:
+        found = source.check(domain(*DISKS), DISKS, Quiesce.AUTO)
+        return [one for one in found if one.severity is Severity.WARNING]
+
+    assert warnings() == []
+    lvm.stored[name] = replace(lvm.stored[name], read_only=False)
+    (warning,) = warnings()
+    assert f"{name} was made writable" in warning.message and f"lvchange -pr {name}" in warning.hint
+    assert "thinsync-vm verify" in warning.hint
+
+
 @pytest.mark.parametrize("recorded", ["archive:/srv/x", "archive:/srv/x/", "archive:/srv//./x"])
 def test_a_target_is_known_by_what_its_words_mean(recorded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Earlier versions recorded paths as they were typed."""

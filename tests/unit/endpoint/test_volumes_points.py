@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.endpoint.stored import StoredLvm, set_volumes
-from tests.unit.values import KEY, NAME, identifier
+from tests.unit.values import DOMAIN, KEY, NAME, identifier
 from thinsync_virt.endpoint.catalogue import tags_of
 from thinsync_virt.endpoint.volumes.points import PointFinder
-from thinsync_virt.errors import UsageError
+from thinsync_virt.errors import ConflictError, UsageError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.sources import PointName
 from thinsync_virt.model.tags import Member, Role
@@ -45,3 +45,18 @@ def test_a_name_that_several_domains_have_had_is_asked_for_by_uuid() -> None:
     with pytest.raises(UsageError, match="several domains") as ended:
         PointFinder(StoredLvm([*volumes, *others])).find(PointName(NAME))
     assert KEY.domain in ended.value.hint and other in ended.value.hint
+
+
+@pytest.mark.parametrize("role", [Role.SOURCE, Role.TARGET])
+def test_a_point_that_was_made_writable_is_neither_sent_nor_a_base(role: Role) -> None:
+    """It would go by the name of what it may not be any more."""
+    volumes = [replace(one, read_only=True) for one in set_volumes(identifier(7), 7, role=role)]
+    volumes[1] = replace(volumes[1], read_only=False)
+    finder = PointFinder(StoredLvm(volumes))
+    name = PointName(NAME, identifier(7))
+    with pytest.raises(ConflictError, match="#7 00000000 was made writable") as refusal:
+        finder.find_base(name, DOMAIN)
+    assert f"lvchange -pr {volumes[1].name};" in refusal.value.hint and "without --base" in refusal.value.hint
+    with pytest.raises(ConflictError, match="#7 00000000 was made writable") as refusal:
+        finder.load(finder.find(name))
+    assert "VG/LV" in refusal.value.hint

@@ -22,6 +22,7 @@ from thinsync_virt.errors import Code, ConflictError, GuestError, UnreachableErr
 from thinsync_virt.guard import recovery, window
 from thinsync_virt.guard.messages import Quiesce, Step
 from thinsync_virt.hypervisor.deadline import OverdueError
+from thinsync_virt.hypervisor.freeze import DiskWriter
 from thinsync_virt.model.domains import DomainState
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import Consistency
@@ -390,18 +391,20 @@ def test_block_jobs_refuse_before_anything_is_touched(tmp_path: Path) -> None:
     assert world.made == [] and "freeze" not in world.calls
 
 
-@pytest.mark.parametrize("path", ["/dev/vg0/web-1", "/dev/../dev/vg0/web-1", ""])
-def test_a_shared_disk_refuses_before_anything_is_touched(tmp_path: Path, path: str) -> None:
-    world = World(shareable=(("vdb", path),))
-    held = hold(world, tmp_path)
+@pytest.mark.parametrize("paths", [("/dev/vg0/web-1",), ("/srv/overlay", "/dev/../dev/vg0/web-1")])
+def test_who_writes_to_a_disk_refuses_before_anything_is_touched(
+    tmp_path: Path, paths: tuple[str, ...]
+) -> None:
+    held = hold(world := World(writers=(DiskWriter("disk vdb is shareable", paths),)), tmp_path)
     assert isinstance(held.error, ConflictError)
     assert "vdb is shareable" in held.error.message
     assert (world.runs, world.made) == (True, [])
 
 
-def test_a_shared_disk_that_is_left_out_is_nobodys_business(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/dev/vg0/quorum", "rbd:pool/quorum", "volume q of storage pool p", ""])
+def test_who_writes_to_a_disk_that_is_left_out_is_nobodys_business(tmp_path: Path, path: str) -> None:
     """It is what the refusal of such a disk advises: exclude it."""
-    held = hold(World(shareable=(("vdc", "/dev/vg0/quorum"),)), tmp_path)
+    held = hold(World(writers=(DiskWriter("disk vdc is shareable", (path,)),)), tmp_path)
     assert held.report is not None
     assert held.report.ok
 

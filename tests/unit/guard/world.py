@@ -23,7 +23,7 @@ from thinsync_virt.hypervisor.agent import (
     AlreadyFrozenError,
     FreezeStatus,
 )
-from thinsync_virt.hypervisor.freeze import GuestView
+from thinsync_virt.hypervisor.freeze import DiskWriter, GuestView
 from thinsync_virt.hypervisor.process import Process
 from thinsync_virt.model.domains import DomainState
 from thinsync_virt.model.names import VolumeName
@@ -50,7 +50,7 @@ class World:
     has_channel: bool = True
     libvirt: bool = True
     blockers: tuple[str, ...] = ()
-    shareable: tuple[tuple[str, str], ...] = ()
+    writers: tuple[DiskWriter, ...] = ()
     suspended: set[VolumeName] = field(default_factory=set)
     made: list[str] = field(default_factory=list)
     made_while: list[tuple[DomainState, bool]] = field(default_factory=list)
@@ -124,7 +124,7 @@ class FakeGuest:
             return GuestView(DomainState.OFF)
         own = Process.of(1)
         agent = "/agent" if world.has_channel else ""
-        return GuestView(world.power, own, agent, "/monitor", world.blockers, world.shareable)
+        return GuestView(world.power, own, agent, "/monitor", world.blockers, world.writers)
 
     def state(self, timeout: float) -> DomainState:
         self._begin("state")

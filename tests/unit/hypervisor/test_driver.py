@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.unit.values import domain
 from thinsync_virt.errors import NotFoundError, UnreachableError
-from thinsync_virt.hypervisor import driver
+from thinsync_virt.hypervisor import bounded, driver
 from thinsync_virt.hypervisor.connection import Connection, connect, libvirt_module
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
 
@@ -57,3 +63,61 @@ def test_libvirt_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UnreachableError) as caught:
         connect(f"qemu+unix:///system?socket={tmp_path}/none")
     assert "apt install libvirt-daemon-system" in caught.value.hint
+
+
+# A daemon that hangs.
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[str]:
+    """The URI of a daemon that takes connections and says nothing."""
+    path = tmp_path / "libvirt-sock"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        yield f"qemu+unix:///system?socket={path}"
+
+
+def test_a_libvirt_that_says_nothing_is_given_up(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "CALL_SECONDS", 0.3)
+    began = time.monotonic()
+    with LibvirtHypervisor(silent) as hypervisor, pytest.raises(UnreachableError) as caught:
+        hypervisor.domain_names()
+    assert time.monotonic() - began < 5
+    assert silent in caught.value.message and "has not answered" in caught.value.message
+    assert "systemctl status libvirtd virtqemud" in caught.value.hint
+
+
+def test_a_process_ends_though_a_call_of_it_does_not(silent: str) -> None:
+    """Neither what was left behind nor the end of the connection holds it up."""
+    program = (
+        "import sys; from thinsync_virt.hypervisor import bounded, driver; bounded.CALL_SECONDS = 0.3\n"
+        "with driver.LibvirtHypervisor(sys.argv[1]) as one: one.domain_names()"
+    )
+    command = [sys.executable, "-c", program, silent]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "UnreachableError" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["virConnect", "virDomain"])
+def test_every_call_has_its_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of the objects that libvirt gives, and the end of a connection on which one hangs."""
+    answer = threading.Event()
+    monkeypatch.setattr(bounded, "CALL_SECONDS", 0.3)
+    monkeypatch.setattr(bounded, "CLOSE_SECONDS", 0.3)
+    names = {"virConnect": ("listAllDomains", "close"), "virDomain": ("name",)}[kind]
+    with LibvirtHypervisor("test:///default") as hypervisor:
+        assert hypervisor.domain_names() == ("test",)
+        with monkeypatch.context() as patch:
+            for name in names:
+                patch.setattr(getattr(libvirt_module(), kind), name, lambda *_: answer.wait())
+            with pytest.raises(UnreachableError, match=re.escape(f"asked: {names[0]}")):
+                hypervisor.domain_names()
+            hypervisor.close()
+            answer.set()
+        assert hypervisor.domain_names() == ("test",), "the next use connects again"
+
+
+def test_what_libvirt_refuses_is_told_in_its_words() -> None:
+    with LibvirtHypervisor("test:///default") as hypervisor, pytest.raises(NotFoundError, match="no-such"):
+        hypervisor.nvram_path("no-such")

@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.hypervisor.samples import root_of, volume
+from thinsync_virt.errors import NotReplicableError
 from thinsync_virt.hypervisor.inspect import Observation, describe
 from thinsync_virt.hypervisor.markup import Element, parse, remove
 from thinsync_virt.model.domains import CacheMode, Disk, Domain, DomainState
+from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.volumes import ThinVolume
+from thinsync_virt.planning.choices import travelling_disks
 
 RUNNING, PAUSED, OFF = 1, 3, 5
 THIN = {f"/dev/vg0/{name}": volume(name) for name in ("web01-root", "web01-data", "zoo", "win01")}
@@ -213,12 +216,17 @@ def test_a_job_on_the_whole_domain() -> None:
 
 
 def test_disks_that_only_one_definition_has() -> None:
+    """Such a disk can be left out as any other: then it is not looked at."""
     short = root_of("bios")
     remove(short.findall("devices/disk")[1])
-    hotplugged = look(root_of("bios"), short)
-    assert "virsh detach-disk web01 vdb --live" in hotplugged.problems[0]
-    unplugged = look(short, root_of("bios"))
-    assert "virsh detach-disk web01 vdb --config" in unplugged.problems[0]
+    for live, persistent, word in ((root_of("bios"), short, "--live"), (short, root_of("bios"), "--config")):
+        found = look(live, persistent)
+        assert found.problems == ()
+        assert f"virsh detach-disk web01 vdb {word}" in disk(found, "vdb").hint
+        with pytest.raises(NotReplicableError, match=r"disk vdb .* only"):
+            travelling_disks(found, Choices(None))
+        (left,) = travelling_disks(found, Choices(None, excluded=("vdb",)))
+        assert left.target == "vda"
 
 
 def test_a_disk_that_moved_is_refused() -> None:
@@ -226,8 +234,10 @@ def test_a_disk_that_moved_is_refused() -> None:
     source = moved.find("devices/disk/source")
     assert source is not None
     source.set("dev", "/dev/vg0/other")
-    domain = look(root_of("bios"), moved)
-    assert "/dev/vg0/other" in domain.problems[0]
+    found = look(root_of("bios"), moved)
+    assert found.problems == ()
+    assert "/dev/vg0/other at the next start" in disk(found, "vda").problem
+    assert disk(found, "vda").volume is None and disk(found, "vdb").volume is not None
 
 
 def test_an_ejected_medium_is_no_difference() -> None:

@@ -2,7 +2,7 @@
 
 The invariants, in prose:
 
-- The base of a plan is held by both ends, and is the newest that is.
+- The base of a plan is held by both ends as it was sent, and is the newest that is.
 - A disk travels incrementally only when the base has it, in the same pool at either end.
 - A new point's number is above every number in use, at either end, sealed or not.
 - Once the driver has dropped what is abandoned and what has expired, the base is still at the source.
@@ -33,6 +33,7 @@ from tests.unit.values import (
     identifier,
     point,
     replica,
+    touched,
     unfinished,
     volume,
 )
@@ -95,10 +96,12 @@ def histories(draw: st.DrawFn) -> tuple[SourceState, TargetState]:
     ours, theirs = [], []
     for number, sequence in enumerate(made, start=1):
         here, there, confirmed = draw(st.tuples(st.booleans(), st.booleans(), st.booleans()))
+        writable = draw(st.sampled_from([False, False, True]))
         disks = draw(st.sampled_from([("vda",), ("vda", "vdb"), ("vdb",)]))
         found = point(sequence, number=number, disks=disks)
         if here:
-            ours.append(replace(found, confirmed_by="backup1" if confirmed else ""))
+            mine = touched(found) if writable else found
+            ours.append(replace(mine, confirmed_by="backup1" if confirmed else ""))
         if there:
             theirs.append(found)
     left = st.lists(st.integers(1, 15), max_size=2).map(tuple)
@@ -132,7 +135,7 @@ def test_a_plan_over_any_history(
 ) -> None:
     source, target = history
     made = plan(source, target, disks=tuple(map(disk, targets)), unchanged=unchanged)
-    common = {p.id for p in source.points} & {p.id for p in target.points}
+    common = {p.id for p in source.points if p.untouched} & {p.id for p in target.points}
     match made:
         case Conflict():
             newest = max(p.sequence for p in target.points)
@@ -145,6 +148,7 @@ def test_a_plan_over_any_history(
             found = target.interrupted
             assert found is not None and found is made.interrupted
             assert head in source.points and head.id not in common and not head.confirmed_by
+            assert head.untouched
             assert (made.set_id, made.sequence) == (head.id, head.sequence) and found.point == head.id
             assert found.base == (made.base.id if made.base is not None else "")
             if made.base is None:
@@ -204,7 +208,8 @@ def test_the_base_outlives_the_clearing_before_a_transfer(
         if p not in dropped
     )
     kept = {p.id for p in left} - {p.id for p in expired_at_source(left)}
-    assert kept == {base.id} | ({head.id} if head is not None else set())
+    writable = {p.id for p in left if p.order > base.order and not p.untouched}
+    assert kept - writable == {base.id} | ({head.id} if head is not None else set())
 
 
 @given(histories())
@@ -401,6 +406,39 @@ def test_a_disk_that_moved_to_another_pool_travels_whole() -> None:
     assert isinstance(made, Replicate)
     assert [one.mode for one in made.disks] == [Mode.FULL, Mode.INCREMENTAL]
     assert "moved" in made.disks[0].reason
+
+
+def test_a_base_that_was_made_writable_here_is_none() -> None:
+    """What was written to it is not at the target: a delta against it would leave that out, and nobody would see it."""
+    both = point(1, disks=("vda", "vdb"), confirmed_by="backup1")
+    source, disks = source_state(touched(both)), (disk("vda"), disk("vdb"))
+    made = plan(source, target_state(both), disks=disks, unchanged=True)
+    assert isinstance(made, Replicate)
+    assert made.base is None and made.sequence == 2
+    assert [one.mode for one in made.disks] == [Mode.FULL] * 2
+    assert {one.reason for one in made.disks} == {"point #1 00000000 was made writable here"}
+    assert abandoned(source, target_state(both)) == () == expired_at_source(source.points)
+    assert expired_at_source((*source.points, point(2, confirmed_by="backup1"))) == source.points
+
+
+def test_an_older_base_takes_its_place_and_stays() -> None:
+    older, newer = point(1, confirmed_by="backup1"), touched(point(2, confirmed_by="backup1"))
+    made = plan(source_state(older, newer), target_state(point(1), point(2)))
+    assert isinstance(made, Replicate)
+    assert made.base == older and [one.mode for one in made.disks] == [Mode.INCREMENTAL]
+    assert expired_at_source((older, newer)) == ()
+
+
+@pytest.mark.parametrize("which", ["head", "base"])
+def test_no_transfer_goes_on_with_what_was_made_writable(which: str) -> None:
+    source, target = interrupted_at(512, 0)
+    base, head = source.points
+    source = replace(source, points=(base, touched(head)) if which == "head" else (touched(base), head))
+    made = plan(source, target)
+    assert isinstance(made, Replicate)
+    assert (made.unfinished_head, made.interrupted, made.sequence) == (None, None, 3)
+    assert made.base == (base if which == "head" else None)
+    assert [one.id for one in abandoned(source, target)] == [head.id]
 
 
 @pytest.mark.parametrize(

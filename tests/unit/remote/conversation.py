@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from tests.unit.values import CHOICES, DOMAIN, KEY, NAME, identifier, point, pool_report, replica
+from tests.unit.values import CHOICES, DOMAIN, KEY, NAME, identifier, pool_report, replica
+from tests.unit.values import point as make_point
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.extents import Announcement
 from thinsync_virt.model.findings import Finding, Severity
@@ -24,6 +26,8 @@ from thinsync_virt.stream.header import StreamDisk, StreamHeader
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import KIB, MIB
 
+point = partial(make_point, read_only=False)
+"""As the points of the recordings are."""
 DEFINITION = Definition({"domain.xml": b"<domain/>", "choices.json": CHOICES.to_json()})
 WARNING = Finding(Severity.WARNING, "beta: pool vg0/pool", "data 85.0 % used", "extend it")
 

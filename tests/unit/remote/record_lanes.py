@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.unit.remote.conversation import Frames, MemoryTarget
+from tests.unit.remote.conversation import Frames, MemoryTarget, point
 from tests.unit.remote.loopback import OURS, Loopback, server_thread
 from tests.unit.remote.record import listening
-from tests.unit.values import DOMAIN, NAME, point
+from tests.unit.values import DOMAIN, NAME
 from thinsync_virt.model.targets import StoreTarget, TargetKind
 from thinsync_virt.remote.client import Client
 from thinsync_virt.remote.greeting import PROTOCOLS

@@ -221,7 +221,10 @@ class FakeSource:
         self.unfinished = self.unfinished[:-1]
         definition = self.definition(domain, choices)
         members = tuple(
-            PointDisk(one.target, volume(f"ts-{one.target}-{plan.set_id[:8]}", size=self.sizes[one.target]))
+            PointDisk(
+                one.target,
+                volume(f"ts-{one.target}-{plan.set_id[:8]}", size=self.sizes[one.target], read_only=True),
+            )
             for one in disks
         )
         point = RecoveryPoint(

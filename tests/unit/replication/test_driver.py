@@ -29,6 +29,7 @@ from tests.unit.values import (
     identifier,
     pool_report,
     replica,
+    touched,
 )
 from thinsync_virt.errors import (
     BusyError,
@@ -188,6 +189,23 @@ def test_what_makes_a_point_though_no_data_changed(ends: Ends, what: str) -> Non
         target: Mode.FULL if target == "vdc" else Mode.INCREMENTAL for target in ends.source.live
     }
     ends.check_done()
+
+
+@pytest.mark.parametrize("write", [True, False], ids=["written since", "not written since"])
+def test_a_base_that_was_made_writable_here_is_replaced_by_a_full_copy(ends: Ends, write: bool) -> None:
+    ends.run()
+    (name,) = ends.source.points
+    made, _ = ends.source.points[name]
+    ends.source.points[name] = (touched(made), dict.fromkeys(ends.source.live, 99))
+    if write:
+        ends.source.write()
+    report = ends.run()
+    assert report.outcome is Outcome.REPLICATED
+    assert [disk.mode for disk in report.plan] == [Mode.FULL] * 2
+    assert all("made writable here" in disk.reason for disk in report.plan)
+    ends.check_done()
+    ends.source.write()
+    assert [disk.mode for disk in ends.run().plan] == [Mode.INCREMENTAL] * 2
 
 
 def test_the_target_keeps_its_last_points() -> None:

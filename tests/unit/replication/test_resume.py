@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.unit.replication.ends import CutError
 from tests.unit.replication.test_driver import CHANGES, Ends, after, steps_of
+from tests.unit.values import touched
 from thinsync_virt.errors import (
     BusyError,
     Code,
@@ -124,7 +125,7 @@ def test_no_room_for_what_is_left_keeps_what_has_arrived(found: str) -> None:
     ends.check_done()
 
 
-@pytest.mark.parametrize("gone", ["head", "journal", "set"])
+@pytest.mark.parametrize("gone", ["head", "journal", "set", "head made writable"])
 def test_what_cannot_go_on_is_removed_and_sent_anew(gone: str) -> None:
     ends = interrupted(1)
     assert ends.target.journal is not None
@@ -134,6 +135,9 @@ def test_what_cannot_go_on_is_removed_and_sent_anew(gone: str) -> None:
             del ends.source.points[name]
         case "journal":
             ends.target.journal = None
+        case "head made writable":
+            head, content = ends.source.points[name]
+            ends.source.points[name] = (touched(head), content)
         case _:
             ends.target.unfinished = ()
     report = ends.run()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue, touched_points
 from thinsync_virt.endpoint.definition_volume import (
     activated,
     holds_definition,
@@ -91,6 +91,7 @@ class ThinSource:
         """Whether one more set can be made: room in the disks' pools, the guard, the agent where it is a must."""
         findings = [
             *self._look_at_pools(domain, disks),
+            *self._look_at_bases(domain),
             look_at_guard(self.host, is_source=True, ask=self._guard.ping),
         ]
         if quiesce is Quiesce.REQUIRE:
@@ -118,6 +119,17 @@ class ThinSource:
         names = judge_names(self.host, (pool.vg for pool in counts), domain.name)
         text = TEXT_PER_VOLUME if names else volume_text(longest_tags(domain.name))
         return (*names, *look_at_pools(self.pools(), self.host, counts, text))
+
+    def _look_at_bases(self, domain: Domain) -> tuple[Finding, ...]:
+        """Of each replica, those that its next point could have been built on; what has expired is missed by nobody."""
+        ours = self.catalogue()
+        findings: list[Finding] = []
+        for key in ours.replicas():
+            points = ours.of(key).points
+            if key.domain == domain.uuid:
+                expired = expired_at_source(points)
+                findings += touched_points((one for one in points if one not in expired), self.host)
+        return tuple(findings)
 
     def state(self, domain: Domain, key: ReplicaKey) -> SourceState:
         """The domain and what is here for one replica of it."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from thinsync_virt.endpoint.target.keeping import keep
 from thinsync_virt.endpoint.target.watching import WATCH_EVERY as WATCH_EVERY
 from thinsync_virt.errors import StreamError
-from thinsync_virt.model.definition import CHOICES, Definition, unpack
+from thinsync_virt.model.definition import CHOICES, Definition, unpack_as
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.stream.events import Begin, Checkpoint, Data, DefinitionPiece, End, Event, Unmap, Zero
 from thinsync_virt.stream.header import StreamHeader
@@ -185,7 +185,7 @@ class Reception:
         header = self._header
         if header is None or not header.definition_size or len(self._packed) < header.definition_size:
             return
-        definition = unpack(self._packed)
+        definition = unpack_as(self._packed, header.definition)
         self._packed = bytearray()
         choices = _choices(header, definition)
         self._targets = [disk.target for disk in header.disks]
@@ -197,8 +197,6 @@ class Reception:
 
 def _choices(header: StreamHeader, definition: Definition) -> Choices:
     """What the definition says of where the disks go. Raises StreamError where header and definition disagree."""
-    if definition.id != header.definition:
-        raise StreamError("the definition in the stream is not the one that its header names", retry=False)
     if header.key is None:
         raise StreamError("the stream is for no replica", hint=_SENT, retry=False)
     choices = Choices.from_json(definition.parts.get(CHOICES, b""))

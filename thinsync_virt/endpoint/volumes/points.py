@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue, read_only_again
 from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.volumes.sent_set import SentSet
-from thinsync_virt.errors import NotFoundError, PoolError, UsageError
+from thinsync_virt.errors import ConflictError, NotFoundError, PoolError, UsageError
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.sources import PointName
@@ -51,7 +51,7 @@ class PointFinder:
     def find_base(self, name: PointName, domain: str, head: str = "") -> RecoveryPoint:
         """A point of the domain with that UUID; not ``head``, the id of the point that it is the base of.
 
-        Raises NotFoundError, UsageError.
+        Raises NotFoundError, UsageError; ConflictError where nobody knows whether it still is what was sent of it.
         """
         base = self.find(name)
         if base.key.domain != domain:
@@ -61,6 +61,7 @@ class PointFinder:
             )
         if base.id == head:
             raise UsageError(f"point {short_id(head)} is its own base", hint="--base names an older point")
+        _check_untouched(base, "send all of it: without --base")
         return base
 
     def listed(self, domain: str) -> str:
@@ -72,7 +73,11 @@ class PointFinder:
         return _listed(domain, points)
 
     def load(self, point: RecoveryPoint) -> SentSet:
-        """The point with its definition. Raises NotFoundError, PoolError where that is lost or damaged."""
+        """The point with its definition. Raises NotFoundError, PoolError where that is lost or damaged.
+
+        Raises ConflictError where somebody may have written to it, and may do so while it is sent.
+        """
+        _check_untouched(point, "send its volumes one by one, as they are now: VG/LV")
         for catalogue in self._catalogues:
             if point in catalogue.points:
                 return SentSet.of_point(
@@ -116,6 +121,14 @@ class PointFinder:
         for point in (point for one in self._catalogues for point in one.points if point.key.domain == uuid):
             found.setdefault(point.id, point)
         return sorted(found.values(), key=lambda point: point.order)
+
+
+def _check_untouched(point: RecoveryPoint, otherwise: str) -> None:
+    if not point.untouched:
+        raise ConflictError(
+            f"point #{point.sequence} {short_id(point.id)} was made writable: it may not be that point any more",
+            hint=f"{read_only_again(point)}; else {otherwise}",
+        )
 
 
 def _listed(domain: str, points: Iterable[RecoveryPoint]) -> str:

@@ -22,8 +22,8 @@ from thinsync_virt.endpoint.volumes.places import (
 )
 from thinsync_virt.endpoint.volumes.staging import Place, VolumeStaging, check_closed, check_place
 from thinsync_virt.endpoint.volumes.takeover import take_over
-from thinsync_virt.errors import NotFoundError, StreamError, ThinsyncError, UsageError
-from thinsync_virt.model.definition import Definition, unpack
+from thinsync_virt.errors import NotFoundError, ThinsyncError, UsageError
+from thinsync_virt.model.definition import Definition, unpack_as
 from thinsync_virt.model.findings import refusals
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.states import PoolReport
@@ -212,12 +212,7 @@ class _Packed:
         self._bytes += piece.data
 
     def unpack(self) -> Definition:
-        definition = unpack(self._bytes)
-        if definition.id != self._id:
-            raise StreamError(
-                "the definition in the stream is not the one that its header names", retry=False
-            )
-        return definition
+        return unpack_as(self._bytes, self._id)
 
 
 def _apply(
