@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,18 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.unit.values import DOMAIN, KEY, OTHER_GROUP, bad_disk, cdrom, disk, domain, identifier, point
+from tests.unit.values import (
+    DOMAIN,
+    KEY,
+    OTHER_GROUP,
+    bad_disk,
+    cdrom,
+    disk,
+    domain,
+    identifier,
+    point,
+    volume,
+)
 from thinsync_virt.cli import build, verify_command
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
 from thinsync_virt.cli.main import main
@@ -23,6 +35,7 @@ from thinsync_virt.endpoint.recovery import NotDone, Recovery
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
 from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.reports import Outcome, ReplicationReport
 from thinsync_virt.model.states import TargetState
@@ -30,6 +43,7 @@ from thinsync_virt.model.targets import HostTarget, TargetSpec
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.replication.verify import Proof
+from thinsync_virt.system.dmsetup import DmSetup, ThinStatus
 from thinsync_virt.system.priority import Priority
 from thinsync_virt.units import MIB
 
@@ -665,3 +679,19 @@ def test_nothing_from_elsewhere_steers_the_terminal(
     assert shown.count("no") == 7, shown
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert said.err.startswith("  said")
+
+
+def test_what_is_mapped_is_asked_once_for_all_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one process, and not by one for each of hundreds of disks."""
+    running = replace(volume("web01-vda"), active=True)
+    asked = []
+
+    def statuses(_: DmSetup) -> dict[VolumeName, ThinStatus]:
+        asked.append("dmsetup")
+        return {running.name: ThinStatus(MIB, 2 * MIB)}
+
+    monkeypatch.setattr(DmSetup, "thin_statuses", statuses)
+    inspector = build.Inspector(SimpleNamespace())  # type: ignore[arg-type]
+    disks = (replace(disk("vda"), volume=running), disk("vdb"), bad_disk("vdc"))
+    assert [inspector.mapped(domain(*disks)) for _ in range(100)] == [{"vda": MIB}] * 100
+    assert asked == ["dmsetup"]
