@@ -94,7 +94,7 @@ def parse_thin_status(line: str, volume: str) -> ThinStatus:
 
 
 def parse_thin_statuses(text: str) -> dict[VolumeName, ThinStatus]:
-    """From ``dmsetup status --target thin``: ``NAME: `` before each line. Devices that are not LVM's are passed over."""
+    """From ``dmsetup status --target thin``: ``NAME: `` before each line. What is not LVM's is passed over."""
     found: dict[VolumeName, ThinStatus] = {}
     for line in text.splitlines():
         name, _, status = line.partition(": ")

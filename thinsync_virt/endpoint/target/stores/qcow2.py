@@ -41,6 +41,8 @@ class Qcow2Keeper:
 
     kind = TargetKind.QCOW2
     chained = True
+    # libvirt follows no more of them.
+    longest = 200
     slack = 0
 
     def __init__(self, links: Callable[[Path], bool] = can_link) -> None:
