@@ -76,13 +76,10 @@ def folder_of(directory: Path, points: tuple[PointRecord, ...], *, without: Sequ
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """At which points somebody looked for what they stand on."""
     seen: list[str] = []
-    real = PointRecord.bases.fget
-    assert real is not None
 
     def bases(point: PointRecord) -> frozenset[str]:
         seen.append(point.id)
-        found: frozenset[str] = real(point)
-        return found
+        return frozenset(disk.base for disk in point.disks if disk.base is not None)
 
     monkeypatch.setattr(PointRecord, "bases", property(bases))
     return seen
