@@ -41,7 +41,6 @@ class Qcow2Keeper:
 
     kind = TargetKind.QCOW2
     chained = True
-    # libvirt follows no more of them.
     longest = 200
     slack = 0
 
