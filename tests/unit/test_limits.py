@@ -78,7 +78,14 @@ def window_of_a_source(monkeypatch: pytest.MonkeyPatch, limit: float) -> tuple[W
         return take(guard, request)
 
     take = sources.Guard.take_set
+
+    def window_lock(vg: str, wait: float) -> nullcontext[None]:
+        assert not asked
+        waits.append(wait)
+        return nullcontext()
+
     monkeypatch.setattr(window_module, "pool_lock", lock)
+    monkeypatch.setattr(window_module, "window_lock", window_lock)
     monkeypatch.setattr(window_module, "wait_until_idle", idle)
     monkeypatch.setattr(sources.Guard, "take_set", take_set)
     disks = sources.DISKS
@@ -124,7 +131,7 @@ def test_a_pools_lock_is_waited_for_a_minute_before_a_freeze_and_not_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     request, waits = window_of_a_source(monkeypatch, 8.0)
-    assert waits == [60.0, 60.0]  # ours of the pool, LVM's of the group
+    assert waits == [60.0, 60.0, 60.0]  # ours of the pool and of windows in the group, LVM's of the group
     assert "wait_for_locks=0" in snapshot_batch(request.snapshots).stdin
 
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from thinsync_virt import __version__
@@ -41,6 +41,7 @@ from thinsync_virt.guard.service import undo_left_overs
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
 from thinsync_virt.model.domains import Domain
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint
 from thinsync_virt.model.tags import Role
 from thinsync_virt.system.lvm import Lvm
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from thinsync_virt.model.targets import Target
     from thinsync_virt.remote.target_client import RemoteTarget
     from thinsync_virt.replication.verify import Proof
+    from thinsync_virt.system.dmsetup import ThinStatus
 
 
 class _Guard:
@@ -164,19 +166,22 @@ class Inspector:
         """Chunk size in bytes by pool."""
         return {str(pool.name): pool.chunk_size for pool in self._host.lvm.pools()}
 
-    def mapped(self, domain: Domain) -> dict[str, int]:
-        """Mapped bytes by disk target, for disks that are active."""
+    @cached_property
+    def _statuses(self) -> dict[VolumeName, ThinStatus]:
         from thinsync_virt.system.dmsetup import DmSetup
 
-        found: dict[str, int] = {}
-        for disk in domain.disks:
-            if disk.volume is None or not disk.volume.active:
-                continue
-            try:
-                found[disk.target] = DmSetup().thin_status(disk.volume.name).mapped
-            except ThinsyncError:
-                continue
-        return found
+        try:
+            return DmSetup().thin_statuses()
+        except ThinsyncError:
+            return {}
+
+    def mapped(self, domain: Domain) -> dict[str, int]:
+        """Mapped bytes by disk target, for disks that are active."""
+        return {
+            disk.target: self._statuses[disk.volume.name].mapped
+            for disk in domain.disks
+            if disk.volume is not None and disk.volume.active and disk.volume.name in self._statuses
+        }
 
 
 def local_inspector() -> Inspector:

@@ -82,9 +82,38 @@ class Catalogue:
             tuple(broken for broken in self.broken if broken.key == key),
             tuple(registered for registered in self.registered if registered.key == key),
             tuple(definition for definition in self.definitions if definition.key == key),
-            {key.domain: self.labels[key]} if key in self.labels else {},
-            {key: self.labels[key]} if key in self.labels else {},
+            *self._named(key),
         )
+
+    def by_replica(self) -> dict[ReplicaKey, Catalogue]:
+        """The part of each of :meth:`replicas`, in one pass: :meth:`of` goes through everything for one."""
+        lists: dict[ReplicaKey, _Lists] = {key: _Lists() for key in self.replicas()}
+        for point in self.points:
+            lists[point.key].points.append(point)
+        for unfinished in self.unfinished:
+            lists[unfinished.key].unfinished.append(unfinished)
+        for broken in self.broken:
+            lists[broken.key].broken.append(broken)
+        for registered in self.registered:
+            lists[registered.key].registered.append(registered)
+        for definition in self.definitions:
+            lists[definition.key].definitions.append(definition)
+        return {
+            key: Catalogue(
+                tuple(part.points),
+                tuple(part.unfinished),
+                tuple(part.broken),
+                tuple(part.registered),
+                tuple(part.definitions),
+                *self._named(key),
+            )
+            for key, part in lists.items()
+        }
+
+    def _named(self, key: ReplicaKey) -> tuple[dict[str, str], dict[ReplicaKey, str]]:
+        if key not in self.labels:
+            return {}, {}
+        return {key.domain: self.labels[key]}, {key: self.labels[key]}
 
     @property
     def never_sealed(self) -> tuple[UnfinishedSet, ...]:
@@ -105,6 +134,15 @@ class Catalogue:
         """The volume that holds this definition, if it is here; of several, the newest: it replaced a damaged one."""
         found = [d for d in self.definitions if d.key == key and d.definition == definition]
         return max(found, key=lambda entry: entry.age, default=None)
+
+
+@dataclass
+class _Lists:
+    points: list[RecoveryPoint] = field(default_factory=list)
+    unfinished: list[UnfinishedSet] = field(default_factory=list)
+    broken: list[UnfinishedSet] = field(default_factory=list)
+    registered: list[RegisteredSet] = field(default_factory=list)
+    definitions: list[DefinitionVolume] = field(default_factory=list)
 
 
 def _is_begun(one: UnfinishedSet) -> bool:

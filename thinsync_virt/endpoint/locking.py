@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 
 from thinsync_virt.errors import BusyError
-from thinsync_virt.model.names import check_id
+from thinsync_virt.model.names import check_id, check_lvm_name
 from thinsync_virt.model.tags import Role
 from thinsync_virt.system.locks import hold, lock_path
 
@@ -17,6 +17,15 @@ def replica_lock(role: Role, domain: str, *, what: str = "", host: str = "") -> 
     Raises BusyError: already running, pid N.
     """
     return hold(lock_path(role.name.lower(), check_id(domain)), 0, what=what, host=host)
+
+
+def window_lock(vg: str, wait: float) -> AbstractContextManager[None]:
+    """Held for a window in a volume group, for ``wait`` seconds waited for. Raises BusyError.
+
+    LVM locks whole groups, and inside a freeze waits for nobody: windows in two pools of one group would spoil each
+    other's, with both guests frozen. Take it after the pools' locks.
+    """
+    return hold(lock_path("window", check_lvm_name(vg)), wait, what=f"a snapshot in volume group {vg}")
 
 
 def took(stack: ExitStack, lock: Callable[[], AbstractContextManager[None]]) -> bool:

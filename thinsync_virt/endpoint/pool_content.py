@@ -50,7 +50,8 @@ class PoolContents:
             problem = unreadable(error, f"pool {pool.name}", pool.name)
             return PoolVolumes(self._as_lvm_knows(here, purposes), (), None, problem)
         after = [one for one in self._lvm.volumes() if one.pool == pool.name]
-        purposes = find_purposes((*before, *(one for one in after if one not in before)), disks)
+        known = frozenset(before)
+        purposes = find_purposes((*before, *(one for one in after if one not in known)), disks)
         return PoolVolumes(
             tuple(_merged(usage, here, after, purposes)),
             _together(usage, groups, here, purposes),
@@ -69,16 +70,20 @@ class PoolContents:
             return read_usage(checked, read_trees(checked, metadata_snapshot=True), groups)
 
     def _as_lvm_knows(self, volumes: Iterable[ThinVolume], purposes: Purposes) -> tuple[PoolVolume, ...]:
+        mapped: dict[VolumeName, int] = {}
+        with suppress(ThinsyncError):
+            mapped = {name: status.mapped for name, status in self._kernel.thin_statuses().items()}
         return tuple(
-            PoolVolume(one.name, one.thin_id, one.size, self._mapped(one), None, purposes.of[one.name])
+            PoolVolume(
+                one.name,
+                one.thin_id,
+                one.size,
+                mapped.get(one.name) if one.active else None,
+                None,
+                purposes.of[one.name],
+            )
             for one in sorted(volumes, key=lambda one: one.name)
         )
-
-    def _mapped(self, volume: ThinVolume) -> int | None:
-        if volume.active:
-            with suppress(ThinsyncError):
-                return self._kernel.thin_status(volume.name).mapped
-        return None
 
 
 def unreadable(error: ThinsyncError, subject: str, pool: VolumeName) -> Finding:

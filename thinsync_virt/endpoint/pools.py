@@ -8,7 +8,7 @@ from thinsync_virt.model.states import GroupReport, PoolReport
 from thinsync_virt.model.volumes import PoolStatus, ThinVolume
 from thinsync_virt.system.dm_names import metadata_path, resolve
 from thinsync_virt.system.dmsetup import FAILED, DmSetup
-from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.lvm import Lvm, VolumeKind
 from thinsync_virt.system.lvm_config import autoextend_threshold
 from thinsync_virt.system.superblock import read_superblock
 
@@ -49,15 +49,16 @@ def read_kernel(pool: VolumeName) -> tuple[PoolStatus, int]:
 
 
 class VolumeFinder:
-    """Maps device paths to thin volumes, with one look at LVM for many paths."""
+    """Maps device paths to thin volumes, with one look at LVM for many paths, and one more where some are not thin."""
 
     def __init__(self, lvm: Lvm) -> None:
         self._lvm = lvm
         self._volumes: dict[VolumeName, ThinVolume] | None = None
+        self._kinds: dict[VolumeName, VolumeKind] | None = None
 
     def refresh(self) -> None:
         """Look again at the next question."""
-        self._volumes = None
+        self._volumes = self._kinds = None
 
     def __call__(self, path: str) -> ThinVolume | str:
         """The thin volume at ``path``, or in words why there is none that could be replicated."""
@@ -77,8 +78,9 @@ class VolumeFinder:
         return volume
 
     def _why(self, name: VolumeName) -> str:
-        try:
-            kind = self._lvm.kind_of(name)
-        except NotFoundError:
+        if self._kinds is None:
+            self._kinds = {kind.name: kind for kind in self._lvm.kinds()}
+        kind = self._kinds.get(name)
+        if kind is None:
             return f"there is no volume {name}"
         return f"{name} is a {kind.segment_type} volume, not a thin one"

@@ -13,7 +13,11 @@ from functools import partial
 from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.locking import replica_lock, took
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
-from thinsync_virt.endpoint.removal import remove_unfinished, remove_unused_definitions
+from thinsync_virt.endpoint.removal import (
+    may_have_unused_definitions,
+    remove_unfinished,
+    remove_unused_definitions,
+)
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.endpoint.transactions import finish_transaction
 from thinsync_virt.errors import BusyError, ThinsyncError
@@ -122,26 +126,41 @@ def recover_sets(
                 return _recover_replica(lvm, role, key, recovery, journal)
         return []  # a job is at work on it
 
-    for key in read_catalogue(lvm.volumes(), role).replicas():
-        recovery.attempt(partial(recover, key))
+    # One report for all replicas, and no lock: a job of another domain, begun at the same moment, would be refused.
+    for key, ours in read_catalogue(lvm.volumes(), role).by_replica().items():
+        if _is_left_over(ours):
+            recovery.attempt(partial(recover, key))
     return []
+
+
+def _is_left_over(ours: Catalogue) -> bool:
+    """Whether there may be anything of a replica to clean up."""
+    return bool(ours.unfinished or _idle(ours) or may_have_unused_definitions(ours))
 
 
 def _recover_replica(
     lvm: Lvm, role: Role, key: ReplicaKey, recovery: Recovery, journal: TransferJournal | None
 ) -> list[str]:
     done: list[str] = []
-    catalogue = read_catalogue(lvm.volumes(), role)
-    name = catalogue.names.get(key.domain, key.domain)
-    for unfinished in catalogue.of(key).unfinished:
+
+    def look() -> Catalogue:
+        return read_catalogue(lvm.volumes(), role).of(key)
+
+    ours = look()
+    name = ours.names.get(key.domain, key.domain)
+    removed_sets = False
+    for unfinished in ours.unfinished:
         if journal is not None and journal.find(key, (unfinished,)) is not None:
             text = f"{name}: the interrupted transfer of point {short_id(unfinished.id)} goes on with the next run"
             recovery.kept.append(text)
             continue
         recovery.attempt(partial(_remove_unfinished, lvm, unfinished, name), name)
+        removed_sets = True
+    if removed_sets:
+        ours = look()
     with suppress(BusyError):  # a verification has opened one meanwhile
-        done += deactivate_idle(lvm, name, read_catalogue(lvm.volumes(), role).of(key))
-    removed = remove_unused_definitions(lvm, read_catalogue(lvm.volumes(), role).of(key))
+        done += deactivate_idle(lvm, name, ours)
+    removed = remove_unused_definitions(lvm, ours)
     if removed:
         done.append(f"{name}: removed {removed} definitions that no point refers to")
     return done
@@ -154,11 +173,15 @@ def _remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet, name: str) -> list[s
 
 def deactivate_idle(lvm: Lvm, name: str, ours: Catalogue) -> list[str]:
     """Points and staging are inactive when idle: a killed sender, receiver or verifier leaves them active."""
-    volumes = [disk.volume for point in ours.points for disk in point.disks]
-    volumes += [disk.volume for unfinished in ours.unfinished for disk in unfinished.disks]
-    volumes += [entry.volume for entry in ours.definitions]
-    idle = [volume.name for volume in volumes if volume.active and not volume.open]
+    idle = _idle(ours)
     if not idle:
         return []
     lvm.deactivate(idle)
     return [f"{name}: deactivated {', '.join(str(volume) for volume in idle)}"]
+
+
+def _idle(ours: Catalogue) -> list[VolumeName]:
+    volumes = [disk.volume for point in ours.points for disk in point.disks]
+    volumes += [disk.volume for unfinished in ours.unfinished for disk in unfinished.disks]
+    volumes += [entry.volume for entry in ours.definitions]
+    return [volume.name for volume in volumes if volume.active and not volume.open]

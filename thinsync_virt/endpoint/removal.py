@@ -58,13 +58,31 @@ def remove_unused_definitions(lvm: Lvm, ours: Catalogue, kept: Collection[str] =
         # What they refer to stands on a volume that is not here.
         return 0
     wanted = {point.definition for point in ours.points} | set(kept)
-    useless = [entry.volume.name for entry in ours.definitions if entry.definition not in wanted]
-    for definition in sorted(wanted):
-        useless += _useless_twins(lvm, [one for one in ours.definitions if one.definition == definition])
+    useless: list[VolumeName] = []
+    for definition, twins in _by_definition(ours).items():
+        if definition in wanted:
+            useless += _useless_twins(lvm, twins)
+        else:
+            useless += [entry.volume.name for entry in twins]
     if useless:
         with suppress(BusyError):
             lvm.remove(tuple(useless))
     return len(useless)
+
+
+def may_have_unused_definitions(ours: Catalogue) -> bool:
+    """Whether :func:`remove_unused_definitions` would find any, as far as no volume has to be read to tell."""
+    wanted = {point.definition for point in ours.points}
+    return not ours.broken and any(
+        definition not in wanted or len(twins) > 1 for definition, twins in _by_definition(ours).items()
+    )
+
+
+def _by_definition(ours: Catalogue) -> dict[str, list[DefinitionVolume]]:
+    found: dict[str, list[DefinitionVolume]] = {}
+    for entry in ours.definitions:
+        found.setdefault(entry.definition, []).append(entry)
+    return found
 
 
 def _useless_twins(lvm: Lvm, twins: list[DefinitionVolume]) -> list[VolumeName]:

@@ -9,7 +9,7 @@
                          | u32 LE | u8    |
                          +--------+-------+-----------------
 
-    kind 1 JSON       an object, at most 8 MiB                        one request, answer or progress report
+    kind 1 JSON       an object, at most 16 MiB                       one request, answer or progress report
     kind 2 RAW        1 byte .. 16 MiB of a stream                    not kept: read piece by piece
     kind 3 RAW END    empty                                           the stream is complete
     kind 4 RAW ABORT  JSON {code, message, hint, retry}, at most 64 KiB     there will be no more of it
@@ -30,7 +30,8 @@ from thinsync_virt.stream.frames import Piece
 from thinsync_virt.stream.jsontext import decode_object
 from thinsync_virt.units import KIB, MIB
 
-MAX_JSON = 8 * MIB
+MAX_JSON = 16 * MIB
+"""The bitmap of a disk of 64 TiB, one bit for each MiB, is 10.7 MiB in base64."""
 MAX_RAW = 16 * MIB
 MAX_ABORT = 64 * KIB
 _HEAD = struct.Struct("<IB")

@@ -11,7 +11,8 @@ newer, smaller disk is gone, also when the disk grew again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from thinsync_virt.stream.index import Frame
@@ -34,12 +35,23 @@ class Segment(NamedTuple):
 
 
 def segments(layers: Sequence[Layer], start: int = 0) -> Iterator[Segment]:
-    """Of layers from the oldest to the newest; ranges that none covers are left out."""
-    merged: Iterator[Segment] = iter(())
-    for number, layer in enumerate(layers):
-        bound = min(later.size for later in layers[number:])
-        merged = _over(_segments(layer.frames(start), number, start, bound), _clip(merged, bound))
-    return merged
+    """Of layers from the oldest to the newest; ranges that none covers are left out.
+
+    A segment passes as many generators as it takes to halve the layers down to its own: with one upon the other,
+    Python would have no stack left at some hundred of them.
+    """
+    if not layers:
+        return iter(())
+    # What lies past the end of a disk that was smaller later is gone.
+    bounds = list(accumulate((layer.size for layer in reversed(layers)), min))[::-1]
+    found = [
+        _segments(layer.frames(start), number, start, bound)
+        for number, (layer, bound) in enumerate(zip(layers, bounds, strict=True))
+    ]
+    while len(found) > 1:
+        odd = found[-1:] if len(found) % 2 else []
+        found = [_over(upper, lower) for lower, upper in zip(found[::2], found[1::2], strict=False)] + odd
+    return found[0]
 
 
 def _segments(frames: Iterator[Frame], layer: int, start: int, bound: int) -> Iterator[Segment]:
@@ -49,13 +61,6 @@ def _segments(frames: Iterator[Frame], layer: int, start: int, bound: int) -> It
         first, end = max(frame.start, start), min(frame.start + frame.length, bound)
         if first < end:
             yield Segment(first, end, layer, frame)
-
-
-def _clip(merged: Iterable[Segment], bound: int) -> Iterator[Segment]:
-    for segment in merged:
-        if segment.start >= bound:
-            return
-        yield segment._replace(end=min(segment.end, bound))
 
 
 def _over(upper: Iterator[Segment], lower: Iterator[Segment]) -> Iterator[Segment]:

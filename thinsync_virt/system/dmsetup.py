@@ -7,16 +7,18 @@
     0 8388608 thin-pool Fail | Error
     0 524288 thin 4096 524287        start length thin MAPPED_SECTORS HIGHEST_SECTOR|-
     0 524288 thin Fail
+    vg0-web01: 0 524288 thin 4096 524287        when no device is named: of each
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from thinsync_virt.errors import BusyError, CommandError, NotFoundError, PoolError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.volumes import PoolMode, PoolStatus
-from thinsync_virt.system.dm_names import dm_name, is_suspended
+from thinsync_virt.system.dm_names import dm_name, is_suspended, split_dm_name
 from thinsync_virt.system.process import Completed, run
 from thinsync_virt.units import SECTOR
 
@@ -91,6 +93,18 @@ def parse_thin_status(line: str, volume: str) -> ThinStatus:
     )
 
 
+def parse_thin_statuses(text: str) -> dict[VolumeName, ThinStatus]:
+    """From ``dmsetup status --target thin``: ``NAME: `` before each line. What is not LVM's is passed over."""
+    found: dict[VolumeName, ThinStatus] = {}
+    for line in text.splitlines():
+        name, _, status = line.partition(": ")
+        known = split_dm_name(name)
+        if known is not None and not known[1]:
+            with contextlib.suppress(PoolError):
+                found[known[0]] = parse_thin_status(status, name)
+    return found
+
+
 class DmSetup:
     """The kernel's side of LVM's thin pools and volumes. Implements the lease's ``MetadataSnapshots``."""
 
@@ -101,6 +115,10 @@ class DmSetup:
     def thin_status(self, volume: VolumeName) -> ThinStatus:
         """What an active thin volume has mapped. Raises NotFoundError when it is not active, PoolError if failed."""
         return parse_thin_status(self._status(volume, "", f"volume {volume}"), str(volume))
+
+    def thin_statuses(self) -> dict[VolumeName, ThinStatus]:
+        """What every active thin volume of LVM has mapped, by one process; those that have failed are left out."""
+        return parse_thin_statuses(_dmsetup("status", "--noflush", "--target", "thin").stdout)
 
     def reserve(self, pool: VolumeName) -> None:
         """Make the pool's one metadata snapshot. Raises BusyError if there is one already, PoolError otherwise."""

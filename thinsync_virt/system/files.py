@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,14 @@ from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.flushes import flush
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+
+
+def allow_many_files() -> None:
+    """Let this process have as many files open as the host allows: at first it is 1024, for those that ``select``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o600) -> None:

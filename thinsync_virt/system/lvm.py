@@ -128,6 +128,10 @@ class Lvm:
                 return kind
         raise NotFoundError(f"volume {name} does not exist", hint=f"see: lvs -a {name.vg}")
 
+    def kinds(self) -> tuple[VolumeKind, ...]:
+        """What every LV is made of, hidden ones too."""
+        return lvm_report.parse_kinds(self._lvs(lvm_report.KIND_FIELDS, None, ["-a"]))
+
     def active_uuid(self, name: VolumeName) -> str:
         """The UUID of the LV whose device has that name now, as the kernel says; "" where there is none.
 

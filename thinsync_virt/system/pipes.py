@@ -83,7 +83,7 @@ class StreamInput:
             try:
                 count = os.readv(self._descriptor, [buffer])
             except BlockingIOError:
-                select.select([self._descriptor], [], [])
+                _wait(self._descriptor, select.POLLIN)
                 continue
             except OSError as error:
                 hint = _READ_HINTS.get(error.errno or 0, "look at where it comes from; dmesg")
@@ -155,7 +155,7 @@ class StreamOutput:
                 count = os.writev(self._descriptor, views)
             except BlockingIOError:
                 # Somebody who shares our terminal or pipe made it so.
-                select.select([], [self._descriptor], [])
+                _wait(self._descriptor, select.POLLOUT)
                 continue
             except BrokenPipeError:
                 raise
@@ -218,3 +218,10 @@ def _widen(descriptor: int) -> None:
     with contextlib.suppress(OSError):
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+
+def _wait(descriptor: int, events: int) -> None:
+    # Not select: it takes no descriptor above 1023, and a chain of files may hold more open.
+    poll = select.poll()
+    poll.register(descriptor, events)
+    poll.poll()

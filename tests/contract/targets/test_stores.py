@@ -625,3 +625,19 @@ def test_merged_neighbours_become_larger_pieces(tmp_path: Path, monkeypatch: pyt
     finally:
         opened.close()
     assert len(frames) == 1, "one extent of neighbours"
+
+
+def test_a_chain_that_is_too_long_is_refused_before_a_point_is_made(
+    site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.send(1, {"vda": ONE})
+    replica.send(2, {"vda": TWO}, base=1)
+
+    def refused() -> bool:
+        with site.session() as (target, _):
+            findings = target.check(site.key, definition_of(site.choices), site.choices, {"vda": SIZE}, {})
+        return any("stand on each other" in one.message for one in refusals(findings))
+
+    assert not refused()
+    monkeypatch.setattr(type(site.keeper), "longest", 2)
+    assert refused() == site.keeper.chained

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.unit.values import (
     identifier,
     point,
     touched,
+    volume,
 )
 from thinsync_virt.cli import build, verify_command
 from thinsync_virt.cli.commands import DAILY, PLUMBING, group
@@ -34,6 +36,7 @@ from thinsync_virt.endpoint.recovery import NotDone, Recovery
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
 from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.reports import Outcome, ReplicationReport
 from thinsync_virt.model.states import TargetState
@@ -41,6 +44,7 @@ from thinsync_virt.model.targets import HostTarget, TargetSpec
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.planning.choices import Wishes
 from thinsync_virt.replication.verify import Proof
+from thinsync_virt.system.dmsetup import DmSetup, ThinStatus
 from thinsync_virt.system.priority import Priority
 from thinsync_virt.units import MIB
 
@@ -711,3 +715,19 @@ def test_a_finding_that_is_no_failure_has_no_code_of_one(severity: Severity) -> 
         "message": "as it is",
         "hint": "look",
     }
+
+
+def test_what_is_mapped_is_asked_once_for_all_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one process, and not by one for each of hundreds of disks."""
+    running = replace(volume("web01-vda"), active=True)
+    asked = []
+
+    def statuses(_: DmSetup) -> dict[VolumeName, ThinStatus]:
+        asked.append("dmsetup")
+        return {running.name: ThinStatus(MIB, 2 * MIB)}
+
+    monkeypatch.setattr(DmSetup, "thin_statuses", statuses)
+    inspector = build.Inspector(SimpleNamespace())  # type: ignore[arg-type]
+    disks = (replace(disk("vda"), volume=running), disk("vdb"), bad_disk("vdc"))
+    assert [inspector.mapped(domain(*disks)) for _ in range(100)] == [{"vda": MIB}] * 100
+    assert asked == ["dmsetup"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import tracemalloc
 from contextlib import closing
 from pathlib import Path
@@ -127,3 +128,15 @@ def test_a_file_cut_while_it_is_open_ends_in_an_error_that_names_it(tmp_path: Pa
         assert refusal.value.hint
         with pytest.raises(StreamError):
             disk.read(size - MIB, MIB)
+
+
+def test_more_files_than_a_process_may_open_at_first(tmp_path: Path) -> None:
+    """A chain that nobody could merge is read all the same: else nobody could ever restore or merge it."""
+    paths, size = stacked(tmp_path, 20)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+    try:
+        with closing(ArchivedDisk([paths[0], *paths[1:] * 300], "vda")) as disk:
+            assert disk.read(0, size) == whole(20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -201,3 +201,16 @@ def test_a_domain_that_was_renamed_has_its_newest_name() -> None:
     assert found.names == {DOMAIN: "new"}
     assert found.of(KEY).names == {DOMAIN: "new"}
     assert found.of(OTHER).names == {DOMAIN: "older"}
+
+
+def test_the_parts_of_all_replicas_at_once_are_those_one_by_one() -> None:
+    volumes = [
+        *set_volumes(ONE),
+        *set_volumes(TWO, 2, key=OTHER, sealed=False),
+        *set_volumes(THREE, 3, key=OTHER)[1:],
+        *set_volumes(identifier(4), 4, role=Role.REGISTERED, point=ONE),
+        definition_volume("ab" * 16, key=ReplicaKey(identifier(9), OTHER_GROUP)),
+    ]
+    found = read_catalogue(volumes, Role.TARGET)
+    assert found.by_replica() == {key: found.of(key) for key in found.replicas()}
+    assert len(found.by_replica()) == 3

@@ -107,6 +107,14 @@ def test_lvm_is_asked_once_for_many_disks() -> None:
     assert lvm.asked == 2
 
 
+def test_lvm_is_asked_once_more_for_many_disks_that_are_not_thin() -> None:
+    lvm = Recorded("trixie")
+    find = VolumeFinder(lvm)
+    for _ in range(100):
+        find("/dev/vg0/ext"), find("/dev/vg0/sys"), find("/dev/vg0/none")
+    assert lvm.asked == 2
+
+
 # Pools.
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from thinsync_virt.planning.pool_time import DAY
 from thinsync_virt.system.dmsetup import DmSetup, ThinStatus
 from thinsync_virt.system.lvm_report import VolumeGroup
 from thinsync_virt.system.superblock import PoolSuperblock
+from thinsync_virt.thin.usage import Usage
 
 CHUNK = 65536
 OTHER = VolumeName("vg1", "other")
@@ -36,6 +37,8 @@ class Kernel(DmSetup):
 
     def __init__(self) -> None:
         self.statuses: dict[VolumeName, PoolStatus | ThinsyncError] = {}
+        self.active: list[VolumeName] = []
+        self.asked = 0
 
     def pool_status(self, pool: VolumeName) -> PoolStatus:
         found = self.statuses[pool]
@@ -54,8 +57,10 @@ class Kernel(DmSetup):
     def release(self, pool: VolumeName) -> None:
         self._set(pool, None)
 
-    def thin_status(self, volume: VolumeName) -> ThinStatus:
-        return ThinStatus(5 * CHUNK, 9 * CHUNK)
+    def thin_statuses(self) -> dict[VolumeName, ThinStatus]:
+        """Of every volume there is."""
+        self.asked += 1
+        return {name: ThinStatus(5 * CHUNK, 9 * CHUNK) for name in self.active}
 
 
 class Host(StoredLvm):
@@ -232,12 +237,39 @@ def test_a_volume_that_is_made_meanwhile_is_nothing_odd(world: World) -> None:
     assert found[4].name == made[3].name and found[4].purpose.use is Use.REPLICA
 
 
+class Compared(ThinVolume):
+    """Counts how often one is compared with another."""
+
+    count = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.count += 1
+        return self is other
+
+    __hash__ = ThinVolume.__hash__
+
+
+def test_each_volume_is_not_compared_with_every_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of volumes lie in one pool."""
+    monkeypatch.setattr(pool_content.PoolContents, "_usage", lambda *_: Usage(CHUNK, {}, {}, {}, 0))
+    for number in range(300):
+        one = volume(f"v{number}", thin_id=number)
+        values = [getattr(one, name.name) for name in fields(ThinVolume)]
+        world.lvm.stored[one.name] = Compared(*values)
+    world.add()
+    monkeypatch.setattr(Compared, "count", 0)
+    pool_content.PoolContents(world.lvm, MetadataLeases(), world.kernel).read(pool_report(POOL).pool, {})
+    assert Compared.count <= 300
+
+
 def test_somebody_elses_metadata_snapshot_spoils_only_what_it_hides(world: World) -> None:
     trees(world)
     points(world)
     world.kernel.reserve(POOL)
     world.lvm.stored = {name: replace(one, active=True) for name, one in world.lvm.stored.items()}
+    world.kernel.active = list(world.lvm.stored)
     view = world.view()
+    assert world.kernel.asked == 1
     assert view.holder is not None
     assert (view.holder.kind, view.holder.block, view.holder.pid) == (HolderKind.FOREIGN, 900, None)
     assert view.health is Health.OK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import random
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.unit.endpoint.stored import FileName, StoredLvm, set_volumes
 from tests.unit.values import DOMAIN, KEY, POOL, identifier, pool_report
-from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.mappings import Mappings
 from thinsync_virt.endpoint.proof import MAX_WINDOW, Prover, bitmap, set_blocks
 from thinsync_virt.errors import NotFoundError, PoolError, StreamError
@@ -23,7 +24,8 @@ from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.tags import Role
 from thinsync_virt.model.volumes import Pool
-from thinsync_virt.units import KIB, MIB
+from thinsync_virt.remote.messages import MAX_JSON
+from thinsync_virt.units import GIB, KIB, MIB
 
 POINT = identifier(1)
 # The last block of 1 MiB is cut short.
@@ -57,6 +59,21 @@ def test_the_bitmap_says_which_blocks_have_anything(data: st.DataObject) -> None
     assert set_blocks(bytes(bits), 0, 1 << 20) == expected  # nothing past the end
     half = count // 2
     assert set_blocks(bytes(bits), 0, half) + set_blocks(bytes(bits), half, count - half) == expected
+
+
+def test_lvm_is_asked_once_for_all_digests_of_a_disk(lvm: StoredLvm) -> None:
+    """A disk of 64 TiB takes some hundred thousand calls, and each report of LVM is a process."""
+    asked = []
+
+    def catalogue() -> Catalogue:
+        asked.append("lvs")
+        return read_catalogue(lvm.volumes(), Role.TARGET)
+
+    prover = Prover(lvm, FixedOpener(), catalogue)
+    for block in (0, 1, 2, 3) * 50:
+        assert len(prover.digests(KEY, POINT, "vda", (block,), MIB)) == 32
+    prover.close()
+    assert asked == ["lvs"]
 
 
 class FixedMappings:
@@ -155,3 +172,10 @@ def test_volumes_are_active_only_while_it_is_open(lvm: StoredLvm, prover: Prover
     prover.close()
     assert lvm.activated == []
     assert POOL in lvm.known_pools
+
+
+def test_the_bitmap_of_the_largest_disk_fits_a_message() -> None:
+    """Else no disk above 48 TiB could be verified or seeded over ssh."""
+    bits = bytes(bitmap([Extent(0, 64 * 1024 * GIB, ExtentKind.DATA)], 64 * 1024 * GIB))
+    assert bits == b"\xff" * (8 * MIB)
+    assert len(base64.b64encode(bits)) + 1024 <= MAX_JSON

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.unit.endpoint.stored import StoredLvm, definition_volume, set_volumes
-from tests.unit.values import KEY, pool_report
+from tests.unit.values import KEY, identifier, pool_report
 from thinsync_virt.endpoint import recovery as recovery_module
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.locking import replica_lock
@@ -34,7 +35,7 @@ from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Mark
 from thinsync_virt.model.tags import Role
 from thinsync_virt.model.transfers import Interrupted
-from thinsync_virt.model.volumes import Pool
+from thinsync_virt.model.volumes import Pool, ThinVolume
 
 NAMES = (VolumeName("vg0", "pool"), VolumeName("vg1", "broken"), VolumeName("vg2", "pool"))
 
@@ -218,3 +219,63 @@ def test_a_set_that_somebody_has_open_is_told_of_and_keeps_no_other(role: Role) 
         again = Recovery()
         again.attempt(lambda: recover_sets(lvm, role, again))
     assert (again.done, again.failed) == ([], [])
+
+
+def many_replicas(count: int) -> CountingLvm:
+    """As many domains, each with one whole point and its definition, and nothing to clean up."""
+    volumes: list[ThinVolume] = []
+    for number in range(count):
+        key = ReplicaKey(identifier(number + 1), KEY.target)
+        volumes += set_volumes(identifier(number + 1), key=key, name=f"vm{number}")
+        volumes.append(definition_volume("de" * 16, f"ts-vm{number}-def-dededede", key=key))
+    return CountingLvm(volumes)
+
+
+class CountingLvm(StoredLvm):
+    """Counts the reports: each is a process that goes through every volume group."""
+
+    reports = 0
+
+    def volumes(self, vg: str | None = None) -> tuple[ThinVolume, ...]:
+        self.reports += 1
+        return super().volumes(vg)
+
+
+@pytest.mark.parametrize("count", [2, 200])
+def test_where_nothing_is_left_one_report_does_for_all_replicas(count: int) -> None:
+    """Every run cleans up before it begins, and a host may have hundreds of replicas."""
+    lvm, recovery = many_replicas(count), Recovery()
+    recovery.attempt(lambda: recover_sets(lvm, Role.TARGET, recovery))
+    assert (lvm.reports, recovery.done, recovery.failed) == (1, [], [])
+
+
+def test_where_nothing_is_left_no_replica_is_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that begins beside it, for another domain, would be told that one is running already."""
+    locked: list[str] = []
+
+    def watched(role: Role, domain: str) -> AbstractContextManager[None]:
+        locked.append(domain)
+        return replica_lock(role, domain)
+
+    monkeypatch.setattr(recovery_module, "replica_lock", watched)
+    lvm, recovery = many_replicas(20), Recovery()
+    recovery.attempt(lambda: recover_sets(lvm, Role.TARGET, recovery))
+    assert locked == []
+    late = ReplicaKey(identifier(7), KEY.target)
+    lvm.stored |= {one.name: one for one in set_volumes("b2" * 16, 2, key=late, sealed=False)}
+    recovery.attempt(lambda: recover_sets(lvm, Role.TARGET, recovery))
+    assert locked == [late.domain]
+    assert len(recovery.done) == 1
+
+
+def test_all_that_may_be_left_of_a_replica_is_still_found() -> None:
+    """A volume that is active though nobody has it open, and a definition that no point refers to."""
+    lvm, recovery = many_replicas(3), Recovery()
+    idle = next(name for name in lvm.stored if "vm0-vda" in name.lv)
+    lvm.stored[idle] = replace(lvm.stored[idle], active=True)
+    lvm.activated = [idle]
+    unused = definition_volume("ab" * 16, "ts-vm1-def-abababab", key=ReplicaKey(identifier(2), KEY.target))
+    lvm.stored[unused.name] = unused
+    recovery.attempt(lambda: recover_sets(lvm, Role.TARGET, recovery))
+    assert lvm.activated == [] and unused.name not in lvm.stored
+    assert parts(recovery.done) == ["vm0", "vm1"]

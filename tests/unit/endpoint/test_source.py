@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -298,3 +298,34 @@ def test_what_was_waited_for_in_vain_before_the_window_is_not_tried_again_at_onc
     assert not isinstance(ended.value, BusyError)
     assert ended.value.code is Code.BUSY and ended.value.retry and ended.value.hint == "ps -fp 4711"
     assert {one.lv for one in lvm.stored} == {f"{NAME}-vda", f"{NAME}-vdb"}
+
+
+@pytest.mark.parametrize(("vg", "waits"), [("vg0", True), ("vg1", False)])
+def test_windows_in_two_pools_of_one_group_wait_for_each_other(
+    vg: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LVM locks whole groups, and inside a freeze waits for nobody: both guests would be frozen for nothing."""
+    other = VolumeName(vg, "other")
+    source, _ = make(monkeypatch, WHOLE)
+    second = make(monkeypatch, WHOLE)[0]
+    second.windows._lvm.known_pools[other] = replace(A_POOL, name=other)  # type: ignore[attr-defined]
+    monkeypatch.setattr(window_module, "POOL_LOCK_WAIT", 0.0)
+    there = disk("vda", pool=other)
+    held: list[bool] = []
+    take_set = Guard.take_set
+
+    def in_the_window(guard: Guard, request: WindowRequest) -> WindowReport:
+        monkeypatch.setattr(Guard, "take_set", take_set)
+        refusal = (
+            pytest.raises(ThinsyncError, match="volume group vg0: already running")
+            if waits
+            else nullcontext()
+        )
+        with refusal, ExitStack() as locks:
+            second.windows._lock_pools((there,), locks)
+        held.append(waits)
+        return take_set(guard, request)
+
+    monkeypatch.setattr(Guard, "take_set", in_the_window)
+    take(source)
+    assert held == [waits]

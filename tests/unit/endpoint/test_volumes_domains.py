@@ -223,6 +223,6 @@ def test_what_somebody_has_open_of_an_earlier_one_is_no_obstacle(running: Runnin
     with running.take() as sent:
         assert opened.name not in {disk.volume.name for disk in sent.disks}
     assert running.left() == [str(opened.name)]
-    assert any("thinsync-vm recover removes it" in note for note in world.notes)
+    assert any("what removes it: thinsync-vm recover" in note for note in world.notes)
     tags = [parse_tag(tag) for tag in opened.tags]
     assert tags == [Temporary(0, opened.origin)]

@@ -43,7 +43,7 @@ def layers(draw: st.DrawFn) -> Sample:
     return Sample(tuple(extents), size)
 
 
-@given(st.lists(layers(), min_size=1, max_size=4), st.integers(0, SPACE))
+@given(st.lists(layers(), max_size=9), st.integers(0, SPACE))
 @settings(deadline=None, max_examples=300)
 def test_as_if_they_were_written_one_after_the_other(stack: list[Sample], begin: int) -> None:
     expected: dict[int, tuple[int, int]] = {}
@@ -60,3 +60,13 @@ def test_as_if_they_were_written_one_after_the_other(stack: list[Sample], begin:
         for at in range(segment.start, segment.end):
             found[at] = (segment.layer, segment.frame.number)
     assert found == {at: what for at, what in expected.items() if at >= begin}
+
+
+def test_a_segment_of_thousands_of_layers_is_found() -> None:
+    """As many as there are points that nobody could merge; Python's stack is no deeper than a thousand."""
+    stack = [
+        Sample((Frame(number, 1, FrameType.DATA, 0, number),), 3000).layer()
+        for number in reversed(range(3000))
+    ]
+    assert [segment.layer for segment in segments(stack)] == list(reversed(range(3000)))
+    assert [segment.layer for segment in segments(stack, 2998)] == [1, 0]

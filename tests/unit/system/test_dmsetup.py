@@ -10,7 +10,13 @@ from thinsync_virt.errors import CommandError, NotFoundError, PoolError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.volumes import PoolMode
 from thinsync_virt.system import dmsetup
-from thinsync_virt.system.dmsetup import DmSetup, ThinStatus, parse_pool_status, parse_thin_status
+from thinsync_virt.system.dmsetup import (
+    DmSetup,
+    ThinStatus,
+    parse_pool_status,
+    parse_thin_status,
+    parse_thin_statuses,
+)
 from thinsync_virt.system.process import Completed
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -53,6 +59,35 @@ def test_thin_volumes() -> None:
     assert parse_thin_status("0 524288 thin 0 -", "v") == ThinStatus(0, 0)
     with pytest.raises(PoolError, match="failed"):
         parse_thin_status("0 524288 thin Fail", "v")
+
+
+def test_all_thin_volumes_at_once() -> None:
+    """Of one that has failed, and of devices that LVM did not make, nothing is said; no other is lost by that."""
+    said = (
+        "vg0-web01: 0 524288 thin 4096 524287\n"
+        "vg--a-web--1: 0 524288 thin 0 -\n"
+        "vg0-gone: 0 524288 thin Fail\n"
+        "vg0-old-real: 0 524288 thin 8 15\n"
+        "docker-8:1-1234-c0ffee-x: 0 524288 thin 8 15\n"
+    )
+    assert parse_thin_statuses(said) == {
+        VolumeName("vg0", "web01"): ThinStatus(4096 * 512, 524288 * 512),
+        VolumeName("vg-a", "web-1"): ThinStatus(0, 0),
+    }
+    assert parse_thin_statuses("No devices found\n") == {}
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_one_process_does_for_all_thin_volumes(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+
+    def answer(argv: list[str], **_: object) -> Completed:
+        started.append(argv)
+        return Completed(tuple(argv), 0, "".join(f"vg0-v{n}: 0 8 thin 8 7\n" for n in range(count)), "")
+
+    monkeypatch.setattr(dmsetup, "run", answer)
+    assert len(DmSetup().thin_statuses()) == count
+    assert len(started) == 1
 
 
 @given(st.text(alphabet="0123456789 -/abr\n", max_size=60))

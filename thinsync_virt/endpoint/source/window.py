@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from thinsync_virt.endpoint.locking import window_lock
 from thinsync_virt.endpoint.metadata_lease import pool_lock
 from thinsync_virt.errors import BusyError, Code, GuestError, NotFoundError, SpaceError, ThinsyncError
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
@@ -70,7 +71,7 @@ class Windows:
         """Hold one: all of ``requests`` are there and the guest runs again, or an error, after which some may be there.
 
         ``requests`` are for ``disks``, all in pools that were looked at; ``limit`` is seconds from freeze to confirmed
-        thaw. Jobs with a disk in the same pools wait for each other before. Raises BusyError when LVM was busy inside
+        thaw. Jobs with a disk in the same groups wait for each other before. Raises BusyError when LVM was busy inside
         the window (again is worth a try); what was busy for a minute before it is no BusyError, but has its code.
         Raises GuestError, SpaceError, ConflictError (a block job), PoolError, UnreachableError (no guard).
         """
@@ -102,7 +103,10 @@ class Windows:
         with _waited_for():
             for pool in pools:
                 locks.enter_context(pool_lock(self._lvm.pool(pool), wait=POOL_LOCK_WAIT))
-            for vg in sorted({pool.vg for pool in pools}):
+            groups = sorted({pool.vg for pool in pools})
+            for vg in groups:
+                locks.enter_context(window_lock(vg, POOL_LOCK_WAIT))
+            for vg in groups:
                 wait_until_idle(vg, POOL_LOCK_WAIT)
 
     def _confirm(self, requests: tuple[SnapshotRequest, ...], report: WindowReport) -> tuple[ThinVolume, ...]:

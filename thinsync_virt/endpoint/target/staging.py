@@ -98,7 +98,9 @@ class Staging:
                 _check_untouched(held.volume, self._incoming.domain_name)
                 same = held.volume.size == size
                 snapshots.append(
-                    SnapshotRequest(held.volume.name, name.lv, (tag,), read_only=False, skip=True, active=same)
+                    SnapshotRequest(
+                        held.volume.name, name.lv, (tag,), read_only=False, skip=True, active=same
+                    )
                 )
             else:
                 fresh.append((name, pool, size, tag))

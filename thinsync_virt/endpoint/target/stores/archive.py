@@ -40,6 +40,7 @@ class ArchiveKeeper:
 
     kind = TargetKind.ARCHIVE
     chained = True
+    longest = 500
     slack = 6
 
     def findings(self, directory: Path, where: str) -> tuple[Finding, ...]:

@@ -20,7 +20,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
 )
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress
 from thinsync_virt.endpoint.target.stores.records import DomainRecord, PointRecord
-from thinsync_virt.errors import ThinsyncError
+from thinsync_virt.errors import Code, ThinsyncError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
 from thinsync_virt.system import steps
@@ -73,9 +73,16 @@ def _mark(folder: DomainFolder, retired: list[PointRecord]) -> None:
             mark_removable(folder.point_path(point))
 
 
-def _useless(record: DomainRecord) -> frozenset[str]:
-    """Retired points on which nothing stands."""
-    return frozenset(point.id for point in record.points if point.retired and not record.children(point.id))
+def _useless(record: DomainRecord, spared: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Retired points on which no point stands, not by others either; ``spared`` are taken for points."""
+    needed: set[str] = set()
+    # Each comes after those that it stands on.
+    for point in reversed(record.points):
+        if not point.retired or point.id in spared:
+            needed.add(point.id)
+        if point.id in needed:
+            needed |= point.bases
+    return frozenset(point.id for point in record.points if point.id not in needed)
 
 
 def _mergeable(folder: DomainFolder) -> list[PointRecord] | None:
@@ -127,6 +134,23 @@ def unsettled(folder: DomainFolder, where: str) -> tuple[Finding, ...]:
     )
 
 
+def too_long(folder: DomainFolder, keeper: Keeper, where: str) -> tuple[Finding, ...]:
+    """A refusal once so many files stand on each other, since nobody merged them, that nobody could read more."""
+    count = folder.record.longest_chain
+    if not keeper.chained or count < keeper.longest:
+        return ()
+    return (
+        Finding(
+            Severity.REFUSAL,
+            where,
+            f"{count} files stand on each other, since older points could not be merged: no more are put upon them",
+            "each run tries to merge them, and says why it cannot: make room there, see who has one open (lsof), or"
+            " look for a damaged one: thinsync-vm verify DOMAIN --to TARGET",
+            Code.SPACE,
+        ),
+    )
+
+
 def clean(folder: DomainFolder, keeper: Keeper, keep: str) -> tuple[str, ...]:
     """Finish what was cut short, and take points of which files are missing out of the record; what was done.
 
@@ -153,10 +177,12 @@ def _drop_broken(folder: DomainFolder) -> list[str]:
     broken = frozenset(point.id for point in record.points if not point.retired and point.id not in whole)
     if not broken:
         return []
-    before, left = _useless(record), record.without(broken)
-    while more := _useless(left) - before:
-        left = left.without(more)
-    folder.commit(left)
+    gone = set(broken)
+    for point in record.points:
+        if point.bases & gone:  # a retired one too: it stands on nothing then
+            gone.add(point.id)
+    left = record.without(frozenset(gone))
+    folder.commit(left.without(_useless(left, spared=_useless(record))))
     steps.reached("broken points dropped")
     return [f"point {short_id(one)} is gone: files of it are missing" for one in sorted(broken)]
 

@@ -79,6 +79,9 @@ class Keeper(Protocol):
     chained: bool
     """Whether an increment's file stands on its base's."""
 
+    longest: int
+    """So many files may stand on each other, and still be read together."""
+
     slack: int
     """So many points more than retention keeps may come together before the oldest are merged, all at once."""
 

@@ -41,6 +41,7 @@ class Qcow2Keeper:
 
     kind = TargetKind.QCOW2
     chained = True
+    longest = 200
     slack = 0
 
     def __init__(self, links: Callable[[Path], bool] = can_link) -> None:

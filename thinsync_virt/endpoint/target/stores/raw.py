@@ -23,6 +23,7 @@ class RawKeeper:
 
     kind = TargetKind.FILE
     chained = False
+    longest = 1
     slack = 0
 
     def __init__(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from thinsync_virt.endpoint.target.stores.wrapping import Fields, require, typed, unwrap, wrap
@@ -106,7 +107,7 @@ class PointRecord:
         return next((disk for disk in self.disks if disk.target == target), None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DomainRecord:
     """Everything of one domain in one store."""
 
@@ -129,11 +130,31 @@ class DomainRecord:
 
     def point(self, identifier: str) -> PointRecord | None:
         """The point of that id, retired or not."""
-        return next((point for point in self.points if point.id == identifier), None)
+        return self._by_id.get(identifier)
 
     def children(self, identifier: str) -> tuple[PointRecord, ...]:
         """The points that stand on it."""
-        return tuple(point for point in self.points if identifier in point.bases)
+        return tuple(self._standing.get(identifier, ()))
+
+    @cached_property
+    def longest_chain(self) -> int:
+        """How many files have to be read for a disk at most: its own, and those that it stands on."""
+        lengths: dict[str, int] = {}
+        for point in self.points:
+            lengths[point.id] = 1 + max((lengths[base] for base in point.bases), default=0)
+        return max((lengths[point.id] for point in self.points if not point.retired), default=0)
+
+    @cached_property
+    def _by_id(self) -> dict[str, PointRecord]:
+        return {point.id: point for point in self.points}
+
+    @cached_property
+    def _standing(self) -> dict[str, list[PointRecord]]:
+        found: dict[str, list[PointRecord]] = {}
+        for point in self.points:
+            for base in point.bases:
+                found.setdefault(base, []).append(point)
+        return found
 
     def with_point(self, point: PointRecord) -> DomainRecord:
         """With this point, in place of the one of its id if there is one."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from thinsync_virt.endpoint.catalogue import damaged_points
 from thinsync_virt.endpoint.target.reception import Reception
 from thinsync_virt.endpoint.target.stores.arrival import StoreLanding
-from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle, unsettled
+from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle, too_long, unsettled
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
 from thinsync_virt.endpoint.target.stores.plain import failing, room
@@ -143,7 +143,9 @@ class StoreEnd(Seedless):
         free, total = room(self.store.path)
         finding = judge_room(free, total, sum(data.values()), self.where)
         folder = self.store.domain(key.domain)
-        left = unsettled(folder, self.where) if folder is not None else ()
+        left: tuple[Finding, ...] = ()
+        if folder is not None:
+            left = (*unsettled(folder, self.where), *too_long(folder, self.keeper, self.where))
         damaged = damaged_points(points_of(folder), self.where) if folder is not None else ()
         return (finding, *self.keeper.findings(_existing(self.store.path), self.where), *left, *damaged)
 

@@ -20,6 +20,7 @@ from thinsync_virt.stream.header import StreamHeader
 from thinsync_virt.stream.index import Frame, FrameIndex, continue_stream
 from thinsync_virt.stream.overlay import Layer, Segment, segments
 from thinsync_virt.stream.writer import StreamWriter
+from thinsync_virt.system.files import allow_many_files
 from thinsync_virt.system.page_cache import ReadBehind
 from thinsync_virt.units import KIB, MIB
 
@@ -205,6 +206,7 @@ class ArchivedDisk:
     def __init__(self, paths: Sequence[Path], target: str) -> None:
         self._streams: list[ArchivedStream] = []
         self._payloads: OrderedDict[tuple[int, int], memoryview] = OrderedDict()
+        allow_many_files()
         try:
             for path in paths:
                 self._streams.append(ArchivedStream(path))
