@@ -51,28 +51,53 @@ class Lease:
 
 
 class OpenLease:
-    """A lease and its file. What :attr:`lease` says is on disk; safe to use from several threads."""
+    """A lease and its file. What :attr:`lease` says is on disk; safe to use from several threads.
+
+    Something that was undone is in :attr:`left` no more, also while a full or read-only directory keeps the file
+    from saying so: then it is neither undone again, nor does anything else wait for that.
+    """
 
     def __init__(self, lease: Lease, directory: Path = LEASES) -> None:
-        self._lease = lease
+        self._lease = self._left = lease
         self._lock = threading.Lock()
         self.path = directory / f"{lease.uuid}.json"
 
     @property
     def lease(self) -> Lease:
-        """As it stands."""
+        """As it stands on disk."""
         return self._lease
 
+    @property
+    def left(self) -> Lease:
+        """What there still is to undo."""
+        return self._left
+
     def update(self, **changes: Any) -> None:
-        """Record what is about to be done, or has been undone; with nothing left, the file goes."""
+        """Record what is about to be done. Raises ThinsyncError: then it must not be done."""
         with self._lock:
-            changed = replace(self._lease, **changes)
-            if changed.settled:
-                remove_durably(self.path)
-            else:
-                write_durably(self.path, _encode(changed))
-            # Last: whoever sees it settled may begin the next window, whose lease has the same path.
-            self._lease = changed
+            changed = replace(self._left, **changes)
+            self._save(changed)
+            self._left = changed
+
+    def strike(self, **changes: Any) -> None:
+        """Record what has been undone; with nothing left, the file goes. Raises ThinsyncError: :meth:`save` later."""
+        with self._lock:
+            self._left = replace(self._left, **changes)
+            self._save(self._left)
+
+    def save(self) -> None:
+        """Have the file say what is left, if it could not be written when something was struck off."""
+        with self._lock:
+            if self._lease != self._left:
+                self._save(self._left)
+
+    def _save(self, changed: Lease) -> None:
+        if changed.settled:
+            remove_durably(self.path)
+        else:
+            write_durably(self.path, _encode(changed))
+        # Last: whoever sees it settled may begin the next window, whose lease has the same path.
+        self._lease = changed
 
 
 def read_leases(directory: Path = LEASES) -> Iterator[OpenLease]:

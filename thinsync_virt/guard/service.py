@@ -19,7 +19,7 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +156,9 @@ class Guard:
             if window.unfinished is not None:
                 window.unfinished.goes_on(self._stop)
             while not lease.lease.settled and not self._stop.wait(0.1):
-                pass  # LVM still runs; its end is followed by a look at the volumes
+                # LVM still runs; its end is followed by a look at the volumes. Or the file cannot be written.
+                with suppress(ThinsyncError):
+                    lease.save()
             self._forget(request.uuid)
 
         self._spawn(finish)

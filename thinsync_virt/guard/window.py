@@ -220,7 +220,7 @@ class Window:
                 course.reason = "the agent found no file system to freeze"
         except AlreadyFrozenError:
             course.reason = _SOMEBODY_ELSE
-            lease.update(froze=False)
+            lease.strike(froze=False)
         except AgentRefusedError as error:
             course.reason = error.message
             # It may have frozen some, and a hook inside the guest may have locked a data base.
