@@ -21,6 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -125,10 +126,14 @@ class Window:
         lvm = self._around.start_lvm(request)
         try:
             lease = self._lease(view, lvm)
+            unsuspending = Unsuspending(lease, self._around.origins)
+            # LVM's end, whenever it comes, is followed by a look at the volumes. The thread for it is there before
+            # anything is touched: later there might be none to be had.
+            lvm.when_ended(unsuspending.run)
         except BaseException:
             lvm.close()
+            self._take_back()
             raise
-        unsuspending = Unsuspending(lease, self._around.origins)
         try:
             try:
                 self._reached(Step.LEASED)
@@ -137,8 +142,6 @@ class Window:
                 self._take(lease, lvm)
             finally:
                 lvm.close()
-                # From here on LVM's end, whenever it comes, is followed by a look at the volumes.
-                lvm.when_ended(unsuspending.run)
                 self._undo(self._limit)
         except ThinsyncError as error:
             unsuspending.wait(self._limit)
@@ -205,6 +208,12 @@ class Window:
         opened.update(origins=request.origins, lvm=lvm.process)
         self._opened = opened
         return opened
+
+    def _take_back(self) -> None:
+        """LVM ends with nothing done: there are no volumes to look at."""
+        if self._opened is not None:
+            with suppress(ThinsyncError):
+                self._opened.strike(origins=(), lvm=None)
 
     # The window itself
 
