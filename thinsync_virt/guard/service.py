@@ -351,17 +351,23 @@ def serve(path: str | Path | None = None, *, leases: Path = LEASES, uri: str = D
 def undo_left_overs(
     seconds: float = 30.0, *, leases: Path = LEASES, uri: str = DEFAULT_URI
 ) -> tuple[Left, ...]:
-    """Undo what interrupted windows left, when no guard runs (``thinsync-vm recover``); for at most that long.
+    """Undo what interrupted windows left, when no guard runs (``thinsync-vm recover``); about that long in all.
 
     Raises BusyError when a guard runs: then it does this itself.
     """
-    found = list(read_leases(leases))
-    if not found:
+    if not list(read_leases(leases)):
         return ()
     with hold(lock_path("guard", directory=leases.parent), 0.0, what="thinsync-guard"):
+        found = list(read_leases(leases))
         guard = make_guard(leases, uri)
-        for thread in guard.recover():
-            thread.join(seconds)
+        threads = guard.recover()
+        deadline = time.monotonic() + seconds
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        # The next guard takes up what is left. Whoever went on here would thaw in the midst of its windows.
+        guard.stop()
+        for thread in threads:
+            thread.join()
     return tuple(Left(lease.lease.domain, not lease.path.exists()) for lease in found)
 
 

@@ -30,7 +30,7 @@ from thinsync_virt.errors import ConflictError, GuestError, ThinsyncError, Unrea
 from thinsync_virt.guard.batch import SnapshotProcess
 from thinsync_virt.guard.course import Course, still_frozen_hint
 from thinsync_virt.guard.files import read_files
-from thinsync_virt.guard.leases import LEASES, Lease, OpenLease
+from thinsync_virt.guard.leases import LEASES, Lease, OpenLease, new_lease
 from thinsync_virt.guard.messages import FileContent, Quiesce, Step, WindowEvent, WindowReport, WindowRequest
 from thinsync_virt.guard.origins import Origins
 from thinsync_virt.guard.recovery import Undoable, Undoing, Unsuspending
@@ -202,7 +202,7 @@ class Window:
             agent_socket=view.agent_socket,
             monitor_socket=view.monitor_socket,
         )
-        opened = OpenLease(lease, self._around.leases)
+        opened = new_lease(lease, self._around.leases)
         ways = (self._guest, self._around.past_libvirt(view))
         self._undoing = Undoing(opened, ways, self._undone)
         opened.update(origins=request.origins, lvm=lvm.process)
