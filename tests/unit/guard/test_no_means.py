@@ -24,7 +24,6 @@ from thinsync_virt.guard.batch import LvmProcess
 from thinsync_virt.guard.client import ping, take_set
 from thinsync_virt.guard.service import Guard
 from thinsync_virt.hypervisor.process import Process
-from thinsync_virt.system import fed_process
 from thinsync_virt.system.fed_process import FedProcess
 
 FILES = 24
@@ -161,7 +160,7 @@ def test_a_command_that_cannot_be_begun_leaves_nothing(
         begun.append(process.pid)
         return process
 
-    monkeypatch.setattr(fed_process.subprocess, "Popen", fails if what == "a process" else begin)
+    monkeypatch.setattr(subprocess, "Popen", fails if what == "a process" else begin)
     if what == "a thread":
         monkeypatch.setattr(threading.Thread, "start", fails)
     if what == "memory":
