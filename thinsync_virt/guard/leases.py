@@ -80,7 +80,12 @@ class OpenLease:
         """Record what is about to be done. Raises ThinsyncError: then it must not be done."""
         with self._lock:
             changed = replace(self._left, **changes)
-            self._save(changed)
+            try:
+                self._save(changed)
+            except ThinsyncError:
+                # It may be there all the same, only not durably: then it has to go.
+                self._lease = changed
+                raise
             self._left = changed
 
     def strike(self, **changes: Any) -> None:

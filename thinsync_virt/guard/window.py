@@ -205,8 +205,8 @@ class Window:
         opened = new_lease(lease, self._around.leases)
         ways = (self._guest, self._around.past_libvirt(view))
         self._undoing = Undoing(opened, ways, self._undone)
-        opened.update(origins=request.origins, lvm=lvm.process)
         self._opened = opened
+        opened.update(origins=request.origins, lvm=lvm.process)
         return opened
 
     def _take_back(self) -> None:

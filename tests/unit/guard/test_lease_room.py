@@ -113,7 +113,7 @@ def test_a_window_that_cannot_write_its_lease_touches_nothing(
     held = hold(world, tmp_path, request(2, quiesce))
     assert held.error is not None
     assert not {"freeze", "pause", "lvm go"} & set(world.calls)
-    assert held.window.lease is None
+    assert held.window.lease is not None and held.window.lease.lease.settled
 
 
 def test_the_next_guard_undoes_in_a_full_directory(tmp_path: Path, room: Room) -> None:
@@ -123,3 +123,21 @@ def test_the_next_guard_undoes_in_a_full_directory(tmp_path: Path, room: Room) -
     room.full = True
     assert settle(lease, ways(world), FakeOrigins(world), threading.Event())
     assert world.runs and not lease.path.exists()
+
+
+def test_a_lease_that_was_written_but_not_durably_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a descriptor for its directory, say. What lies there would forbid every window that follows."""
+
+    def half(path: Path, content: bytes) -> None:
+        write_durably(path, content)
+        raise ThinsyncError("cannot write: Too many open files")
+
+    world = World()
+    with monkeypatch.context() as patched:
+        patched.setattr(leases_module, "write_durably", half)
+        assert hold(world, tmp_path, request(1)).error is not None
+    assert not list(tmp_path.glob("*.json"))
+    held = hold(world, tmp_path, request(1))
+    assert held.report is not None and held.report.ok
