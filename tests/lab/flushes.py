@@ -142,10 +142,10 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
     "window.write_out/flush_host_cache": _HOST_CACHE,
     "origins.LvmOrigins.flush.flush_one/flush_host_cache": _HOST_CACHE,
     # The guard's leases
-    f"leases.OpenLease.update/{_SYNC_PARENT}": _RUN,
-    "leases.OpenLease.update/write_durably": _RUN,
-    "leases.OpenLease.update/write_durably/sync_directory": _RUN,
-    "leases.OpenLease.update/remove_durably/sync_directory": _RUN,
+    f"leases.OpenLease._save/{_SYNC_PARENT}": _RUN,
+    "leases.OpenLease._save/write_durably": _RUN,
+    "leases.OpenLease._save/write_durably/sync_directory": _RUN,
+    "leases.OpenLease._save/remove_durably/sync_directory": _RUN,
     # What LVM commits
     f"lvm.Lvm.settle/{_GROUP}": InLab("confirm_snapshots", apart=True),
     f"lvm.Lvm.create_thin/_change/{_GROUP}": InLab("create_thin", apart=True),

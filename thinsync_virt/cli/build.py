@@ -21,6 +21,7 @@ from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.pools import VolumeFinder
 from thinsync_virt.endpoint.proof import Prover
 from thinsync_virt.endpoint.recovery import (
+    NotDone,
     Recovery,
     recover_activation,
     recover_metadata_snapshots,
@@ -36,6 +37,8 @@ from thinsync_virt.endpoint.target.thin import ThinTarget
 from thinsync_virt.endpoint.volumes.recovery import recover_streams
 from thinsync_virt.errors import BusyError, NotFoundError, ThinsyncError, UnreachableError, UsageError
 from thinsync_virt.guard.client import ping, take_set
+from thinsync_virt.guard.course import still_frozen_hint
+from thinsync_virt.guard.leases import unfit_leases
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.guard.service import undo_left_overs
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
@@ -114,7 +117,7 @@ class LocalHost:
         recovery = Recovery()
         if activate:
             recovery.attempt(lambda: recover_activation(self.lvm, recovery))
-        recovery.attempt(self._undo_windows)
+        recovery.attempt(lambda: self._undo_windows(recovery))
         leases = MetadataLeases()
         recovery.attempt(lambda: recover_metadata_snapshots(self.lvm, leases, recovery))
         recovery.attempt(lambda: recover_transactions(self.lvm, leases, recovery))
@@ -128,16 +131,24 @@ class LocalHost:
         return recovery
 
     @staticmethod
-    def _undo_windows() -> list[str]:
+    def _undo_windows(recovery: Recovery) -> list[str]:
+        recovery.failed += [NotDone(unfit.message, unfit.hint) for unfit in unfit_leases()]
         try:
             left = undo_left_overs()
         except BusyError:
             return []
+        recovery.failed += [
+            NotDone(
+                f"{window.domain}: still frozen or paused after an interrupted snapshot",
+                still_frozen_hint(window.domain),
+            )
+            for window in left
+            if not window.settled
+        ]
         return [
             f"{window.domain}: thawed and resumed after an interrupted snapshot"
-            if window.settled
-            else f"{window.domain}: still frozen or paused after an interrupted snapshot; the guard goes on trying"
             for window in left
+            if window.settled
         ]
 
     def _restore_started(self) -> list[str]:

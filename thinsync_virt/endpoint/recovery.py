@@ -28,6 +28,8 @@ from thinsync_virt.model.tags import PREFIX, Role
 from thinsync_virt.model.volumes import Pool
 from thinsync_virt.system.lvm import Lvm
 
+_FILES_HINT = "look at that file, and at the space and the mode of its file system; then: thinsync-vm recover"
+
 
 @dataclass(frozen=True)
 class NotDone:
@@ -52,6 +54,8 @@ class Recovery:
             self.done += step()
         except ThinsyncError as error:
             self.failed.append(NotDone(f"{what}: {error.message}" if what else error.message, error.hint))
+        except OSError as error:  # a file system that is read-only, full or broken, wherever it is met
+            self.failed.append(NotDone(f"{what}: {error}" if what else str(error), _FILES_HINT))
 
 
 def recover_metadata_snapshots(lvm: Lvm, leases: MetadataLeases, recovery: Recovery) -> list[str]:

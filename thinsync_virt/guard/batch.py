@@ -51,7 +51,11 @@ class LvmProcess:
         batch = snapshot_batch(request.snapshots, in_freeze=True)
         self._text = batch.stdin
         self._fed = FedProcess(batch.argv, SHELL_ENVIRONMENT)
-        self.process = Process.of(self._fed.pid)
+        try:
+            self.process = Process.of(self._fed.pid)
+        except OSError:  # no descriptor left to look with: nor does it wait for commands for ever
+            self._fed.end_input()
+            raise
 
     def go(self) -> None:
         """Hand over the commands. A process that has ended already shows in what exists afterwards."""

@@ -36,16 +36,19 @@ class LvmOrigins:
 
     def flush(self, volumes: Sequence[VolumeName]) -> None:
         """Sync each volume's device, all at once; as long as it takes."""
-        failures: list[ThinsyncError] = []
+        failures: list[Exception] = []
         kernel = DmSetup()
 
         def flush_one(volume: VolumeName) -> None:
             try:
-                flush_host_cache(volume.path)
-            except ThinsyncError as error:
-                # Inactive beneath a guest that is off: the host holds nothing of it.
-                if kernel.suspended(volume) is not None:
-                    failures.append(error)
+                try:
+                    flush_host_cache(volume.path)
+                except ThinsyncError:
+                    # Inactive beneath a guest that is off: the host holds nothing of it.
+                    if kernel.suspended(volume) is not None:
+                        raise
+            except Exception as error:  # noqa: BLE001 - handed to the caller below
+                failures.append(error)
 
         threads = [threading.Thread(target=flush_one, args=(volume,), daemon=True) for volume in volumes]
         for thread in threads:

@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from thinsync_virt.errors import GuestError, ThinsyncError
@@ -74,7 +75,7 @@ class Undoing:
     @property
     def done(self) -> bool:
         """Whether the guest is neither frozen nor paused by us any more."""
-        return not (self._open.lease.froze or self._open.lease.paused)
+        return not (self._open.left.froze or self._open.left.paused)
 
     def until(self, deadline: float) -> bool:
         """Pass after pass until done or ``deadline`` (monotonic seconds); at least one pass. Whether done."""
@@ -122,16 +123,23 @@ class Undoing:
 
     def _strike_guest(self) -> None:
         log.info("domain %s has stopped: nothing to thaw or resume", self._open.lease.domain)
-        self._open.update(froze=False, paused=False)
+        self._open.strike(froze=False, paused=False)
 
     def _undo_by(self, way: Undoable) -> None:
-        if self._open.lease.paused:
+        if self._open.left.paused:
             if not self._resume_by(way):
                 return
-            self._open.update(paused=False)
-            self._told(Step.RESUMED)
-        if self._open.lease.froze:
+            self._strike(Step.RESUMED, paused=False)
+        if self._open.left.froze:
             self._thaw_by(way)
+
+    def _strike(self, step: Step, **undone: bool) -> None:
+        """A record that cannot be written is written later: the rest of the guest does not wait for it."""
+        try:
+            self._open.strike(**undone)
+        except ThinsyncError as error:
+            log.warning("domain %s: %s, and not recorded: %s", self._open.lease.domain, step.value, error)
+        self._told(step)
 
     def _resume_by(self, way: Undoable) -> bool:
         # Resumed without looking first: a pause that was given up on may yet come, and resuming queues behind it.
@@ -158,8 +166,7 @@ class Undoing:
             raise
         # Commands queue in the agent: this answer also covers a freeze that was given up on.
         if way.status(self._left()) is FreezeStatus.THAWED:
-            self._open.update(froze=False)
-            self._told(Step.THAWED)
+            self._strike(Step.THAWED, froze=False)
 
     def _left(self) -> float:
         return max(self._deadline - time.monotonic(), _LEAST_SECONDS)
@@ -174,13 +181,13 @@ class Unsuspending:
         self._done = threading.Event()
         self.resumed: tuple[VolumeName, ...] = ()
 
-    def run(self) -> None:
-        """Call when the LVM process is gone, and only then."""
+    def run(self, stop: threading.Event | None = None) -> None:
+        """Call when the LVM process is gone, and only then. Gives up when ``stop`` is set."""
         pause = _FIRST_PAUSE
-        while True:
+        while stop is None or not stop.is_set():
             try:
-                self.resumed += self._origins.unsuspend(self._open.lease.origins)
-                self._open.update(origins=(), lvm=None)
+                self.resumed += self._origins.unsuspend(self._open.left.origins)
+                self._open.strike(origins=(), lvm=None)
                 self._done.set()
                 return
             except Exception as error:  # noqa: BLE001 - as in _pass
@@ -199,20 +206,35 @@ def settle(lease: OpenLease, ways: Sequence[Undoable], origins: Origins, stop: t
     unsuspending = Unsuspending(lease, origins)
 
     def after_lvm() -> None:
-        _wait_for_lvm(lease.lease.lvm)
-        unsuspending.run()
+        if _wait_for_lvm(lease.lease.lvm, stop):
+            unsuspending.run(stop)
 
+    beside = threading.Thread(target=after_lvm, name=f"origins of {lease.lease.domain}", daemon=True)
     if lease.lease.origins:
-        threading.Thread(target=after_lvm, name=f"origins of {lease.lease.domain}", daemon=True).start()
+        beside.start()
     Undoing(lease, ways).goes_on(stop)
-    while lease.lease.origins and not stop.is_set():
-        unsuspending.wait(_POLL_SECONDS)
+    while not lease.lease.settled and not stop.wait(_POLL_SECONDS):
+        with suppress(ThinsyncError):
+            lease.save()
+    if stop.is_set() and beside.ident is not None:
+        # Nothing of ours touches a lease that the next guard may take up.
+        beside.join()
     return lease.lease.settled
 
 
-def _wait_for_lvm(lvm: Process | None) -> None:
-    """Until the lease's LVM is gone, and any other that a killed guard left in our control group."""
-    left = own_group_strangers(_LVM_NAMES)
-    for process in (*left, *((lvm,) if lvm is not None else ())):
-        while process.alive:
-            time.sleep(_POLL_SECONDS)
+def _wait_for_lvm(lvm: Process | None, stop: threading.Event) -> bool:
+    """Until the lease's LVM is gone, and any other that a killed guard left in our control group.
+
+    False when ``stop`` was set before.
+    """
+    left: tuple[Process, ...] | None = None
+    while True:
+        try:
+            if left is None:
+                left = (*own_group_strangers(_LVM_NAMES), *((lvm,) if lvm is not None else ()))
+            if not any(process.alive for process in left):
+                return True
+        except OSError as error:  # no descriptor left to look with: that is no end of LVM
+            log.warning("whether LVM still runs is not known: %s", error)
+        if stop.wait(_POLL_SECONDS):
+            return False

@@ -18,13 +18,14 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from thinsync_virt import __version__
-from thinsync_virt.errors import BusyError, ConflictError, ThinsyncError, UsageError
+from thinsync_virt.errors import BusyError, ConflictError, GuestError, ThinsyncError, UsageError
 from thinsync_virt.guard.batch import LvmProcess
 from thinsync_virt.guard.leases import LEASES, Lease, OpenLease, read_leases
 from thinsync_virt.guard.messages import (
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 PAUSE_AT = "THINSYNC_TEST_PAUSE_AT"
 _REQUEST_SECONDS = 10.0
 _SEND_SECONDS = 30.0
+_BREATH_SECONDS = 0.1
 _PROBE_SECONDS = 5.0
 _FIRST_INHERITED = 3
 _PATH_HINT = "name a path where nothing is: thinsync-vm guard --socket PATH"
@@ -102,14 +104,27 @@ class Guard:
             while not self._stop.is_set():
                 ready, _, _ = select.select([listener, woken], [], [])
                 if listener in ready and not self._stop.is_set():
-                    connection, _ = listener.accept()
-                    thread = threading.Thread(
-                        target=self._serve_one, args=(connection,), name="window", daemon=True
-                    )
-                    self._windows.add(thread)
-                    thread.start()
+                    self._take(listener)
             for thread in list(self._windows):
                 thread.join()
+
+    def _take(self, listener: socket.socket) -> None:
+        """One connection. Without a descriptor or a thread for it, the windows that are held go on all the same."""
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:
+            log.warning("no connection can be taken: %s", error)
+            time.sleep(_BREATH_SECONDS)
+            return
+        thread = threading.Thread(target=self._serve_one, args=(connection,), name="window", daemon=True)
+        self._windows.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.warning("no connection can be served: %s", error)
+            self._windows.discard(thread)
+            connection.close()
+            time.sleep(_BREATH_SECONDS)
 
     def stop(self) -> None:
         """Take no more requests. Leases that are still open stay for the next guard."""
@@ -156,10 +171,17 @@ class Guard:
             if window.unfinished is not None:
                 window.unfinished.goes_on(self._stop)
             while not lease.lease.settled and not self._stop.wait(0.1):
-                pass  # LVM still runs; its end is followed by a look at the volumes
+                # LVM still runs; its end is followed by a look at the volumes. Or the file cannot be written.
+                with suppress(ThinsyncError):
+                    lease.save()
             self._forget(request.uuid)
 
-        self._spawn(finish)
+        try:
+            self._spawn(finish)
+        except RuntimeError as error:
+            # In this thread, then: its client waits, and the guest does not stay as it is.
+            log.warning("domain %s: %s", request.domain, error)
+            finish()
 
     def _settle(self, lease: OpenLease) -> None:
         settle(lease, self._ways_of(lease.lease), self._around.origins, self._stop)
@@ -208,8 +230,17 @@ class Guard:
                 aborted.wait(pause[1])
 
         connection.settimeout(_SEND_SECONDS)
-        with _watched(connection, aborted):
-            answer = self.handle(request, told, aborted)
+        try:
+            with _watched(connection, aborted):
+                answer = self.handle(request, told, aborted)
+        except (OSError, RuntimeError, MemoryError) as error:  # no descriptor, thread or memory left
+            log.exception("domain %s", request.domain)
+            answer = encode_error(
+                GuestError(
+                    f"domain {request.domain}: the guard could not hold a window: {error}",
+                    hint="see what it lacks: journalctl -u thinsync-guard",
+                )
+            )
         connection.sendall(answer)
 
 
@@ -256,7 +287,10 @@ def _check_peer(connection: socket.socket) -> None:
 
 def _read_line(connection: socket.socket) -> bytes:
     line = b""
+    deadline = time.monotonic() + _REQUEST_SECONDS
     while not line.endswith(b"\n"):
+        # In all, not for each part: a guard that is to stop waits for its clients.
+        connection.settimeout(max(deadline - time.monotonic(), 0.001))
         part = connection.recv(65536)
         line += part
         if not part or len(line) > MAX_REQUEST:
@@ -317,17 +351,23 @@ def serve(path: str | Path | None = None, *, leases: Path = LEASES, uri: str = D
 def undo_left_overs(
     seconds: float = 30.0, *, leases: Path = LEASES, uri: str = DEFAULT_URI
 ) -> tuple[Left, ...]:
-    """Undo what interrupted windows left, when no guard runs (``thinsync-vm recover``); for at most that long.
+    """Undo what interrupted windows left, when no guard runs (``thinsync-vm recover``); about that long in all.
 
     Raises BusyError when a guard runs: then it does this itself.
     """
-    found = list(read_leases(leases))
-    if not found:
+    if not list(read_leases(leases)):
         return ()
     with hold(lock_path("guard", directory=leases.parent), 0.0, what="thinsync-guard"):
+        found = list(read_leases(leases))
         guard = make_guard(leases, uri)
-        for thread in guard.recover():
-            thread.join(seconds)
+        threads = guard.recover()
+        deadline = time.monotonic() + seconds
+        for thread in threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        # The next guard takes up what is left. Whoever went on here would thaw in the midst of its windows.
+        guard.stop()
+        for thread in threads:
+            thread.join()
     return tuple(Left(lease.lease.domain, not lease.path.exists()) for lease in found)
 
 

@@ -21,6 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +30,7 @@ from thinsync_virt.errors import ConflictError, GuestError, ThinsyncError, Unrea
 from thinsync_virt.guard.batch import SnapshotProcess
 from thinsync_virt.guard.course import Course, still_frozen_hint
 from thinsync_virt.guard.files import read_files
-from thinsync_virt.guard.leases import LEASES, Lease, OpenLease
+from thinsync_virt.guard.leases import LEASES, Lease, OpenLease, new_lease
 from thinsync_virt.guard.messages import FileContent, Quiesce, Step, WindowEvent, WindowReport, WindowRequest
 from thinsync_virt.guard.origins import Origins
 from thinsync_virt.guard.recovery import Undoable, Undoing, Unsuspending
@@ -125,10 +126,14 @@ class Window:
         lvm = self._around.start_lvm(request)
         try:
             lease = self._lease(view, lvm)
+            unsuspending = Unsuspending(lease, self._around.origins)
+            # LVM's end, whenever it comes, is followed by a look at the volumes. The thread for it is there before
+            # anything is touched: later there might be none to be had.
+            lvm.when_ended(unsuspending.run)
         except BaseException:
             lvm.close()
+            self._take_back()
             raise
-        unsuspending = Unsuspending(lease, self._around.origins)
         try:
             try:
                 self._reached(Step.LEASED)
@@ -137,8 +142,6 @@ class Window:
                 self._take(lease, lvm)
             finally:
                 lvm.close()
-                # From here on LVM's end, whenever it comes, is followed by a look at the volumes.
-                lvm.when_ended(unsuspending.run)
                 self._undo(self._limit)
         except ThinsyncError as error:
             unsuspending.wait(self._limit)
@@ -199,12 +202,18 @@ class Window:
             agent_socket=view.agent_socket,
             monitor_socket=view.monitor_socket,
         )
-        opened = OpenLease(lease, self._around.leases)
+        opened = new_lease(lease, self._around.leases)
         ways = (self._guest, self._around.past_libvirt(view))
         self._undoing = Undoing(opened, ways, self._undone)
-        opened.update(origins=request.origins, lvm=lvm.process)
         self._opened = opened
+        opened.update(origins=request.origins, lvm=lvm.process)
         return opened
+
+    def _take_back(self) -> None:
+        """LVM ends with nothing done: there are no volumes to look at."""
+        if self._opened is not None:
+            with suppress(ThinsyncError):
+                self._opened.strike(origins=(), lvm=None)
 
     # The window itself
 
@@ -220,7 +229,7 @@ class Window:
                 course.reason = "the agent found no file system to freeze"
         except AlreadyFrozenError:
             course.reason = _SOMEBODY_ELSE
-            lease.update(froze=False)
+            lease.strike(froze=False)
         except AgentRefusedError as error:
             course.reason = error.message
             # It may have frozen some, and a hook inside the guest may have locked a data base.

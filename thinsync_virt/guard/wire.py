@@ -18,7 +18,7 @@ import base64
 import enum
 import json
 import math
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from thinsync_virt.errors import Code, ThinsyncError
 from thinsync_virt.guard.messages import (
@@ -40,6 +40,7 @@ from thinsync_virt.units import MIB
 
 VERSION = 1
 MAX_REQUEST = MIB
+_LARGEST = 1 << 63
 MAX_REPLY = 2 * MAX_FILES
 
 E = TypeVar("E", bound=enum.StrEnum)
@@ -83,9 +84,11 @@ class Fields:
     def number(self, name: str) -> float:
         """A finite number."""
         value = self.values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        # An int may be larger than any float, and then nobody can say whether it is finite.
+        whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
+        if not whole and not (isinstance(value, float) and math.isfinite(value)):
             raise UnfitMessageError(f"{name} in the {self._where} is not a number")
-        return value
+        return cast(float, value)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings."""

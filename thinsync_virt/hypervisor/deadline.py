@@ -2,17 +2,27 @@
 
 A libvirt call can hang as long as its daemon does, and a C call cannot be interrupted. So it runs in a thread
 of its own, which is left behind when the time is over; whoever undoes things never waits for it.
+
+A guard undoes for as long as it takes, and a daemon that hangs keeps each such thread, and each connection that is
+being opened. So they are bounded: of the same action so many may be left behind, and then one more in a while, since
+another daemon may have taken the place of the one that hangs.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from thinsync_virt.errors import GuestError
 
 T = TypeVar("T")
+
+_MOST_LEFT = 16
+_WHILE_SECONDS = 60.0
+_left: dict[str, list[tuple[threading.Thread, float]]] = {}
+_lock = threading.Lock()
 
 
 class OverdueError(GuestError):
@@ -26,6 +36,7 @@ def within(seconds: float, action: str, call: Callable[[], T]) -> T:
 
     ``action`` completes "no answer ... when asked to".
     """
+    _refuse_too_many(action)
     results: list[T] = []
     failures: list[BaseException] = []
 
@@ -42,4 +53,17 @@ def within(seconds: float, action: str, call: Callable[[], T]) -> T:
         raise failures[0]
     if results:
         return results[0]
+    with _lock:
+        _left.setdefault(action, []).append((thread, time.monotonic()))
     raise OverdueError(f"no answer within {seconds:.1f} s when asked to {action}")
+
+
+def _refuse_too_many(action: str) -> None:
+    with _lock:
+        left = [(thread, since) for thread, since in _left.pop(action, ()) if thread.is_alive()]
+        if not left:
+            return
+        _left[action] = left
+        if len(left) < _MOST_LEFT or left[-1][1] + _WHILE_SECONDS < time.monotonic():
+            return
+    raise OverdueError(f"{len(left)} calls before this one have not returned when asked to {action}")

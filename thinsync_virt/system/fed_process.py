@@ -20,6 +20,8 @@ from thinsync_virt.system.process import find_tool, package_of
 from thinsync_virt.units import MIB
 
 _MAX_OUTPUT = 256 * 1024
+_REAP_SECONDS = 5.0
+_MEANS_HINT = "see what this host lacks, memory, processes or open files: journalctl -u thinsync-guard"
 
 
 class FedProcess:
@@ -35,6 +37,15 @@ class FedProcess:
             raise CommandError(
                 command, 127, "not found on this host", hint=f"apt install {package_of(command[0])}"
             )
+        self._log = self._writer = -1
+        try:
+            self._start(command, executable, environment or {})
+        except (OSError, RuntimeError) as error:  # no descriptor, process or thread left
+            self.end_input()
+            self._close_log()
+            raise CommandError(command, 126, str(error), hint=_MEANS_HINT) from error
+
+    def _start(self, command: tuple[str, ...], executable: str, environment: Mapping[str, str]) -> None:
         self._log = os.memfd_create("thinsync-output", os.MFD_CLOEXEC)
         reader, self._writer = os.pipe2(os.O_CLOEXEC)
         # Whatever it is fed fits the pipe at once: it never gets half of it because we died.
@@ -48,18 +59,21 @@ class FedProcess:
                 stdout=self._log,
                 stderr=self._log,
                 cwd="/",
-                env={**os.environ, "LC_ALL": "C", **(environment or {})},
+                env={**os.environ, "LC_ALL": "C", **environment},
                 start_new_session=True,
             )
-        except OSError as error:
-            os.close(self._writer)
-            os.close(self._log)
-            raise CommandError(command, 126, str(error)) from error
         finally:
             os.close(reader)
         self._ended = threading.Event()
-        self._reaper = threading.Thread(target=self._reap, name=f"reap {self.pid}", daemon=True)
-        self._reaper.start()
+        reaper = threading.Thread(target=self._reap, name=f"reap {self.pid}", daemon=True)
+        try:
+            reaper.start()
+        except RuntimeError:
+            # End of file, before it was given anything, ends it.
+            self.end_input()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(_REAP_SECONDS)
+            raise
 
     @property
     def pid(self) -> int:
@@ -106,7 +120,12 @@ class FedProcess:
         self._popen.wait()
         self._ended.set()
 
-    def __del__(self) -> None:
+    def _close_log(self) -> None:
         # The process has its own copy of the memory file.
+        log, self._log = self._log, -1
+        if log >= 0:
+            os.close(log)
+
+    def __del__(self) -> None:
         with contextlib.suppress(OSError, AttributeError):
-            os.close(self._log)
+            self._close_log()

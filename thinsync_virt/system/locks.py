@@ -40,8 +40,10 @@ def hold(path: Path, wait: float, *, what: str = "", host: str = "") -> Iterator
     _private_directory(path.parent)
     descriptor = _acquire(path, time.monotonic() + wait, what or path.stem, host)
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        # A full file system keeps nobody from the lock: the pid in it is for people.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -141,10 +143,16 @@ def _read_pid(descriptor: int) -> int | None:
 
 def _private_directory(path: Path) -> None:
     # /run/lock is writable by all on Debian 12: whoever makes our directory first would own our locks.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    status = path.lstat()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        status = path.lstat()
+    except OSError as error:
+        raise ThinsyncError(
+            f"cannot make the directory of lock files {path}: {error.strerror}",
+            hint=f"look at the space and the mode of its file system: df {path.parent}; ls -ld {path.parent}",
+        ) from error
     private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
     if not private:
         raise ThinsyncError(

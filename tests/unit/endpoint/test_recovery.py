@@ -104,11 +104,18 @@ def test_a_failure_keeps_nothing_else_from_being_tried() -> None:
     def fails() -> list[str]:
         raise PoolError("it is gone", hint="look for it")
 
+    def read_only() -> list[str]:
+        raise OSError(30, "Read-only file system", "/var/lib/libvirt/swtpm")
+
     recovery = Recovery()
     recovery.attempt(lambda: ["first"])
     recovery.attempt(fails, "vg0/pool")
     recovery.attempt(fails)
+    recovery.attempt(read_only, "web01")
     recovery.attempt(lambda: ["last"])
+    broken = recovery.failed.pop()
+    assert broken.message == "web01: [Errno 30] Read-only file system: '/var/lib/libvirt/swtpm'"
+    assert broken.hint
     assert recovery.done == ["first", "last"]
     assert recovery.failed == [
         NotDone("vg0/pool: it is gone", "look for it"),

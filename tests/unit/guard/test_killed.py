@@ -215,9 +215,3 @@ def test_only_one_guard_at_a_time(tmp_path: Path) -> None:
     ):
         undo_left_overs(1.0, leases=leases)
     assert [left.settled for left in undo_left_overs(60.0, leases=leases)] == [True]
-
-
-def test_an_unreadable_lease_is_kept_for_a_person(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"version": 1}')
-    assert list(read_leases(tmp_path)) == []
-    assert (tmp_path / "x.json").exists()

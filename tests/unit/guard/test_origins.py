@@ -41,3 +41,15 @@ def test_an_active_volume_that_cannot_be_flushed_ends_the_window(
     monkeypatch.setattr(DmSetup, "suspended", lambda _, volume: suspended)
     with pytest.raises(ThinsyncError, match="/dev/vg0/web-"):
         LvmOrigins().flush(VOLUMES)
+
+
+def test_a_flush_that_ends_in_any_other_way_ends_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread's error is nobody's: what was not flushed would count as flushed."""
+
+    def unknown(_: DmSetup, volume: VolumeName) -> bool:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(origins, "flush_host_cache", fails)
+    monkeypatch.setattr(DmSetup, "suspended", unknown)
+    with pytest.raises(OSError, match="Too many"):
+        LvmOrigins().flush(VOLUMES)

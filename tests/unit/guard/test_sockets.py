@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from thinsync_virt.errors import GuestError, UnreachableError
-from thinsync_virt.hypervisor import agent, qmp
+from thinsync_virt.hypervisor import agent, deadline, qmp
 from thinsync_virt.hypervisor.agent import (
     AgentRefusedError,
     AgentSilentError,
@@ -219,3 +219,27 @@ def test_a_call_that_hangs_is_left_behind() -> None:
     assert within(PATIENT, "add", lambda: 1 + 1) == 2
     with pytest.raises(ZeroDivisionError):
         within(PATIENT, "divide", lambda: 1 // 0)
+
+
+def test_calls_that_hang_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard goes on undoing while a daemon hangs; its descriptors and threads are not without end."""
+    over, begun = threading.Event(), []
+
+    def hang() -> None:
+        begun.append(threading.current_thread())
+        over.wait()
+
+    for _ in range(40):
+        with pytest.raises(OverdueError, match="connect to it"):
+            within(0.01, "connect to it", hang)
+    assert len(begun) == 16
+    assert within(PATIENT, "connect to another", lambda: 1) == 1
+    # Another daemon may be there by now.
+    monkeypatch.setattr(deadline, "_WHILE_SECONDS", 0.0)
+    assert within(PATIENT, "connect to it", lambda: 1) == 1
+    monkeypatch.undo()
+    over.set()
+    for thread in begun:
+        thread.join(60)
+    assert within(PATIENT, "connect to it", lambda: 1) == 1
+    assert "connect to it" not in deadline._left

@@ -119,3 +119,29 @@ def test_paths_stay_in_the_directory_and_differ_when_their_parts_do(a: list[str]
     assert ours.parent == directory
     assert "/" not in ours.name
     assert (ours == theirs) == (a == b)
+
+
+def test_a_full_file_system_keeps_nobody_from_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A guard that cannot take its own thaws nobody, and /run/lock is everybody's to fill on Debian 12."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "locks/guard"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with hold(path, 0), pytest.raises(BusyError), hold(path, 0):
+            pass
+    with hold(path, 0):
+        assert holder(path) == os.getpid()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(ThinsyncError, match="Read-only") as caught, hold(tmp_path / "locks/guard", 0):
+        pass
+    assert str(tmp_path / "locks") in caught.value.message
+    assert caught.value.hint
