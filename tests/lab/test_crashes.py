@@ -71,13 +71,13 @@ def stop_at(hosts: Hosts, node: str, step: str) -> None:
 
 
 def wait_stopped(hosts: Hosts, node: str) -> None:
-    def stopped() -> bool:
-        ended = not hosts.sh("alpha", "pgrep -f '[t]hinsync-vm replicate'", check=False)
-        there = hosts.sh(node, f"cat {STOPPED}", check=False) != ""
-        assert there or not ended, f"it ended before: {hosts.sh('alpha', 'cat /run/replicate.log', check=False)}"
-        return there
-
-    wait_for(stopped, limit=300, what="stopped at the step")
+    try:
+        wait_for(
+            lambda: hosts.sh(node, f"cat {STOPPED}", check=False) != "", limit=300, what="stopped at the step"
+        )
+    except AssertionError as error:
+        error.add_note(hosts.sh("alpha", "tail -n 50 /run/replicate.log", check=False))
+        raise
 
 
 def bootable(hosts: Hosts, name: str) -> None:
