@@ -285,8 +285,11 @@ def test_killed_in_the_freeze_of_a_replication(crash: tuple[Hosts, str], killed:
     hosts.guard_pauses("frozen:30" if killed == "sender" else "snapshotting:5")
     asked = f'virsh -q qemu-agent-command {name} \'{{"execute":"guest-fsfreeze-status"}}\''
     if killed == "sender":
+        inside = f"{asked} 2>/dev/null | grep -q frozen"
         kill = "pkill -9 -f '[t]hinsync-vm replicate' && echo killed"
     else:
+        # It has two disks: its vCPUs are paused by then, and its agent answers nobody.
+        inside = f"virsh -q domstate {name} | grep -q paused"
         group = "/sys/fs/cgroup/system.slice/thinsync-guard.service/cgroup.procs"
         kill = (
             f"for p in $(cat {group}); do [ $(cat /proc/$p/comm) = lvm ] && kill -9 $p && echo killed; done"
@@ -294,7 +297,7 @@ def test_killed_in_the_freeze_of_a_replication(crash: tuple[Hosts, str], killed:
     try:
         replicate_beside(hosts, name)
         # On the node itself, which has seconds for it: one call over ssh may take as long.
-        line = f"until {asked} 2>/dev/null | grep -q frozen; do sleep 0.1; done; {kill}"
+        line = f"until {inside}; do sleep 0.1; done; {kill}"
         assert hosts.sh("alpha", line, timeout=120).split() == ["killed"]
         wait_for(lambda: "thawed" in hosts.sh("alpha", asked, check=False), limit=15, what="the thaw")
         hosts.wait_writing(name)
