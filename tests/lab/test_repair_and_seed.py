@@ -295,7 +295,7 @@ def test_a_repair_that_is_cut_off(pair: Hosts, step: str) -> None:
 
 
 @pytest.mark.matrix(sample=1, group="repair")
-@pytest.mark.parametrize(("kind", "told"), [("archive", True), ("qcow2", False)])
+@pytest.mark.parametrize(("kind", "told"), [("archive", True), ("qcow2", False), ("qcow2", True)])
 def test_a_file_of_a_store_that_went_bad(pair: Hosts, kind: str, told: bool) -> None:
     """A disk goes bad without a word: the file's time is that of before; or somebody wrote to it, and it tells."""
     name, to = filled(pair), f"beta:{kind}:{STORE}"
@@ -308,7 +308,9 @@ def test_a_file_of_a_store_that_went_bad(pair: Hosts, kind: str, told: bool) -> 
         pair.sh("beta", f"touch {path}")
     assert (pair.sh("beta", f"stat -c '%s %y' {path}") == times) is not told
     report = repair(pair, name, to)
-    assert [disk["mode"] for disk in report["repair"]["report"]["plan"]] == ["full"]
+    sent = report["repair"]["report"]
+    assert [disk["mode"] for disk in sent["plan"]] == ["full" if kind == "archive" else "seeded"]
+    assert (sum(disk["sent"] for disk in sent["disks"]) <= 1 << 20) is (kind != "archive")
     done = json.loads(pair.thinsync("verify", name, "--to", to, "--json").stdout)
     assert done["equal"] is True
     rows = json.loads(pair.thinsync("points", name, "--to", to, "--json").stdout)

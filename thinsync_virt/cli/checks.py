@@ -29,7 +29,9 @@ from thinsync_virt.planning.choices import (
     travelling_disks,
 )
 from thinsync_virt.planning.replication import find_conflict, find_missing_store, plan_disks, plan_resumption
-from thinsync_virt.planning.seeding import choose_seeds
+from thinsync_virt.planning.seeding import Seeds, choose_seeds
+from thinsync_virt.replication.protocols import Target
+from thinsync_virt.replication.situation import CannotCopyError, copying
 from thinsync_virt.system.patience import give_up_after
 from thinsync_virt.units import format_size
 
@@ -191,12 +193,26 @@ def _placed(session: Session, domain: Domain, wishes: Wishes) -> tuple[Finding, 
         findings.append(Finding(Severity.REFUSAL, subject, conflict.message, conflict.hint, Code.CONFLICT))
     findings += _interrupted(f"{target.host}: {domain.name}", here, there, choices)
     in_full = {plan.target for plan in plan_disks(here, there, disks, choices) if plan.mode is Mode.FULL}
-    # Of what is damaged there only what differs comes anew.
-    in_full -= choose_seeds({}, disks, here, there, offer, choices, host=target.host).volumes.keys()
-    data = source.mapped(tuple(disk for disk in disks if disk.target in in_full))
     sizes = {disk.target: disk.volume.size for disk in disks if disk.volume is not None}
+    # Of what is damaged there only what differs comes anew, where a point can be made of it.
+    seeds = choose_seeds({}, disks, here, there, offer, choices, host=target.host)
+    if not offer.store or _can_copy(target, key, choices, seeds, sizes):
+        in_full -= seeds.volumes.keys()
+    data = source.mapped(tuple(disk for disk in disks if disk.target in in_full))
     findings += target.check(key, source.definition(domain, choices), choices, sizes, data)
     return tuple(findings)
+
+
+def _can_copy(target: Target, key: ReplicaKey, choices: Choices, seeds: Seeds, sizes: dict[str, int]) -> bool:
+    """Whether a store can make a point of its damaged one; not every kind does."""
+    try:
+        with copying(seeds.point):
+            named = {disk: str(path) for disk, path in seeds.volumes.items()}
+            if named:
+                target.look_at_seeds(key, choices, named, sizes)
+    except CannotCopyError:
+        return False
+    return True
 
 
 def _interrupted(

@@ -18,7 +18,7 @@ class Mode(enum.StrEnum):
     FULL = "full"
     INCREMENTAL = "incremental"
     SEEDED = "seeded"
-    """What differs from a volume that is at the target already, and of which nobody knows what it holds."""
+    """What differs from a volume or file that is at the target already, and of which nobody knows what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class Replicate:
     """Make set ``set_id`` and send it. ``base`` is the source's copy of the newest common point.
 
     With ``unfinished_head`` the set is there already, sealed: its transfer was ``interrupted``, and goes on.
-    ``seeds`` are volumes at the target, by disk, from which those disks' copies are made; once the head has been
-    compared with them, ``differing`` says where they differ.
+    ``seeds`` are volumes at the target, or paths of a store, by disk, from which those disks' copies are made; once the
+    head has been compared with them, ``differing`` says where they differ.
     """
 
     key: ReplicaKey
@@ -57,7 +57,7 @@ class Replicate:
     disks: tuple[DiskPlan, ...]
     unfinished_head: RecoveryPoint | None = None
     interrupted: Interrupted | None = None
-    seeds: Mapping[str, VolumeName] = field(default_factory=dict)
+    seeds: Mapping[str, VolumeName | str] = field(default_factory=dict)
     differing: Mapping[str, PackedExtents] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""From which volumes at the target a first copy is made: those that were named, or a point that is damaged there."""
+"""Of what at the target a first copy is made: of volumes that were named, or of a point that is damaged there."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _FORM = "write DISK=VG/LV, such as vda=vg0/restored; with one disk VG/LV will do
 class Seeds:
     """Volumes at the target by disk. ``point`` is the damaged point that they belong to, "" where they were named.
 
-    ``given_up`` is a damaged point of which no copy could be made: there are no volumes then.
+    In a store they are the paths of its files. ``given_up`` is a damaged point of which no copy could be made: there
+    are no volumes then.
     """
 
-    volumes: Mapping[str, VolumeName] = field(default_factory=dict)
+    volumes: Mapping[str, VolumeName | str] = field(default_factory=dict)
     point: str = ""
     given_up: str = ""
 
@@ -105,15 +106,11 @@ def _damaged(disks: tuple[Disk, ...], target: TargetState, choices: Choices, giv
         return Seeds()
     if point.id == given_up:
         return Seeds(given_up=given_up)
-    found: dict[str, VolumeName] = {}
+    found: dict[str, VolumeName | str] = {}
     for disk in disks:
         held = point.disk(disk.target)
-        if (
-            held is not None
-            and isinstance(held.copy, ThinVolume)
-            and held.place == choices.place_of(disk.target)
-        ):
-            found[disk.target] = held.copy.name
+        if held is not None and held.place == choices.place_of(disk.target):
+            found[disk.target] = held.copy.name if isinstance(held.copy, ThinVolume) else held.copy.path
     return Seeds(found, point.id if found else "")
 
 

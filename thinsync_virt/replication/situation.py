@@ -27,8 +27,11 @@ from thinsync_virt.planning.seeding import Seeds, choose_seeds, with_seeds
 from thinsync_virt.replication.protocols import Source, Target
 from thinsync_virt.replication.request import Observer, Request
 
-_UNFIT = frozenset({Code.POOL, Code.NOT_REPLICABLE})
-"""With these the target says that a volume cannot be copied. A tool that failed says nothing of the volume."""
+_UNFIT = frozenset({Code.POOL, Code.NOT_REPLICABLE, Code.USAGE})
+"""With these the target says that its damaged point cannot be copied. A tool that failed says nothing of the point.
+
+``usage``: nobody named it, so it is a target that makes no such copies: a kind of store, or an earlier version.
+"""
 
 
 class CannotGoOnError(Exception):

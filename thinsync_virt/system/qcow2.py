@@ -20,6 +20,7 @@ from thinsync_virt.system.nbd import NbdClient
 from thinsync_virt.system.process import Running, find_tool, reading, run, running
 
 TOOLS = ("qemu-img", "qemu-nbd", "setpriv")
+_LEAKS = 3
 _QUICK = 60.0
 _LONG = 24 * 3600.0
 _START_SECONDS = 30.0
@@ -45,6 +46,29 @@ def commit_image(path: Path) -> None:
 def shrink_image(path: Path, size: int) -> None:
     """Cut an image at ``size`` bytes. Nothing happens to one that is no longer than that."""
     run(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(path), str(size)], timeout=_QUICK)
+
+
+def rebase_image(path: Path, backing: str) -> None:
+    """Let an image stand on ``backing`` ("" for nothing), named as seen from it, and read the same all the time.
+
+    What it read in the former one, and does not there, is written into the image.
+    """
+    below = ["-b", backing, "-F", "qcow2"] if backing else ["-b", ""]
+    run(["qemu-img", "rebase", "-q", "-f", "qcow2", *below, str(path)], timeout=_LONG)
+
+
+def image_is_sound(path: Path) -> bool:
+    """Whether its tables agree with each other: then what they call free may be written to.
+
+    Clusters that nobody refers to (status 3) cost room, and nothing else.
+    """
+    try:
+        run(["qemu-img", "check", "-q", "-f", "qcow2", str(path)], timeout=_LONG)
+    except CommandError as error:
+        if error.status is None:
+            raise
+        return error.status == _LEAKS
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from tests.contract.flushes.worst_case import WorstCase
+from tests.contract.targets.repairing import repair, sow
 from tests.contract.targets.sites import Replica, StoreSite, ThinSite, make_site
 from tests.contract.targets.streams import CHUNK, definition_of
 from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
 from thinsync_virt.endpoint.target import reception
+from thinsync_virt.endpoint.target.stores import qcow2_merging
 from thinsync_virt.errors import ThinsyncError, UnreachableError
 
 LOSSES = (AssertionError, ThinsyncError, OSError, subprocess.CalledProcessError, ValueError)
@@ -58,6 +60,10 @@ class Stage:
     def every_checkpoint(self) -> None:
         """From now on each checkpoint is worth a flush."""
         self._monkeypatch.setattr(reception, "RECORD_LEAST", 0)
+
+    def forbid_commits(self) -> None:
+        """From now on the tables of qcow2 files count as wrong."""
+        self._monkeypatch.setattr(qcow2_merging, "image_is_sound", lambda _: False)
 
     def _lvm_is_durable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What LVM and the pool made is there: of a volume only what was written to it afterwards is at stake."""
@@ -249,6 +255,49 @@ class Retention(Story):
         stage.whole(*kept)
 
 
+class TablesGoneBad(Retention):
+    """The same, where nothing may be written to the files of points that go."""
+
+    def prepare(self, stage: Stage) -> None:
+        stage.forbid_commits()
+        super().prepare(stage)
+
+
+class RepairBrokenOff(Story):
+    """What was acknowledged of a new point in the place of a damaged one is not sent again."""
+
+    PIECES = ((0, noise(61, 4096)), (4 * CHUNK, noise(63, CHUNK)), (8 * CHUNK, noise(62, 4096)))
+    CONTENT = changed(ONE, *PIECES)
+
+    def prepare(self, stage: Stage) -> None:
+        stage.replica.send(1, {"vda": ONE})
+        with stage.site.session() as (target, _):
+            target.mark_damaged(stage.site.key, identifier(1))
+
+    def act(self, stage: Stage) -> None:
+        stage.every_checkpoint()
+        self.reported: dict[str, int] = {}
+        with stage.site.session() as (target, _):
+            target.tidy(stage.site.key, "")
+            sent = sow(stage.replica, target, 2, {"vda": self.CONTENT})
+
+            def coming() -> Iterator[Any]:
+                yield from sent.events()[:7]
+                stage.freeze()
+                raise KeyboardInterrupt
+
+            with suppress(KeyboardInterrupt):
+                target.receive(coming(), sent.expected, lambda _: None, self.reported.update)
+            stage.site.fuse.left = None
+
+    def check(self, stage: Stage, *, done: bool) -> None:
+        acknowledged = self.reported.get("vda", 0)
+        left = sum(len(piece) for at, piece in self.PIECES if at + len(piece) > acknowledged)
+        sent = repair(stage.replica, 3, {"vda": self.CONTENT})
+        assert sent.bytes <= left, "what was acknowledged is not there"
+        stage.whole(1, 3)
+
+
 def find_loss(stage: Stage, story: Story, lines: tuple[str, ...], *, partly: bool = False) -> tuple[str, int]:
     """Cut at every moment without these flushes: the first loss that is seen, or ""; how many were left out.
 
@@ -296,4 +345,6 @@ STORIES: dict[str, Callable[[], Story]] = {
     "going on": GoingOn,
     "broken off": BrokenOff,
     "retention": Retention,
+    "tables gone bad": TablesGoneBad,
+    "repair broken off": RepairBrokenOff,
 }

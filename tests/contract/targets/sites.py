@@ -38,7 +38,7 @@ from thinsync_virt.model.volumes import PoolStatus
 from thinsync_virt.remote.target_server import ServedProver, ServedTarget
 from thinsync_virt.system import steps
 from thinsync_virt.system.dmsetup import DmSetup
-from thinsync_virt.system.images import SparseFile, can_clone, file_error
+from thinsync_virt.system.images import SparseFile, can_clone
 from thinsync_virt.system.locks import hold, lock_path
 
 
@@ -273,11 +273,11 @@ class Qcow2Site(StoreSite):
 
 def copying(origin: Path, path: Path, size: int) -> SparseFile:
     """In the place of a clone, where the file system of the tests cannot."""
-    try:
-        shutil.copyfile(origin, path)
-    except OSError as error:
-        raise file_error("clone", str(path), error) from error
-    made = SparseFile(path, write=True)
+    made = SparseFile.create(path, 0)
+    with SparseFile(origin) as held:
+        made.resize(held.size)
+        for extent in held.extents():
+            made.write(extent.start, held.read(extent.start, extent.length))
     made.resize(size)
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from tests.unit.values import NAME, identifier
@@ -33,6 +33,11 @@ class Sent:
     data: bytes
     expected: dict[str, Announcement]
 
+    @property
+    def bytes(self) -> int:
+        """Of the disks that it brings, zeroes included."""
+        return sum(one.changed for one in self.expected.values())
+
     def events(self) -> list[Event]:
         return list(read_stream(io.BytesIO(self.data).readinto))
 
@@ -54,20 +59,21 @@ def stream(
     text: str = "one",
     unmaps: bool = True,
     starts: Mapping[str, int] | None = None,
+    seeded: Mapping[str, Iterable[Extent]] | None = None,
 ) -> Sent:
     """Point ``number`` with ``contents``, of which ``known`` are at point ``base``; disks not known go in full.
 
     Blocks that became zeroes are unmapped, or with ``unmaps=False`` sent as zeroes. With ``starts`` it goes on there.
-    There is a checkpoint after every extent.
+    There is a checkpoint after every extent. Of disks in ``seeded`` only those ranges are sent.
     """
-    known = known or {}
+    known, seeded = known or {}, seeded or {}
     definition = definition_of(choices, text).pack()
     disks = tuple(
         StreamDisk(
             target,
             len(content),
             CHUNK,
-            Mode.INCREMENTAL if target in known else Mode.FULL,
+            Mode.SEEDED if target in seeded else Mode.INCREMENTAL if target in known else Mode.FULL,
             identifier(base) if target in known else None,
             (starts or {}).get(target, 0),
         )
@@ -93,7 +99,11 @@ def stream(
     expected: dict[str, Announcement] = {}
     for index, (target, content) in enumerate(contents.items()):
         extents: list[Extent] = []
-        for start, end in differing(content, known.get(target, b""), full=target not in known):
+        if target in seeded:
+            ranges = in_grains(content, seeded[target])
+        else:
+            ranges = differing(content, known.get(target, b""), full=target not in known)
+        for start, end in ranges:
             piece = content[start:end]
             zero = not piece.strip(b"\0")
             extents.append(Extent(start, end - start, ExtentKind.UNMAPPED if zero else ExtentKind.DATA))
@@ -131,4 +141,20 @@ def differing(content: bytes, known: bytes, *, full: bool) -> list[tuple[int, in
             found[-1] = (found[-1][0], end)
         else:
             found.append((start, end))
+    return found
+
+
+def in_grains(content: bytes, ranges: Iterable[Extent]) -> list[tuple[int, int]]:
+    """The same ranges, cut where zeroes begin and end."""
+    found: list[tuple[int, int]] = []
+    for extent in ranges:
+        first = True
+        for start in range(extent.start, extent.end, GRAIN):
+            end = min(start + GRAIN, extent.end)
+            zero = not content[start:end].strip(b"\0")
+            if not first and zero == (not content[found[-1][0] : start].strip(b"\0")):
+                found[-1] = (found[-1][0], end)
+            else:
+                found.append((start, end))
+            first = False
     return found

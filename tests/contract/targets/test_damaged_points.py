@@ -129,11 +129,13 @@ def test_a_store_takes_no_seed(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
         calls: tuple[Callable[[], object], ...] = (
             lambda: target.look_at_seeds(site.key, CHOICES, {"vda": "vg0/a"}, {}),
             lambda: target.sow(site.key, point, NAME, CHOICES, {"vda": "vg0/a"}),
+        )
+        made: tuple[Callable[[], object], ...] = (
             lambda: target.seed_mapped(site.key, identifier(1), "vda"),
             lambda: target.seed_digests(site.key, identifier(1), "vda", (), 4096),
         )
-        for call in calls:
-            with pytest.raises(UsageError) as refusal:
+        for call in (*calls, *made):
+            with pytest.raises(NotFoundError if call in made else UsageError) as refusal:
                 call()
             assert refusal.value.hint
 

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,12 @@ from thinsync_virt import __version__
 from thinsync_virt.cli import build, check_command, checks, replicate_command
 from thinsync_virt.cli.commands import group
 from thinsync_virt.endpoint.target.stores.directory import StoreDirectory
-from thinsync_virt.errors import Code, UnreachableError
+from thinsync_virt.errors import Code, UnreachableError, UsageError
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
-from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
+from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey, StoredDisk, UnfinishedSet
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.reports import Quiesce
 from thinsync_virt.model.states import Offer, PoolReport, SourceState, TargetState
@@ -239,6 +240,32 @@ def test_a_store_that_does_not_answer_is_said_to_be_so(
     assert status == 0
     one = about(found, words)
     assert one["severity"] == "warning" and "does not answer" in one["message"] and one["hint"]
+
+
+@pytest.mark.parametrize("can", [True, False], ids=["made of the damaged point", "full"])
+def test_room_for_what_takes_the_place_of_a_damaged_point(
+    can: bool, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a kind of store that makes nothing of it all has to come."""
+    site.domain = domain(disk("vda"))
+    held = point(3)
+    bad = replace(held, damaged=True, disks=(PointDisk("vda", StoredDisk("/srv/vda.qcow2", MIB)),))
+    state = TargetState(KEY, (bad,), (), (), "", (), None, None)
+
+    def look_at_seeds(
+        key: ReplicaKey, choices: Choices, seeds: dict[str, str], sizes: object
+    ) -> dict[str, int]:
+        assert (key, seeds) == (KEY, {"vda": "/srv/vda.qcow2"})
+        if not can:
+            raise UsageError("a stream file is not made of another one", hint="leave --seed out")
+        return {"vda": 0}
+
+    monkeypatch.setattr(site.target, "look_at_seeds", look_at_seeds, raising=False)
+    monkeypatch.setattr(site.target, "offer", lambda: Offer((), KEY.target))
+    monkeypatch.setattr(site.target, "states", lambda domain, name: (state,))
+    monkeypatch.setattr(site.source, "state", lambda domain, key: SourceState(domain, (held,), ()))
+    site.check("web01", "--to", "beta")
+    assert site.target.announced == ({} if can else {"vda": 5 * MIB})
 
 
 def test_another_store_than_the_one_that_has_points_stops_a_replication(

@@ -10,7 +10,7 @@ from tests.unit.values import CHOICES, KEY, disk, domain, point, pool_report
 from thinsync_virt.errors import ConflictError, UsageError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
-from thinsync_virt.model.points import RecoveryPoint
+from thinsync_virt.model.points import PointDisk, RecoveryPoint, StoredDisk
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.states import Offer, SourceState, TargetState
 from thinsync_virt.planning.seeding import Seeds, choose_seeds, parse_seeds, with_seeds
@@ -124,6 +124,14 @@ def test_a_damaged_point_is_the_seed_of_the_next() -> None:
     # With a good one that both have, what changed since that is less.
     good = point(1, disks=("vda", "vdb"))
     assert choose({}, ours=(good, held), theirs=(good, damaged)) == Seeds()
+    # In a store they are files.
+    stored = replace(
+        held, disks=tuple(PointDisk(one.target, StoredDisk(f"/srv/{one.target}", 1)) for one in held.disks)
+    )
+    seeds = choose(
+        {}, ours=(held,), theirs=(replace(stored, damaged=True),), offer=STORE, choices=Choices(None)
+    )
+    assert seeds == Seeds({"vda": "/srv/vda", "vdb": "/srv/vdb"}, held.id)
     # What was named counts more.
     assert choose({"vda": SEED}, ours=(held,), theirs=(damaged,)) == Seeds({"vda": SEED})
 

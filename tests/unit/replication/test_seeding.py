@@ -21,6 +21,7 @@ from thinsync_virt.errors import (
     StreamError,
     ThinsyncError,
     UnreachableError,
+    UsageError,
 )
 from thinsync_virt.model.extents import ByteRange, ExtentKind
 from thinsync_virt.model.names import VolumeName, short_id
@@ -200,6 +201,17 @@ def test_a_damaged_point_that_cannot_be_copied_is_replaced_by_a_full_copy(call: 
     assert "full copy" in told and short_id(marked.id) in told
     assert [disk.mode for disk in ends.watcher.plans[-1]] == [Mode.FULL] * 2
     assert report.compared == 0
+    ends.check_done()
+
+
+def test_a_target_that_makes_no_copies_is_sent_a_full_one() -> None:
+    """A store of stream files; or one of any kind by an earlier version, which says the same of all."""
+    refusal = UsageError("a directory makes no copy from a volume", hint="leave --seed out")
+    for dry_run in (True, False):
+        ends = unfit("look_at_seeds", refusal)
+        report = ends.run(dry_run=dry_run)
+        assert [disk.mode for disk in report.plan] == [Mode.FULL] * 2
+        assert any("full copy" in step and refusal.message in step for step in ends.watcher.steps)
     ends.check_done()
 
 

@@ -62,23 +62,23 @@ class LocalTarget:
     def look_at_seeds(
         self, key: ReplicaKey, choices: Choices, seeds: dict[str, str], sizes: dict[str, int]
     ) -> dict[str, int]:
-        """A store has none."""
+        """Bytes that a point made of these files takes at once."""
         return self._end.look_at_seeds(key, choices, seeds, sizes)
 
     def sow(
         self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: dict[str, str]
     ) -> None:
-        """A store has no seeds."""
+        """Make these disks of a damaged point."""
         self._end.sow(key, point, name, choices, seeds)
 
     def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
-        """A store has no seeds."""
+        """The bitmap of what was made."""
         return self._end.seed_mapped(key, point, disk)
 
     def seed_digests(
         self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
     ) -> bytes:
-        """A store has no seeds."""
+        """Digests of what was made."""
         return self._end.seed_digests(key, point, disk, blocks, size)
 
     def check(

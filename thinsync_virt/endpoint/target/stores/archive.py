@@ -8,24 +8,22 @@ commit of the record exchanges them.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from thinsync_virt import __version__
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
-from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
-from thinsync_virt.endpoint.target.stores.plain import failing, room, seal_file
+from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming, Sower
+from thinsync_virt.endpoint.target.stores.plain import failing, require_room, seal_file
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
 from thinsync_virt.endpoint.target.stores.stream_files import ArchivedDisk, ArchivedStream, StreamFileWriter
-from thinsync_virt.errors import SpaceError
 from thinsync_virt.model.extents import Extent, ExtentKind, coalesce
-from thinsync_virt.model.findings import Finding, Severity
+from thinsync_virt.model.findings import Finding
 from thinsync_virt.model.names import new_id, short_id
 from thinsync_virt.model.plans import Mode
 from thinsync_virt.model.targets import TargetKind
-from thinsync_virt.planning.store_room import judge_room
 from thinsync_virt.stream.delta_id import DeltaDisk, Walked, delta_id
 from thinsync_virt.stream.frames import MAX_PAYLOAD, FrameType
 from thinsync_virt.stream.header import StreamDisk, StreamHeader
@@ -42,6 +40,8 @@ class ArchiveKeeper:
     chained = True
     longest = 500
     slack = 6
+    sower: Sower | None = None
+    """An increment says nothing of what lies beneath it, and what a damaged file says is not the source's."""
 
     def findings(self, directory: Path, where: str) -> tuple[Finding, ...]:
         """Any file system will do."""
@@ -63,7 +63,7 @@ class ArchiveKeeper:
         """One file that says what those of ``retired`` and ``child`` say; it takes the place of the child's."""
         run = [*retired, child]
         files = {point.id: folder.file(point, point.disks[0]) for point in run}
-        _look_for_room(folder.path, files.values())
+        require_room(folder.path, files.values())
         name = f"merged-{new_id()}.tsv"
         path = folder.point_path(child) / name
         try:
@@ -96,15 +96,6 @@ class ArchiveKeeper:
             f"to start it, restore it: thinsync-vm stream cat {store} {name}"
             f" --point {short_id(point.id)} | thinsync-vm receive VG/NAME"
         )
-
-
-def _look_for_room(directory: Path, files: Iterable[Path]) -> None:
-    """The merged file is at most as large as those that it is made of; others need room there too."""
-    free, total = room(directory)
-    with failing("look at", directory):
-        finding = judge_room(free, total, sum(path.stat().st_size for path in files), str(directory))
-    if finding.severity is Severity.REFUSAL:
-        raise SpaceError(f"{finding.subject}: {finding.message}", hint=finding.hint)
 
 
 def _merge(

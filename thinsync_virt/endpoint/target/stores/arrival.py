@@ -14,17 +14,19 @@ from thinsync_virt.endpoint.target.stores.directory import (
     StoreDirectory,
     write_definition,
 )
-from thinsync_virt.endpoint.target.stores.keeper import Incoming, Keeper, Writer
+from thinsync_virt.endpoint.target.stores.keeper import Incoming, Keeper, Seed, Writer
 from thinsync_virt.endpoint.target.stores.plain import (
     REMOVABLE,
     failing,
+    is_directory,
     mark_removable,
     remove_tree,
     room,
     seal_file,
 )
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress, write_progress
-from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
+from thinsync_virt.endpoint.target.stores.records import DiskRecord, DomainRecord, PointRecord
+from thinsync_virt.endpoint.target.stores.sown import SEED
 from thinsync_virt.endpoint.target.watching import WATCH_EVERY
 from thinsync_virt.errors import ConflictError, SpaceError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
@@ -42,9 +44,18 @@ class StoreLanding:
     """A store, as it takes a stream."""
 
     def __init__(
-        self, store: StoreDirectory, keeper: Keeper, expected: Mapping[str, Announcement], where: str
+        self,
+        store: StoreDirectory,
+        keeper: Keeper,
+        expected: Mapping[str, Announcement],
+        where: str,
+        sown: Mapping[str, Seed],
     ) -> None:
-        """``expected`` is what each disk will bring, ``where`` the store's name for people."""
+        """``expected`` is what each disk will bring, ``where`` the store's name for people.
+
+        ``sown`` is what was made of damaged points in this session, by the point that is to come.
+        """
+        self._sown = sown
         self._store = store
         self._keeper = keeper
         self._expected = expected
@@ -64,22 +75,32 @@ class StoreLanding:
                 raise StreamError("the stream goes on with what is not here", hint=CHANGED_SINCE, retry=False)
             progress.check(header)
             resumed = progress.length
-        incoming = Incoming(header, definition.pack(), directory, bases, resumed)
+        seed = self._seed(header)
+        incoming = Incoming(header, definition.pack(), directory, bases, resumed, seed)
         return StorePart(self._store.path, self._where, self._keeper, folder, incoming, definition)
 
     def _check(self, header: StreamHeader) -> None:
         """What a stream claims must fit this store, and what was announced of each disk."""
         if header.key is None or header.key.target != self._store.identity.id:
             raise StreamError("the stream is for another target", retry=False)
-        if any(disk.mode is Mode.SEEDED for disk in header.disks):
-            raise StreamError(
-                "the stream is for a copy that is made from a seed, and here is none", retry=False
-            )
         if self._expected.keys() != {disk.target for disk in header.disks}:
             raise StreamError("the stream carries other disks than were announced", retry=False)
         for disk in header.disks:
             if self._expected[disk.target].changed > disk.size:
                 raise StreamError(f"more was announced for disk {disk.target} than it holds", retry=False)
+
+    def _seed(self, header: StreamHeader) -> Seed | None:
+        """What was made here for this very stream, None where it needs nothing. Raises ConflictError."""
+        seeded = {disk.target for disk in header.disks if disk.mode is Mode.SEEDED}
+        if not seeded:
+            return None
+        seed = self._sown.get(header.point)
+        if seed is None or seed.files.keys() != seeded or any(disk.start for disk in header.disks):
+            raise ConflictError(
+                f"nothing was made here of what is damaged for disk {', '.join(sorted(seeded))}",
+                hint=CHANGED_SINCE,
+            )
+        return seed
 
     def _look_for_room(self) -> None:
         free, total = room(self._store.path)
@@ -111,12 +132,15 @@ class StorePart:
         self._incoming = incoming
         self._definition = definition
         self._writer: Writer | None = None
-        self.recorded = incoming.resumed is not None
+        self.recorded = incoming.resumed is not None or incoming.seed is not None
 
     def open(self) -> None:
         """Make the directory, if it is not there already."""
         directory = self._incoming.directory
-        if self._incoming.resumed is None:
+        if self._incoming.seed is not None:
+            if not is_directory(directory):
+                raise ConflictError(f"{directory} is gone", hint=CHANGED_SINCE)
+        elif self._incoming.resumed is None:
             if directory.is_symlink() or directory.exists():
                 remove_tree(directory)
             with failing("make", directory):
@@ -147,11 +171,16 @@ class StorePart:
         return 0
 
     def record(self, positions: Mapping[str, int]) -> dict[str, int] | None:
-        """Make durable what came, and then say so in the file that a later transfer reads."""
+        """Make durable what came, and then say so in the file that a later transfer reads.
+
+        What is made of a damaged point needs no such file: the next run compares it again.
+        """
         if self._writer is None or not any(positions.values()):
             return None
         length = self._writer.checkpoint()
         steps.reached("progress synced")
+        if self._incoming.seed is not None:
+            return dict(positions)
         try:
             write_progress(self._incoming.directory, self._incoming.header, dict(positions), length)
         except ThinsyncError:
@@ -190,20 +219,54 @@ class StorePart:
             incoming.directory.rename(folder.point_path(point))
             sync_directory(folder.path)
         steps.reached("incoming renamed")
-        folder.commit(replace(folder.record.with_point(point), name=header.domain_name))
+        folder.commit(replace(self._with_seed().with_point(point), name=header.domain_name))
         steps.reached("sealed")
         with suppress(OSError):  # it is named now, whatever lies in it
-            for name in (PROGRESS, REMOVABLE):
+            for name in (PROGRESS, REMOVABLE, SEED):
                 (folder.point_path(point) / name).unlink(missing_ok=True)
             sync_directory(folder.point_path(point))
         folder.point_out_latest()
 
     def _record(self, incoming: Incoming, disk: StreamDisk, file: str) -> DiskRecord:
         status = seal_file(incoming.directory / file)
-        base = disk.base if self._keeper.chained else None
+        base = disk.base
+        if disk.mode is Mode.SEEDED and incoming.seed is not None:
+            base = incoming.seed.point
         return DiskRecord(
-            disk.target, disk.size, disk.chunk_size, file, base, status.st_size, status.st_mtime_ns
+            disk.target,
+            disk.size,
+            disk.chunk_size,
+            file,
+            base if self._keeper.chained else None,
+            status.st_size,
+            status.st_mtime_ns,
         )
+
+    def _with_seed(self) -> DomainRecord:
+        """The record, and in it the damaged files on which this point stands as they were when it was compared.
+
+        From here on they count as written to when they change again. Raises ConflictError when they have already.
+        """
+        folder, record = self._folder, self._folder.record
+        states = self._incoming.seed.states if self._incoming.seed is not None else {}
+        for (identifier, target), (size, time) in states.items():
+            point = record.point(identifier)
+            disk = point.disk(target) if point is not None else None
+            if point is None or disk is None:
+                raise ConflictError(f"point {identifier} is gone", hint=CHANGED_SINCE)
+            path = folder.file(point, disk)
+            with failing("look at", path):
+                status = path.lstat()
+            if (status.st_size, status.st_mtime_ns) != (size, time):
+                raise ConflictError(
+                    f"{path} was written to while a new point was made of it",
+                    hint=f"find out who does that: lsof {path}; then run it again",
+                )
+            if point.damaged:
+                now = replace(disk, file_size=size, file_time=time)
+                disks = tuple(now if one is disk else one for one in point.disks)
+                record = record.with_point(replace(point, disks=disks))
+        return record
 
     def park(self, failure: BaseException) -> None:
         """The directory stays, with its record."""

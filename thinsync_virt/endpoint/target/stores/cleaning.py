@@ -20,6 +20,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
 )
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress
 from thinsync_virt.endpoint.target.stores.records import DomainRecord, PointRecord
+from thinsync_virt.endpoint.target.stores.sown import SEED, bring_back_sown
 from thinsync_virt.errors import Code, ThinsyncError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
@@ -33,7 +34,8 @@ _DATE = "%Y%m%d"
 # In a point's directory: what was merged into another file or was never exchanged for it, and marks of the way there.
 # Whatever else lies there is somebody's.
 _OURS = re.compile(
-    rf"stream\.tsv|merged-[a-z0-9.-]+|{re.escape(REMOVABLE)}|{re.escape(PROGRESS)}|\.{re.escape(PROGRESS)}\..+"
+    rf"stream\.tsv|merged-[a-z0-9.-]+|{re.escape(REMOVABLE)}"
+    rf"|{re.escape(PROGRESS)}|\.{re.escape(PROGRESS)}\..+|{re.escape(SEED)}|\.{re.escape(SEED)}\..+"
 )
 
 
@@ -190,16 +192,17 @@ def _drop_broken(folder: DomainFolder) -> list[str]:
 def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
     """Remove what the record does not name and what is known to be no point; what it was.
 
-    Those are incoming points, but for ``keep`` if it can go on; points that a crash kept from their commit; and points
-    that retention took out.
+    Those are incoming points, but for ``keep`` if it can go on, and one that was made of the newest point, which is
+    damaged; points that a crash kept from their commit; and points that retention took out.
     """
+    sown = bring_back_sown(folder)
     kept = folder.incoming_path(keep) if keep else None
     if kept is not None:
         _bring_back(folder, kept)
     found = [
         path
         for path in folder.remains()
-        if (path != kept or read_progress(path) is None) and _is_removable(path)
+        if (path != kept or read_progress(path) is None) and path != sown and _is_removable(path)
     ]
     for path in found:
         remove_tree(path)
@@ -232,7 +235,8 @@ def _bring_back(folder: DomainFolder, kept: Path) -> None:
 
 
 def _is_removable(path: Path) -> bool:
-    return path.name.startswith(INCOMING) or is_file(path / REMOVABLE) or is_file(path / PROGRESS)
+    marks = (REMOVABLE, PROGRESS, SEED)
+    return path.name.startswith(INCOMING) or any(is_file(path / mark) for mark in marks)
 
 
 def _set_aside(folder: DomainFolder) -> list[str]:

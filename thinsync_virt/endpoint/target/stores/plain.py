@@ -6,10 +6,12 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from thinsync_virt.errors import PoolError, StreamError, ThinsyncError
+from thinsync_virt.errors import PoolError, SpaceError, StreamError, ThinsyncError
+from thinsync_virt.model.findings import Severity
+from thinsync_virt.planning.store_room import judge_room
 from thinsync_virt.system.files import sync_directory, sync_file
 
 REMOVABLE = "removable"
@@ -136,3 +138,15 @@ def room(path: Path) -> tuple[int, int]:
             path = path.parent
         status = os.statvfs(path)
     return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+
+
+def require_room(directory: Path, files: Iterable[Path]) -> None:
+    """Raises SpaceError where these cannot be merged: the file is at most as large as those that it is made of.
+
+    Others need room there too.
+    """
+    free, total = room(directory)
+    with failing("look at", directory):
+        finding = judge_room(free, total, sum(path.stat().st_size for path in files), str(directory))
+    if finding.severity is Severity.REFUSAL:
+        raise SpaceError(f"{finding.subject}: {finding.message}", hint=finding.hint)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.directory import POINTS, DomainFolder
-from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming
-from thinsync_virt.endpoint.target.stores.plain import require_left
+from thinsync_virt.endpoint.target.stores.keeper import Chain, Incoming, Sower
+from thinsync_virt.endpoint.target.stores.plain import failing, is_file, require_left
 from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.errors import PoolError
 from thinsync_virt.model.findings import Finding, Severity
@@ -33,6 +33,7 @@ class RawKeeper:
     ) -> None:
         self._clone = clone
         self._probe = probe
+        self.sower: Sower | None = RawSower(clone)
 
     def findings(self, directory: Path, where: str) -> tuple[Finding, ...]:
         """Whether files can be cloned there: points are kept by nothing else."""
@@ -73,6 +74,46 @@ class RawKeeper:
         )
 
 
+class RawSower:
+    """Clones: what is read in one is what the damaged image holds now, and it shares nothing that is written later."""
+
+    def __init__(self, clone: Callable[[Path, Path, int], SparseFile]) -> None:
+        self._clone = clone
+
+    def path(self, directory: Path, target: str) -> Path:
+        """As :class:`RawWriter` calls it."""
+        return directory / f"{target}.raw"
+
+    def check(self, folder: DomainFolder, chain: Chain) -> None:
+        """Any file can be cloned."""
+
+    def sow(self, path: Path, size: int, seed: Path) -> None:
+        """A clone."""
+        self._clone(seed, path, size).close()
+
+    def is_sown(self, path: Path, size: int, seed: Path) -> bool:
+        """It stands on nothing: if only its size is right."""
+        with failing("look at", path):
+            return is_file(path) and path.lstat().st_size == size
+
+    def open(self, path: Path) -> RawSown:
+        """The clone."""
+        return RawSown(path, write=True)
+
+
+class RawSown(SparseFile):
+    """A clone of a damaged image."""
+
+    def blank(self, start: int, length: int) -> None:
+        """A hole. Where the image ends in it, by its size: a hole's edge within a block would be read."""
+        if start + length < self.size:
+            self.clear(start, length)
+            return
+        size = self.size
+        self.resize(start)
+        self.resize(size)
+
+
 class RawWriter:
     """One image for each disk of a stream."""
 
@@ -85,7 +126,7 @@ class RawWriter:
             for disk in incoming.header.disks:
                 path = incoming.directory / f"{disk.target}.raw"
                 base = incoming.bases.get(disk.target)
-                if going_on:
+                if incoming.is_there(disk.target):
                     require_left(path, disk.size)
                     self._images.append(SparseFile(path, write=True))
                 elif base is None:

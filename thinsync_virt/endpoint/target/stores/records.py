@@ -13,9 +13,9 @@
 
 ``sha256`` is over the content as it is encoded here: sorted keys, no spaces. ``base`` is the point on whose file this
 one stands, ``file_size`` (bytes) and ``file_time`` (nanoseconds, its mtime) are the file's when the point was sealed. A
-``retired`` point is no recovery point any more, but others may stand on its files; nothing new stands on a
-``damaged`` one, whose data was found not to be the source's. Points are in order of their
-sequence. Every key is there, and no other.
+``retired`` point is no recovery point any more, but others may stand on its files. A ``damaged`` one, whose data was
+found not to be the source's, is no base of an increment; one that was made of it and compared may stand on its files.
+Points are in order of their sequence. Every key is there, and no other.
 """
 
 from __future__ import annotations

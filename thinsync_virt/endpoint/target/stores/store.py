@@ -17,7 +17,7 @@ from thinsync_virt.endpoint.target.stores.keeper import Keeper
 from thinsync_virt.endpoint.target.stores.plain import failing, room
 from thinsync_virt.endpoint.target.stores.progress import find_progress
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
-from thinsync_virt.endpoint.target.stores.seedless import Seedless
+from thinsync_virt.endpoint.target.stores.seeding import StoreSeeding
 from thinsync_virt.errors import ConflictError, NotFoundError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import CHOICES, Definition
 from thinsync_virt.model.extents import Announcement
@@ -38,7 +38,7 @@ _JOB = "replication"
 _POINTS = "see, at the source: thinsync-vm points DOMAIN --to TARGET"
 
 
-class StoreEnd(Seedless):
+class StoreEnd:
     """One directory as a target. Nothing is made in it before the first point comes."""
 
     def __init__(self, store: StoreDirectory, keeper: Keeper, host: str, locks: Path = LOCKS) -> None:
@@ -50,6 +50,7 @@ class StoreEnd(Seedless):
         self._lock_files = locks
         self._locks = ExitStack()
         self._locked: set[str] = set()
+        self.seeding = StoreSeeding(keeper)
 
     def begin(self, domain: str) -> None:
         """Lock the domain's points here until :meth:`end`, and finish what a crash cut short. Raises BusyError.
@@ -81,6 +82,7 @@ class StoreEnd(Seedless):
 
     def end(self) -> None:
         """Give the locks back."""
+        self.seeding.forget()
         self._locked.clear()
         self.store.unlock()
         self._locks.close()
@@ -185,9 +187,39 @@ class StoreEnd(Seedless):
                     self._check_locked(domain)
                 yield event
 
-        landing = StoreLanding(self.store, self.keeper, expected, self.where)
+        self.seeding.close()
+        landing = StoreLanding(self.store, self.keeper, expected, self.where, self.seeding.sown)
         point = Reception(landing, acknowledge).run(ours(), progress)
         return next(held for held in points_of(self._folder(self._key_of(domain))) if held.id == point)
+
+    def look_at_seeds(
+        self, key: ReplicaKey, choices: Choices, seeds: Mapping[str, str], sizes: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Bytes that a point made of these files takes at once, by disk; nothing is changed.
+
+        They can be those of the newest damaged point here, and nothing else. Raises ThinsyncError.
+        """
+        ours = key.target == self.store.identity.id
+        return self.seeding.look(self.store.domain(key.domain) if ours else None, seeds)
+
+    def sow(
+        self, key: ReplicaKey, point: RecoveryPoint, name: str, choices: Choices, seeds: Mapping[str, str]
+    ) -> None:
+        """Make the disks of ``point`` that have a seed. Raises ThinsyncError; what can never go on is removed."""
+        self._check_locked(key.domain)
+        if point.key != key:
+            raise StreamError("the point is of another replica", retry=False)
+        self.seeding.sow(self._folder(key), point, seeds)
+
+    def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
+        """Which 1 MiB blocks of what was made may hold data."""
+        return self.seeding.mapped(point, disk)
+
+    def seed_digests(
+        self, key: ReplicaKey, point: str, disk: str, blocks: tuple[int, ...], size: int
+    ) -> bytes:
+        """Digests of what was made; what of it cannot be read is given up."""
+        return self.seeding.digests(point, disk, blocks, size)
 
     def mark_damaged(self, key: ReplicaKey, point: str) -> None:
         """From here on ``point`` is never a base. Raises NotFoundError."""
@@ -199,7 +231,7 @@ class StoreEnd(Seedless):
         if record is None:
             raise NotFoundError(f"point {short_id(point)} is not here", hint=_POINTS)
         if not record.damaged:
-            folder.commit(folder.record.with_point(replace(record, damaged=True)))
+            folder.commit(folder.record.with_point(_damaged(folder, record)))
         reached("repair-marked")
 
     def register(self, key: ReplicaKey, point: str) -> Registration:
@@ -231,7 +263,11 @@ class StoreEnd(Seedless):
         # Before the source makes a point for this store: by that id it is known again.
         self.store.ensure()
         folder = self._to_change(key.domain)
-        return clean(folder, self.keeper, keep) if folder is not None else ()
+        self.seeding.forget()
+        if folder is None:
+            return ()
+        self.seeding.drop_useless(folder)
+        return clean(folder, self.keeper, keep)
 
     def retire(self, key: ReplicaKey, common: str) -> None:
         """The store's own retention; ``common`` is the newest point that the source has too."""
@@ -277,13 +313,38 @@ def points_of(folder: DomainFolder) -> tuple[RecoveryPoint, ...]:
 
 def _refuse_written(folder: DomainFolder) -> None:
     """Invariant 8: what was written to since its point is never built upon; nor is what is damaged."""
-    links = ((point, disk) for point in offered(folder) if not point.damaged for disk in point.disks)
     refuse_written(
         folder,
-        links,
+        _relied_on(folder),
         "what was written there is nowhere else: copy it away if it is needed, then remove that file;"
         " the next replication goes on without that point",
     )
+
+
+def _relied_on(folder: DomainFolder, but: str = "") -> list[tuple[PointRecord, DiskRecord]]:
+    """The disks of good points but one, and those on which they stand, damaged or not; oldest first."""
+    links = {
+        (point.id, disk.target): (point, disk)
+        for good in offered(folder)
+        if not good.damaged and good.id != but
+        for held in good.disks
+        for point, disk in folder.chain(good, held.target)
+    }
+    return sorted(links.values(), key=lambda link: (link[0].sequence, link[0].id, link[1].target))
+
+
+def _damaged(folder: DomainFolder, record: PointRecord) -> PointRecord:
+    """A point with the mark. Where good ones stand on it, its files count as they are: it was compared with them so."""
+    relied = {disk.target for point, disk in _relied_on(folder, record.id) if point.id == record.id}
+    disks: list[DiskRecord] = []
+    for disk in record.disks:
+        if disk.target in relied:
+            path = folder.file(record, disk)
+            with failing("look at", path):
+                status = path.lstat()
+            disk = replace(disk, file_size=status.st_size, file_time=status.st_mtime_ns)
+        disks.append(disk)
+    return replace(record, damaged=True, disks=tuple(disks))
 
 
 def refuse_written(folder: DomainFolder, links: Iterable[tuple[PointRecord, DiskRecord]], hint: str) -> None:
