@@ -47,9 +47,7 @@ class Cell:
 
 FULL = Cell("full, random data", content="random")
 SLOW = Cell("full, data that compresses by half", rate=100, content="half")
-FILES = Cell(
-    "full, files that zstd packs by half", rate=100, content="files", size=512 * MIB, left_out=("dd",)
-)
+FILES = Cell("full, files that zstd packs by half", rate=100, content="files", size=GIB, left_out=("dd",))
 # A small disk and a large one: what each run takes whatever the size, and what grows with it.
 SCATTERED = Cell("1 % scattered", "scattered")
 CLUSTERED = Cell("1 % clustered", "clustered")
