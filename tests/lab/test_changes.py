@@ -18,7 +18,7 @@ NVRAM = "/var/lib/libvirt/qemu/nvram"
 COARSE = "vg0/coarse"
 GARBAGE = "yes GARBAGE | head -c 300M"
 
-pytestmark = pytest.mark.matrix(sample=2, group="changes")
+pytestmark = pytest.mark.matrix(sample=1, group="changes")
 
 
 @pytest.fixture(scope="module")

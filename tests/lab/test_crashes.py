@@ -145,7 +145,7 @@ def in_transfer(hosts: Hosts, name: str, moment: int) -> None:
     wait_for(far_enough, limit=300, what="the transfer")
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_sender_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) -> None:
     hosts, name = crash
@@ -155,7 +155,7 @@ def test_sender_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) -> N
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_receiver_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) -> None:
     hosts, name = crash
@@ -166,7 +166,7 @@ def test_receiver_killed_in_a_transfer(crash: tuple[Hosts, str], moment: int) ->
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("node", ["alpha", "beta"])
 def test_power_cut_in_a_transfer(crash: tuple[Hosts, str], node: str, moment: int) -> None:
@@ -181,7 +181,7 @@ def test_power_cut_in_a_transfer(crash: tuple[Hosts, str], node: str, moment: in
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("step", TARGET_STEPS)
 def test_power_cut_of_the_target_between_two_steps(crash: tuple[Hosts, str], step: str) -> None:
     hosts, name = crash
@@ -196,7 +196,7 @@ def test_power_cut_of_the_target_between_two_steps(crash: tuple[Hosts, str], ste
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("step", TARGET_STEPS)
 def test_a_start_after_a_power_cut_of_the_target(crash: tuple[Hosts, str], step: str) -> None:
     """The copy is really started from what the cut left, and afterwards given up as the README tells."""
@@ -218,7 +218,7 @@ def test_a_start_after_a_power_cut_of_the_target(crash: tuple[Hosts, str], step:
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("step", ["unsealed", "point removed", "old volumes removed"])
 def test_power_cut_of_the_target_while_it_deletes(crash: tuple[Hosts, str], step: str) -> None:
     hosts, name = crash
@@ -247,7 +247,7 @@ def test_power_cut_of_the_target_while_it_deletes(crash: tuple[Hosts, str], step
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("step", ["files written", "defined, not synced"])
 def test_power_cut_of_the_target_while_it_defines(hosts: Hosts, step: str) -> None:
     """A definition and its UEFI variables belong together, whichever of two libvirt reads after the cut."""
@@ -284,7 +284,7 @@ def test_power_cut_of_the_target_while_it_defines(hosts: Hosts, step: str) -> No
     hosts.verify(name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("killed", ["sender", "LVM"])
 def test_killed_in_the_freeze_of_a_replication(crash: tuple[Hosts, str], killed: str) -> None:
     """The guest runs again in time, what was begun becomes no point, and the next run succeeds."""
@@ -318,7 +318,7 @@ def test_killed_in_the_freeze_of_a_replication(crash: tuple[Hosts, str], killed:
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("step", SOURCE_STEPS)
 @pytest.mark.parametrize("how", ["killed", "power cut"])
 def test_source_ends_between_two_steps(crash: tuple[Hosts, str], how: str, step: str) -> None:
@@ -336,7 +336,7 @@ def test_source_ends_between_two_steps(crash: tuple[Hosts, str], how: str, step:
     goes_on(hosts, name)
 
 
-@pytest.mark.matrix(sample=5, group="crashes")
+@pytest.mark.matrix(sample=3, group="crashes")
 @pytest.mark.parametrize("step", ["volumes made", "about to define", "defined"])
 def test_start_while_a_switch_is_going_on(hosts: Hosts, step: str) -> None:
     name = hosts.guest(disks=2, size="64M")

@@ -21,7 +21,7 @@ START_AGENT = (
     " setsid qemu-ga -m virtio-serial -p $port -t /run/qga >/dev/console 2>&1 </dev/null & sleep 1"
 )
 
-pytestmark = pytest.mark.matrix(sample=3, group="guests")
+pytestmark = pytest.mark.matrix(sample=2, group="guests")
 
 
 @pytest.fixture(scope="module")

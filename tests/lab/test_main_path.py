@@ -9,7 +9,7 @@ import pytest
 from product import Hosts
 from thinlab.records import consistent
 
-pytestmark = pytest.mark.matrix(sample=4, group="main_path")
+pytestmark = pytest.mark.matrix(sample=3, group="main_path")
 
 
 @pytest.mark.parametrize(

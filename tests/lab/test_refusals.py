@@ -23,7 +23,7 @@ with BlockDevice("/dev/ubda", write=True) as device:
     device.sync()
 """
 
-pytestmark = pytest.mark.matrix(sample=3, group="refusals")
+pytestmark = pytest.mark.matrix(sample=2, group="refusals")
 
 
 @pytest.fixture(scope="module")
