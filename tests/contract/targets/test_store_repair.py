@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,9 @@ def test_what_was_left_is_compared_and_not_trusted(damage: str, site: StoreSite,
     assert site.content(3) == {"vda": noise(1)} and compare(replica, 3).same
 
 
-def test_behind_a_connection(kind: str, site: StoreSite) -> None:
+@contextmanager
+def connected(site: StoreSite) -> Iterator[RemoteTarget]:
+    """The store behind a server, with the domain begun."""
     spec = StoreTarget(site.keeper.kind, str(site.path))
     near, far = socket.socketpair()
     with (
@@ -187,6 +189,11 @@ def test_behind_a_connection(kind: str, site: StoreSite) -> None:
     ):
         target = RemoteTarget(client, f"beta:{spec}", None, spec)
         target.begin(DOMAIN)
+        yield target
+
+
+def test_behind_a_connection(kind: str, site: StoreSite) -> None:
+    with connected(site) as target:
         site._key = ReplicaKey(DOMAIN, target.offer().store)
         replica = Replica(site)
         sent = replica.sent(1, {"vda": noise(1)})
@@ -210,17 +217,12 @@ def test_behind_a_connection_a_kind_that_makes_no_copies(
     site: StoreSite = make_site("archive", tmp_path, monkeypatch)
     replica = Replica(site)
     went_bad(replica, {"vda": noise(1)})
-    spec = StoreTarget(site.keeper.kind, str(site.path))
-    near, far = socket.socketpair()
     with (
-        ExitStack() as stack,
-        server_thread(far, served(site, stack)),
-        Client(Loopback(near), OURS, timeout=20) as client,
+        connected(site) as target,
+        pytest.raises(CannotCopyError, match="not made of another"),
+        copying(identifier(1)),
     ):
-        target = RemoteTarget(client, f"beta:{spec}", None, spec)
-        target.begin(DOMAIN)
-        with pytest.raises(CannotCopyError, match="not made of another"), copying(identifier(1)):
-            target.look_at_seeds(site.key, site.choices, seeds_of(target), {"vda": SIZE})
+        target.look_at_seeds(site.key, site.choices, seeds_of(target), {"vda": SIZE})
 
 
 # What cannot be read
