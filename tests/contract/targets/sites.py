@@ -346,3 +346,28 @@ def replace_bytes(path: Path, old: bytes, new: bytes) -> None:
     path.chmod(0o600)
     path.write_bytes(content.replace(old, new))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def retention_cut(site: Site, point: str) -> Iterator[int]:
+    """Retention with ``point`` in common, cut after each of its steps, always from the same state."""
+    bring_back = site.saved()
+    for cut in range(200):
+        bring_back()
+        try:
+            with site.session() as (target, _):
+                site.fuse.left = cut
+                target.retire(site.key, point)
+                break
+        except PowerCutError:
+            pass
+        finally:
+            site.fuse.left = None
+        yield cut
+    assert cut > 2, "steps are marked"
+
+
+def end_retention(site: Site, point: str) -> None:
+    """What the next run does."""
+    with site.session() as (target, _):
+        target.tidy(site.key, "")
+        target.retire(site.key, point)
