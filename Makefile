@@ -50,9 +50,9 @@ test: ## everything: lint, unit, deb, lintian, lab-test; SEED=N repeats a run
 	@echo "make test: all passed, seed $(SEED)"
 
 .PHONY: unit
-unit: $(VENV) ## unit and contract tests
+unit: $(VENV) ## unit and contract tests, on up to eight processors
 	@echo "seed: $(SEED)"
-	@$(PYTEST) --hypothesis-seed=$(SEED) $(or $(wildcard tests/unit tests/contract),tests/unit)
+	@$(PYTEST) --numprocesses=auto --maxprocesses=8 --dist=worksteal --hypothesis-seed=$(SEED) $(or $(wildcard tests/unit tests/contract),tests/unit)
 
 .PHONY: lint
 lint: $(VENV) ## ruff, mypy, import-linter: all four say what they find

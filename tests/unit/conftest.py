@@ -42,6 +42,11 @@ def _look(event: str, values: tuple[object, ...]) -> None:
 sys.addaudithook(_look)
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """What is too long to be read is named by its length: some tests are given megabytes."""
+    return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > 200 else None
+
+
 @pytest.fixture(autouse=True)
 def the_host_is_left_alone(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
