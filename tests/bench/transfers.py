@@ -14,7 +14,8 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +52,10 @@ class Bench:
     def prepare(self, cell: Cell) -> None:
         """Base and head at the source; at the target the base, for ours as it was received, for others as bytes."""
         self.clear()
+        # dd writes all of a copy that shared its chunks.
+        copies = 1 if cell.change and "dd" in cell.left_out else 2
+        size = (copies * cell.size + cell.size // 8) // MIB + 64
         for node in (self.alpha, self.beta):
-            size = 2 * cell.size // MIB + 64
             self.sh(node, f"lvcreate -qq -y -L {size}M --chunksize {cell.chunk_kib}k -T vg0/{POOL}")
         self.sh(self.alpha, f"lvcreate -qq -y -V {cell.size}b -T vg0/{POOL} -n {LIVE}")
         self.sh(self.alpha, f"python3 {SCRIPT} fill /dev/vg0/{LIVE} {cell.size} {cell.content}")
@@ -93,19 +96,29 @@ class Bench:
         self.reset(cell, program)
         far = self._cpu(self.beta)
         self.sh(self.beta, f"rm -f {HELD}")
-        self.alpha.net("on")
-        if cell.rate:
-            self.alpha.net("rate", str(cell.rate))
-        try:
+        with self.slowed(cell):
             line = command(cell, program)
             cost = json.loads(self.sh(self.alpha, f"python3 {SCRIPT} run {shlex.quote(line)}"))
-        finally:
-            self.alpha.net("on")
         cost["cpu"] += self._cpu(self.beta) - far
         cost["memory"] = max(cost["memory"], float(self.sh(self.beta, f"cat {HELD} 2>/dev/null || echo 0")))
         if program != LIMIT:
             self.compare(program)
         return Cost(**cost)
+
+    @contextmanager
+    def slowed(self, cell: Cell) -> Iterator[None]:
+        """Link and disks as slow as the cell has them."""
+        self.alpha.net("on")
+        if cell.rate:
+            self.alpha.net("rate", str(cell.rate))
+        try:
+            for node in (self.alpha, self.beta):
+                node.disk_rate(cell.disk_rate * 1_000_000)
+            yield
+        finally:
+            self.alpha.net("on")
+            for node in (self.alpha, self.beta):
+                node.disk_rate(0)
 
     def compare(self, program: str) -> None:
         digest = "sha256sum | cut -d' ' -f1"

@@ -1,12 +1,13 @@
-"""The lab's own power cut: what was flushed stays, what was not may go, and a node boots on what is left."""
+"""The lab's own disks: what was flushed stays at a cut, what was not may go, and a slow disk takes its time."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import pytest
 from product import Hosts
-from thinlab import volatile
+from thinlab import LabError, volatile
 
 WRITE = """
 import mmap, os
@@ -55,3 +56,32 @@ def test_a_volatile_cut_loses_only_what_was_not_flushed(hosts: Hosts, tmp_path: 
         == "there"
     )
     assert hosts.sh("beta", "lvs --noheadings -o lv_name vg0/pool") == "pool"
+
+
+RATE = """
+import mmap, os, time
+disk = os.open("/dev/ubdb", os.O_RDWR | os.O_DIRECT)
+block = mmap.mmap(-1, 1 << 20)
+for act in (os.pwritev, os.preadv):
+    begun = time.monotonic()
+    for number in range(4):
+        assert act(disk, [block], number << 20) == len(block)
+    print(time.monotonic() - begun)
+"""
+
+
+def test_a_slow_disk_takes_its_time(hosts: Hosts) -> None:
+    """At least: how much longer it takes is the machine's affair."""
+    node = hosts.node("alpha")
+
+    def seconds() -> list[float]:
+        return [float(word) for word in node.run(["python3", "-I", "-"], input=RATE).stdout.split()]
+
+    node.disk_rate(4 << 20)
+    try:
+        assert min(seconds()) > 0.9
+    finally:
+        node.disk_rate(0)
+    assert sum(seconds()) < 1.8, "as fast as it goes again"
+    with pytest.raises(LabError, match="-1 bytes"):
+        node.disk_rate(-1)

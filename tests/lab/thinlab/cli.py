@@ -100,6 +100,10 @@ def parser() -> argparse.ArgumentParser:
     )
     net.add_argument("action", choices=("off", "on", "delay", "loss", "rate"))
     net.add_argument("value", nargs="?", default="")
+    disk = command(
+        "disk", "a node's disks have so many MB a second, 0: as fast as it goes; until it is off", node=True
+    )
+    disk.add_argument("rate", type=int, metavar="MB")
     install = command("install", "build the product's .deb and install it on both nodes")
     install.add_argument("deb", nargs="?", type=Path)
     command("sync", "put the checkout's thinsync_virt in place of the installed one")
@@ -204,6 +208,8 @@ def act(arguments: argparse.Namespace, lab: Lab) -> int:
             lab.boot(arguments.node)
         case "net":
             lab.node(arguments.node).net(arguments.action, arguments.value)
+        case "disk":
+            lab.node(arguments.node).disk_rate(arguments.rate * 1_000_000)
         case "install":
             product.install(nodes, arguments.deb)
         case "sync":

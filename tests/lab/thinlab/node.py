@@ -187,6 +187,17 @@ class Node:
         if self.running():
             self._apply_fault()
 
+    def disk_rate(self, rate: int) -> None:
+        """Each of its disks has so many bytes a second, 0: as fast as it goes; until it is off.
+
+        Raises LabError when it is off, or the rate negative.
+        """
+        if rate < 0:
+            raise LabError(f"a disk of {rate} bytes a second", "a number of MB, 0: as fast as it goes")
+        if not self.running():
+            raise LabError(f"{self.name} is off", f"lab boot {self.name}")
+        volatile.limit(self.disks, rate)
+
     def _apply_fault(self) -> None:
         network.partition(self._state)
         self.run("sh -s", input=network.netem_script(self.name, network.fault(self._state, self.name)))

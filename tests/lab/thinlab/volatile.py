@@ -19,8 +19,9 @@ from thinlab.process import run
 
 SOURCE = FILES / "host/volatile.c"
 SECTOR = 512
-_MAGIC = b"TLUNDO1\0"
+_MAGIC = b"TLUNDO2\0"
 _HEADER = struct.Struct("<8sQ2QQQ")
+_RATE = struct.Struct("<Q")
 _RECORD = struct.Struct("<QQ")
 _DATA = 4096
 # What a cut loses as one piece (whole writes, blocks or sectors), and how likely each piece is lost.
@@ -71,6 +72,13 @@ def forget(images: Sequence[Path]) -> None:
     """The node is off and nothing is to be lost: all that it wrote counts as written out."""
     for image in images:
         undo_log(image).unlink(missing_ok=True)
+
+
+def limit(images: Sequence[Path], rate: int) -> None:
+    """Make disks of ``rate`` bytes a second of them, 0: as fast as it goes; the node runs, and forgets it when off."""
+    for image in images:
+        with undo_log(image).open("r+b") as file:
+            os.pwrite(file.fileno(), _RATE.pack(rate), _HEADER.size)
 
 
 def lose(images: Sequence[Path], seed: int) -> list[Lost]:

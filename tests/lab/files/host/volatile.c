@@ -12,6 +12,8 @@
  * pipe, as pointers, and does nothing for one without data. That is how a flush is recognised here: a request whose count
  * of pieces is zero, at the moment it is read. Every write that the flush must cover was completed before it was
  * sent. There is no FUA: the kernel sends a flush after such a write. An fsync of the image counts as a flush too.
+ *
+ * The header's rate makes a disk of so many bytes a second of each image: volatile.py sets it while the node runs.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -25,12 +27,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define HALF (32u << 20)
 #define DATA 4096u /* where the first half begins */
 #define IMAGES 8
 #define DESCRIPTORS 1024
+#define SECOND 1000000000ull
+#define LATE 1000000ull /* ns that a disk may be ahead: a sleep for each small request would take longer than it */
 
 struct header {
 	char magic[8];
@@ -38,6 +43,7 @@ struct header {
 	uint64_t used[2]; /* bytes with whole records */
 	uint64_t current; /* 0 or 1: the half with the younger records */
 	uint64_t flushes;
+	uint64_t rate; /* bytes a second; 0: as fast as it goes */
 };
 
 struct record {
@@ -56,7 +62,7 @@ struct request {
 	int pieces;
 };
 
-static struct { char path[PATH_MAX]; struct header *log; } images[IMAGES];
+static struct { char path[PATH_MAX]; struct header *log; uint64_t free_at; } images[IMAGES];
 static int count;
 static signed char image_of[DESCRIPTORS]; /* 1 + index; 0: none of ours */
 static long first_thread;
@@ -64,6 +70,7 @@ static long first_thread;
 static int (*real_open64)(const char *, int, ...);
 static int (*real_close)(int);
 static ssize_t (*real_read)(int, void *, size_t);
+static ssize_t (*real_pread64)(int, void *, size_t, off64_t);
 static ssize_t (*real_pwrite64)(int, const void *, size_t, off64_t);
 static int (*real_fallocate64)(int, int, off64_t, off64_t);
 static int (*real_fsync)(int);
@@ -88,7 +95,7 @@ static struct header *map_log(const char *image)
 		fail(path);
 	close(fd);
 	log->half = HALF;
-	memcpy(log->magic, "TLUNDO1", 8);
+	memcpy(log->magic, "TLUNDO2", 8);
 	return log;
 }
 
@@ -96,6 +103,7 @@ static void resolve(void)
 {
 	real_open64 = dlsym(RTLD_NEXT, "open64");
 	real_read = dlsym(RTLD_NEXT, "read");
+	real_pread64 = dlsym(RTLD_NEXT, "pread64");
 	real_pwrite64 = dlsym(RTLD_NEXT, "pwrite64");
 	real_fallocate64 = dlsym(RTLD_NEXT, "fallocate64");
 	real_fsync = dlsym(RTLD_NEXT, "fsync");
@@ -124,6 +132,27 @@ static struct header *log_of(int fd)
 {
 	int index = fd >= 0 && fd < DESCRIPTORS ? image_of[fd] : 0;
 	return index ? images[index - 1].log : NULL;
+}
+
+static uint64_t now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec * SECOND + time.tv_nsec;
+}
+
+/* A request of so many bytes ends when all before it and it itself have had their time. */
+static void take_time(int fd, size_t size)
+{
+	struct header *log = log_of(fd);
+	uint64_t rate = log ? __atomic_load_n(&log->rate, __ATOMIC_RELAXED) : 0;
+	if (!rate)
+		return;
+	uint64_t begun = now(), *free_at = &images[image_of[fd] - 1].free_at;
+	*free_at = (*free_at > begun ? *free_at : begun) + size * SECOND / rate;
+	struct timespec until = { *free_at / SECOND, *free_at % SECOND };
+	while (*free_at > begun + LATE && clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
+		continue;
 }
 
 static void flushed(struct header *log)
@@ -211,6 +240,14 @@ ssize_t read(int fd, void *buffer, size_t size)
 	return got;
 }
 
+ssize_t pread64(int fd, void *buffer, size_t size, off64_t offset)
+{
+	if (!real_close)
+		resolve();
+	take_time(fd, size);
+	return real_pread64(fd, buffer, size, offset);
+}
+
 ssize_t pwrite64(int fd, const void *buffer, size_t size, off64_t offset)
 {
 	struct header *log = log_of(fd);
@@ -218,6 +255,7 @@ ssize_t pwrite64(int fd, const void *buffer, size_t size, off64_t offset)
 		resolve();
 	if (log)
 		remember(log, fd, offset, size);
+	take_time(fd, size);
 	return real_pwrite64(fd, buffer, size, offset);
 }
 
