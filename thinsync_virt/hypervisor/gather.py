@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from thinsync_virt.hypervisor.capabilities import (
     parse_support,
     parse_topology,
 )
-from thinsync_virt.hypervisor.connection import Connection, libvirt_module, translated
+from thinsync_virt.hypervisor.connection import (
+    VIR_ERR_NO_SUPPORT,
+    Connection,
+    error_number,
+    libvirt_module,
+    translated,
+)
 from thinsync_virt.hypervisor.definition import boot_files, domain_root
 from thinsync_virt.hypervisor.facts import Architecture, DomainSupport, FileFact, Firmware, HostFacts
 from thinsync_virt.hypervisor.files import digest_file
@@ -59,7 +65,10 @@ def gather(connection: Connection, definition: Definition) -> HostFacts:
             libvirt_version=int(raw.getLibVersion()),
             architectures=architectures,
             support=support,
-            networks={network.name(): bool(network.isActive()) for network in raw.listAllNetworks(0)},
+            networks={
+                network.name(): bool(network.isActive())
+                for network in _listed(lambda: raw.listAllNetworks(0))
+            },
             devices=frozenset(path.name for path in _NET.iterdir()),
             bridges=frozenset(path.name for path in _NET.iterdir() if (path / "bridge").is_dir()),
             files=_files(root, digested, architecture),
@@ -69,7 +78,7 @@ def gather(connection: Connection, definition: Definition) -> HostFacts:
             pages=topology.pages,
             memory=int(raw.getInfo()[1]) * KIB * KIB,
             secrets=frozenset(_secrets(raw)),
-            filters=frozenset(raw.listNWFilters()),
+            filters=frozenset(_listed(raw.listNWFilters)),
             security_models=topology.security_models,
             firmwares=firmwares(),
             cpu_runs=_cpu_runs(raw, root, architecture),
@@ -113,9 +122,19 @@ def _cpu_runs(raw: Any, root: Element, architecture: Architecture | None) -> boo
     return True if verdict in (libvirt.VIR_CPU_COMPARE_IDENTICAL, libvirt.VIR_CPU_COMPARE_SUPERSET) else None
 
 
+def _listed(ask: Callable[[], list[Any]]) -> list[Any]:
+    """What one of libvirt's drivers has; nothing where it is not installed: Debian 13 has them in packages apart."""
+    try:
+        return ask()
+    except libvirt_module().libvirtError as error:
+        if error_number(error) != VIR_ERR_NO_SUPPORT:
+            raise
+        return []
+
+
 def _secrets(raw: Any) -> Iterator[str]:
     kinds = {1: "volume", 2: "ceph", 3: "iscsi", 4: "tls", 5: "vtpm"}
-    for secret in raw.listAllSecrets(0):
+    for secret in _listed(lambda: raw.listAllSecrets(0)):
         yield secret.UUIDString()
         yield f"{kinds.get(secret.usageType(), '')}:{secret.usageID()}"
 
