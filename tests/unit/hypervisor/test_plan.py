@@ -251,6 +251,50 @@ def test_a_bridge_may_become_a_network_and_the_other_way_round() -> None:
     assert attribute(second, "source", "portgroup") is None
 
 
+OPEN_VSWITCH = (
+    "<interface type='bridge'><mac address='52:54:00:00:00:05'/><source bridge='ovs0'/>{}"
+    "<virtualport type='openvswitch'><parameters interfaceid='09b11c53-8b5c-4eeb-8f00-d84eaa0aaa4f'/></virtualport>"
+    "</interface>"
+)
+
+
+@pytest.mark.parametrize("other", ["br7", "default"])
+def test_a_port_of_open_vswitch_is_none_at_another_kind_of_bridge(other: str) -> None:
+    """libvirt would call ovs-vsctl with a bridge that this does not know, at the start: nothing says so before."""
+    root, refused, warned = bios(OPEN_VSWITCH.format(""), choices=choices(networks={"ovs0": other}))
+    assert root.find("devices/interface/virtualport") is None
+    assert not refused
+    assert "openvswitch" in warned["interface 52:54:00:00:00:05"]
+
+
+def test_a_port_of_open_vswitch_stays_one_at_its_like() -> None:
+    facts = replace(FACTS, devices=FACTS.devices | {"ovs0"})
+    root, refused, warned = bios(OPEN_VSWITCH.format("<vlan><tag id='42'/></vlan>"), facts)
+    assert attribute(root, "devices/interface/virtualport", "type") == "openvswitch"
+    assert attribute(root, "devices/interface/vlan/tag", "id") == "42"
+    assert not refused and not warned
+
+
+@pytest.mark.parametrize(
+    ("version", "mapped", "kept", "refuses"),
+    [(9_000_000, True, False, False), (9_000_000, False, True, True), (11_003_000, False, True, False)],
+)
+def test_a_guest_is_in_no_other_vlan_unless_somebody_chose(
+    version: int, mapped: bool, kept: bool, refuses: bool
+) -> None:
+    facts = replace(FACTS, libvirt_version=version)
+    if not mapped:
+        facts = replace(facts, bridges=facts.bridges | {"ovs0"})
+    chosen = choices(networks={"ovs0": "br7"} if mapped else {})
+    tags = "<vlan trunk='yes'><tag id='42'/><tag id='43'/></vlan>"
+    root, refused, warned = bios(OPEN_VSWITCH.format(tags), facts, choices=chosen)
+    assert (root.find("devices/interface/vlan") is not None) is kept
+    assert ("interface 52:54:00:00:00:05" in refused) is refuses
+    if refuses:
+        assert "VLAN 42, 43" in refused["interface 52:54:00:00:00:05"]
+    assert "interface 52:54:00:00:00:05" in warned
+
+
 def test_an_inactive_network_is_a_warning() -> None:
     plan, _ = plan_for(BIOS, WEB, facts=replace(FACTS, networks={"storage": False}))
     assert "virsh net-start storage" in found(plan, Severity.WARNING)["interface 52:54:00:aa:bb:cc"].hint

@@ -8,6 +8,7 @@ from thinsync_virt.hypervisor.markup import Element, child, drop_attributes, rem
 from thinsync_virt.hypervisor.replica.draft import Draft
 
 _SCRIPTS = ("/etc/qemu-ifup", "/etc/qemu-ifdown")
+_TAGS_SINCE = 11_000_000  # libvirt 11.0: <vlan> at a Linux bridge too, before only at one of Open vSwitch
 _GENERATED = ("vnet", "macvtap", "macvlan", "tap")
 
 
@@ -63,11 +64,38 @@ def _map_network(draft: Draft, element: Element, subject: str) -> None:
         drop_attributes(source, "portgroup")
     if name != before:
         draft.info(subject, f"{kind} {before} becomes {element.get('type')} {name}")
+    if not to_network and name in draft.facts.bridges:
+        _leave_open_vswitch(draft, element, subject, f"bridge {name} is one of Linux here")
+        _map_tags(draft, element, subject, name, chosen=name != before)
+    elif kind == "bridge" and to_network:
+        _leave_open_vswitch(draft, element, subject, f"network {name} has its own")
     if to_network and not draft.facts.networks[name]:
         draft.warn(
             subject,
             f"network {name} is not active on this host",
             f"virsh net-start {shlex.quote(name)}; virsh net-autostart {shlex.quote(name)}",
+        )
+
+
+def _leave_open_vswitch(draft: Draft, element: Element, subject: str, why: str) -> None:
+    """With them libvirt would look for a bridge of Open vSwitch of that name, and the replica would not start."""
+    if (kind := value_at(element, "virtualport", "type")) and remove_all(element, "virtualport"):
+        draft.warn(subject, f"its port settings ({kind}) are left out: {why}")
+
+
+def _map_tags(draft: Draft, element: Element, subject: str, bridge: str, *, chosen: bool) -> None:
+    """A guest is never put into another VLAN unless somebody chose the bridge."""
+    tags = ", ".join(tag.get("id", "") for tag in element.iterfind("vlan/tag"))
+    if not tags or draft.facts.libvirt_version >= _TAGS_SINCE:
+        return
+    if chosen:
+        remove_all(element, "vlan")
+        draft.warn(subject, f"VLAN {tags} is left out: see that bridge {bridge} leads there")
+    else:
+        draft.refuse(
+            subject,
+            f"is in VLAN {tags}, which this host's libvirt cannot do at bridge {bridge}, one of Linux",
+            f"choose a bridge here that leads there: --map net:{bridge}=OTHER",
         )
 
 
