@@ -34,6 +34,8 @@ ReadFile = Callable[[str, int], bytes | None]
 
 MAX_BOOT_FILES = 64
 """Files of the host that one domain may boot from; each is read whole at both ends."""
+_ONCE = ("name", "uuid", "metadata", "os", "devices")
+"""libvirt writes these once. Of two it takes some parts from the first and some from the second; we look at one."""
 _NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
 
 
@@ -152,6 +154,9 @@ def domain_root(definition: Definition) -> Element:
     root = parse(definition.parts.get(DOMAIN_XML, b""), "the domain's definition")
     if root.tag != "domain":
         raise StreamError("the domain's definition is not a domain", retry=False)
+    for tag in _ONCE:
+        if len(root.findall(tag)) > 1:
+            raise StreamError(f"the domain's definition has its element {tag} twice", retry=False)
     return root
 
 

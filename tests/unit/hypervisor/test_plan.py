@@ -716,6 +716,22 @@ def test_a_definition_cannot_read_files_of_this_host_as_firmware(os_element: str
     assert refused or "/etc/shadow" not in plan.xml
 
 
+@pytest.mark.parametrize(
+    "twice",
+    [
+        "<os><loader type='rom'>/etc/shadow</loader></os>",
+        "<metadata/>",
+        "<devices/>",
+        "<name>b</name>",
+        "<uuid>6f3a1c52-8d0e-4b7a-9c11-2a5d3e4f6072</uuid>",
+    ],
+)
+def test_a_definition_has_one_of_each_part(twice: str) -> None:
+    """libvirt takes the loader of the second <os>, when the first has none."""
+    with pytest.raises(StreamError, match="twice"):
+        plan_for(BIOS.replace("</domain>", f"{twice}</domain>"), WEB)
+
+
 @pytest.mark.parametrize("name", ["", " ", "a/b", "..", ".", "a\nb", "x" * 300, "a\tb", "\u202eevil"])
 def test_names_that_are_none(name: str) -> None:
     text = BIOS.replace("<name>web01</name>", f"<name>{name}</name>")
