@@ -43,7 +43,7 @@ _NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
 class BootFile:
     """A file of the host that the guest boots from and that does not travel.
 
-    ``role`` is kernel, initrd, shim, dtb, loader, acpi or fwcfg; ``sha256`` is "" when it could not be read.
+    ``role`` is kernel, initrd, shim, dtb, loader, acpi, fwcfg or rom; ``sha256`` is "" when it could not be read.
     """
 
     role: str
@@ -183,6 +183,7 @@ def boot_paths(root: Element) -> tuple[tuple[str, str], ...]:
     paths = [(role, text_at(root, f"os/{role}")) for role in ("kernel", "initrd", "shim", "dtb", "loader")]
     paths += [("acpi", (table.text or "").strip()) for table in root.iterfind("os/acpi/table")]
     paths += [("fwcfg", entry.get("file", "")) for entry in root.iterfind("sysinfo[@type='fwcfg']/entry")]
+    paths += [("rom", rom.get("file", "")) for rom in root.iterfind("devices/interface/rom")]
     return tuple((role, path) for role, path in paths if path)
 
 

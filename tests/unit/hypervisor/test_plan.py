@@ -655,6 +655,34 @@ def test_boot_files_must_be_here_and_equal() -> None:
     assert "virsh edit" in found(plan, Severity.REFUSAL)["kernel"].hint
 
 
+def with_digest(path: str, digest: str) -> dict[str, FileFact]:
+    return {path: FileFact("file", 1, digest)}
+
+
+def test_a_network_cards_boot_rom_is_here_and_equal_or_qemus_own() -> None:
+    """QEMU refuses to start without the file."""
+    card = (
+        "<interface type='network'><mac address='52:54:00:00:00:06'/><source network='default'/>"
+        "<rom bar='on' file='{}'/></interface>"
+    )
+    digest = hashlib.sha256(b"a").hexdigest()
+    entry = {"role": "rom", "path": "/srv/nic.rom", "size": 1, "sha256": digest}
+    parts = {BOOT: json.dumps([entry]).encode()}
+    for here in ({}, with_digest("/srv/nic.rom", ""), with_digest("/srv/nic.rom", "f" * 64)):
+        facts = replace(FACTS, files={**FACTS.files, **here})
+        root, refused, warned = bios(card.format("/srv/nic.rom"), facts, parts=parts)
+        assert dict(root.find("devices/interface/rom").items()) == {"bar": "on"}  # type: ignore[union-attr]
+        assert not refused
+        assert "/srv/nic.rom" in warned["interface 52:54:00:00:00:06"]
+    equal = replace(FACTS, files={**FACTS.files, **with_digest("/srv/nic.rom", digest)})
+    root, refused, warned = bios(card.format("/srv/nic.rom"), equal, parts=parts)
+    assert attribute(root, "devices/interface/rom", "file") == "/srv/nic.rom"
+    assert not refused and not warned
+    root, _, warned = bios(card.format(""))
+    assert attribute(root, "devices/interface/rom", "file") == ""
+    assert not warned
+
+
 # What comes from the other host
 
 
@@ -672,6 +700,7 @@ HOSTILE = [
     "<filesystem type='mount'><driver type='virtiofs'/><binary path='/etc/evil'/><source dir='/srv/a'/>"
     "<target dir='x'/></filesystem>",
     "<interface type='ethernet'><mac address='52:54:00:00:00:01'/><script path='/etc/evil'/></interface>",
+    "<interface type='bridge'><source bridge='br0'/><rom file='/etc/shadow'/></interface>",
     "<interface type='bridge'><source bridge='br0'/><backend tap='/dev/sda' vhost='/dev/sda'/></interface>",
     "<disk type='file' device='cdrom'><source file='/etc/shadow'/><target dev='sda'/></disk>",
     "<disk type='block' device='floppy'><source dev='/dev/sda'/><target dev='fda'/></disk>",

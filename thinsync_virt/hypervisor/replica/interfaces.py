@@ -18,6 +18,7 @@ def map_interfaces(draft: Draft) -> None:
         subject = "interface " + (value_at(element, "mac", "address") or "without MAC")
         _map_host_device(draft, element, subject)
         _drop_host_programs(draft, element, subject)
+        _map_rom(draft, element, subject)
         match element.get("type", ""):
             case "network" | "bridge":
                 _map_network(draft, element, subject)
@@ -152,6 +153,20 @@ def _drop_host_programs(draft: Draft, element: Element, subject: str) -> None:
             draft.warn(subject, f"{tag} {path} is left out: connect the interface in this host's own way")
     for backend in element.findall("backend"):
         drop_attributes(backend, "tap", "vhost", "logFile")
+
+
+def _map_rom(draft: Draft, element: Element, subject: str) -> None:
+    """QEMU does not start without the file, and the guest can read it: only what the source has, or a package's."""
+    for rom in element.findall("rom"):
+        path = rom.get("file", "")
+        shipped = path.startswith("/usr/share/") and "/../" not in path and draft.facts.has(path)
+        if path and not (shipped or draft.has_equal(path)):
+            drop_attributes(rom, "file")
+            draft.warn(
+                subject,
+                f"its boot ROM {path} is not on this host, or is another one: QEMU's own takes its place",
+                f"copy it here, and replicate again: scp {shlex.quote(f'SOURCE:{path}')} {shlex.quote(path)}",
+            )
 
 
 def _check_own_paths(draft: Draft, element: Element, subject: str, kind: str) -> None:
