@@ -124,8 +124,10 @@ def uses_nvram(root: Element) -> bool:
     loader = root.find("os/loader")
     if loader is not None and loader.get("stateless") == "yes":
         return False
-    pflash = loader is not None and loader.get("type") == "pflash"
-    return root.find("os/nvram") is not None or value_at(root, "os", "firmware") == "efi" or pflash
+    kind = "" if loader is None else loader.get("type", "")
+    # Firmware in a ROM (SEV, TDX) has no place for any, even if libvirt chose it.
+    chosen = value_at(root, "os", "firmware") == "efi" and kind != "rom"
+    return root.find("os/nvram") is not None or chosen or kind == "pflash"
 
 
 def boot_files(definition: Definition) -> tuple[BootFile, ...]:
