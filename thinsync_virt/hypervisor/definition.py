@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from thinsync_virt.errors import NotFoundError, NotReplicableError, StreamError
-from thinsync_virt.hypervisor.files import digest_file, read_stable
+from thinsync_virt.hypervisor.files import digest_soon, read_soon
 from thinsync_virt.hypervisor.inspect import FindPath
 from thinsync_virt.hypervisor.mark import strip_mark
 from thinsync_virt.hypervisor.markup import Element, name_of, parse, serialize, text_at, value_at
@@ -57,7 +57,7 @@ def collect(
     choices: Choices,
     nvram: bytes | None,
     find_path: FindPath,
-    read_file: ReadFile = read_stable,
+    read_file: ReadFile = read_soon,
     tpm: bytes | None = None,
 ) -> Definition:
     """The definition of a domain from its persistent XML (with secrets); changes ``root``.
@@ -191,7 +191,7 @@ def boot_paths(root: Element) -> tuple[tuple[str, str], ...]:
 
 def _boot_files(root: Element) -> Iterator[BootFile]:
     for role, path in boot_paths(root):
-        size, digest = digest_file(path) or (0, "")
+        size, digest = digest_soon(path) or (0, "")
         yield BootFile(role, path, size, digest)
 
 

@@ -10,6 +10,8 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,11 @@ from thinsync_virt.hypervisor.connection import (
     libvirt_module,
     translated,
 )
+from thinsync_virt.hypervisor.deadline import OverdueError, within
 from thinsync_virt.hypervisor.definition import boot_files, domain_root
 from thinsync_virt.hypervisor.facts import Architecture, DomainSupport, FileFact, Firmware, HostFacts
-from thinsync_virt.hypervisor.files import digest_file
-from thinsync_virt.hypervisor.markup import Element, absolute_paths, parse, serialize, value_at
+from thinsync_virt.hypervisor.files import digest_soon
+from thinsync_virt.hypervisor.markup import Element, absolute_paths, parse, remove_all, serialize, value_at
 from thinsync_virt.hypervisor.tpm import TOOLS as TPM_TOOLS
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.units import KIB
@@ -41,6 +44,7 @@ _NET = Path("/sys/class/net")
 # libvirt reports one cell also where the kernel has no NUMA, and then refuses to bind to it.
 _NODES = Path("/sys/devices/system/node")
 _MAX_PATHS = 2000
+_STAT_SECONDS = 10.0
 _KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -140,19 +144,24 @@ def _secrets(raw: Any) -> Iterator[str]:
 
 
 def _files(root: Element, digested: set[str], architecture: Architecture | None) -> dict[str, FileFact]:
-    """Every path that the definition names, and its directory, as far as they exist."""
-    named = list(dict.fromkeys(absolute_paths(root)))[:_MAX_PATHS]
+    """Every path that the definition names, and its directory, as far as they exist and their file systems answer.
+
+    But for those of disks and media, which are the source's: nobody asks, and hosts share the places of images.
+    """
+    others = deepcopy(root)
+    remove_all(others, "devices/disk")
+    named = list(dict.fromkeys(absolute_paths(others)))[:_MAX_PATHS]
     paths = {*named, *(os.path.dirname(path) for path in named), *digested, *_ALWAYS_LOOKED_AT}
     if architecture is not None:
         paths.add(architecture.emulator)
     facts = {}
     for path in paths:
         try:
-            status = os.stat(path)
-        except (OSError, ValueError):
+            status = within(_STAT_SECONDS, f"look at {path}", partial(os.stat, path))
+        except (OSError, ValueError, OverdueError):
             continue
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
-        digest = digest_file(path) if path in digested and kind == "file" else None
+        digest = digest_soon(path) if path in digested and kind == "file" else None
         facts[path] = FileFact(kind, status.st_size, digest[1] if digest else "")
     return facts
 
