@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import stat
 from pathlib import Path
 
@@ -35,10 +36,12 @@ def read_stable(path: str, limit: int) -> bytes | None:
             descriptor = _open_regular(path)
         except OSError as error:
             raise NotFoundError(
-                f"cannot read {path}: {error.strerror}", hint=f"look at it: ls -l {path}"
+                f"cannot read {path}: {error.strerror}", hint=f"look at it: ls -l {shlex.quote(path)}"
             ) from error
         if descriptor is None:
-            raise NotFoundError(f"{path} is not a regular file", hint=f"what stands there? ls -l {path}")
+            raise NotFoundError(
+                f"{path} is not a regular file", hint=f"what stands there? ls -l {shlex.quote(path)}"
+            )
         with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(descriptor)
             if before.st_size > limit:

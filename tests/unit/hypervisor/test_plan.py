@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -240,6 +241,16 @@ def test_a_missing_bridge_is_refused_with_the_option_to_map_it() -> None:
     plan, root = plan_for(BIOS, WEB, choices(networks={"br0": "br7"}), facts)
     assert not found(plan, Severity.REFUSAL)
     assert attribute(root, "devices/interface/source", "bridge") == "br7"
+
+
+def test_names_in_what_is_advised_are_fit_to_be_pasted() -> None:
+    _, refused, _ = bios("<interface type='network'><source network='my net; reboot'/></interface>")
+    (advice,) = refused.values()
+    assert shlex.split(advice.partition("choose another: ")[2]) == ["--map", "net:my net; reboot=OTHER"]
+    text = text_of("direct").replace("/boot/guest/vmlinuz", "/boot/my guest/vmlinuz")
+    plan, _ = plan_for(text, {"vda": "/dev/vg1/k"})
+    words = shlex.split(found(plan, Severity.REFUSAL)["kernel"].hint.partition(": ")[2])
+    assert words == ["scp", "SOURCE:/boot/my guest/vmlinuz", "/boot/my guest/vmlinuz"]
 
 
 def test_a_bridge_may_become_a_network_and_the_other_way_round() -> None:

@@ -44,7 +44,7 @@ def map_boot_files(draft: Draft) -> None:
         if role in ("loader", "rom"):
             continue  # a replica may start with others
         here = draft.facts.files.get(path)
-        remedy = f"copy it here: scp SOURCE:{path} {path}"
+        remedy = f"copy it here: scp {shlex.quote(f'SOURCE:{path}')} {shlex.quote(path)}"
         if here is None or here.kind != "file":
             draft.refuse(role, f"{path} is not on this host", remedy)
         elif not here.sha256 and any(file.path == path for file in draft.boot_files):

@@ -54,7 +54,7 @@ def _map_network(draft: Draft, element: Element, subject: str) -> None:
         draft.refuse(
             subject,
             f"{kind} {name} is not on this host" + _present(draft),
-            f"create it here, or choose another: --map net:{before}=OTHER",
+            f"create it here, or choose another: {_mapped(before)}",
         )
         return
     drop_attributes(source, "portid", "bridge", "network")
@@ -96,8 +96,13 @@ def _map_tags(draft: Draft, element: Element, subject: str, bridge: str, *, chos
         draft.refuse(
             subject,
             f"is in VLAN {tags}, which this host's libvirt cannot do at bridge {bridge}, one of Linux",
-            f"choose a bridge here that leads there: --map net:{bridge}=OTHER",
+            f"choose a bridge here that leads there: {_mapped(bridge)}",
         )
+
+
+def _mapped(name: str) -> str:
+    """The option that maps a network or device; libvirt's networks may have blanks in their names."""
+    return "--map " + shlex.quote(f"net:{name}=OTHER")
 
 
 def _present(draft: Draft) -> str:
@@ -110,9 +115,7 @@ def _map_direct(draft: Draft, element: Element, subject: str) -> None:
     before = source.get("dev", "")
     name = draft.choices.networks.get(before, before)
     if name not in draft.facts.devices:
-        draft.refuse(
-            subject, f"device {name} is not on this host", f"choose another: --map net:{before}=OTHER"
-        )
+        draft.refuse(subject, f"device {name} is not on this host", f"choose another: {_mapped(before)}")
         return
     source.set("dev", name)
     if name != before:
