@@ -138,6 +138,18 @@ def test_a_lost_file_or_an_edited_definition_is_made_good(connection: Connection
     assert paths(connection) == ("/dev/vg1/web01-1",)
 
 
+def test_an_overlay_that_somebody_made_counts_as_a_disk(connection: Connection) -> None:
+    """The guest wrote to it and not to our volume, which therefore equals its point: only the path tells."""
+    register.define(connection, plan())
+    text = connection.lookup("web01").XMLDesc(2 | 1)
+    overlaid = text.replace("<disk type='block' device='disk'>", "<disk type='file' device='disk'>", 1)
+    overlaid = overlaid.replace("dev='/dev/vg1/web01-1'", "file='/srv/web01.test'").replace("raw", "qcow2", 1)
+    connection.raw.defineXML(overlaid)
+    assert paths(connection) == ("/srv/web01.test",)
+    (difference,) = register.differences(connection, plan())
+    assert difference == "disk vda is on /srv/web01.test instead of /dev/vg1/web01-1"
+
+
 def test_the_next_point_replaces_and_autostart_goes_off(connection: Connection) -> None:
     register.define(connection, plan(1))
     connection.lookup("web01").setAutostart(1)
