@@ -388,6 +388,12 @@ def test_an_architecture_or_accelerator_that_is_not_here() -> None:
     ("cpu", "runs", "refused"),
     [
         ("<cpu mode='custom'><model fallback='forbid'>EPYC-Rome</model></cpu>", None, True),
+        (
+            "<cpu mode='custom'><model fallback='forbid'>EPYC-Rome</model>"
+            "<feature policy='disable' name='clzero'/></cpu>",
+            True,
+            False,
+        ),
         ("<cpu mode='custom'><model fallback='forbid'>Newer-Than-All</model></cpu>", None, True),
         ("<cpu mode='custom'><model fallback='allow'>EPYC-Rome</model></cpu>", None, False),
         ("<cpu mode='custom'><model fallback='forbid'>qemu64</model></cpu>", None, False),
