@@ -551,6 +551,13 @@ def test_what_is_here_is_kept() -> None:
     assert root.find("devices/input") is not None
 
 
+@pytest.mark.parametrize(("path", "kept"), [("/srv/a/", True), ("/srv/", False), ("/srv/a/..", False)])
+def test_a_share_may_end_in_a_slash(path: str, kept: bool) -> None:
+    share = f"<filesystem type='mount'><source dir='{path}'/><target dir='x'/></filesystem>"
+    root, _, _ = bios(share, with_files(FACTS, directory=[path]))
+    assert (root.find("devices/filesystem") is not None) is kept
+
+
 def test_log_files_of_a_serial_port() -> None:
     _, root = plan_for(text_of("direct"), {"vda": "/dev/vg1/k"})
     assert [e.get("type") for e in root.iterfind("devices/*[@type='pty']")] == ["pty", "pty"]

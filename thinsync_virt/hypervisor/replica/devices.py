@@ -48,7 +48,8 @@ def _file_system(draft: Draft, element: Element) -> None:
     )
     subject = f"filesystem {value_at(element, 'target', 'dir')}"
     # A definition from elsewhere must not open any directory of this host to its guest.
-    if not (draft.facts.has(path) and os.path.normpath(path) == path and path.startswith(_SHARES)):
+    plain = path.rstrip("/")
+    if not (draft.facts.has(path) and os.path.normpath(plain) == plain and plain.startswith(_SHARES)):
         remove(element)
         places = " ".join(_SHARES)
         draft.warn(
