@@ -223,8 +223,9 @@ def _ours(connection: Connection, plan: ReplicaPlan, rename: bool = True) -> Kno
                 f"replica {mine.name} has a managed-save image here: old memory would be restored over new disks",
                 hint=f"if its memory is not needed: virsh managedsave-remove {shlex.quote(mine.name)}",
             )
-        if rename and mine.name != plan.name:
-            mine.handle.rename(plan.name, 0)  # a definition of the same UUID may not change the name
+    if rename and mine.name != plan.name:  # a definition of the same UUID may not change the name
+        with translated(f"rename domain {mine.name} to {plan.name}, as it is called at the source"):
+            mine.handle.rename(plan.name, 0)
     return mine
 
 
