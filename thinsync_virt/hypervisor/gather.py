@@ -51,6 +51,7 @@ _KINDS = {
     stat.S_IFBLK: "block",
     stat.S_IFCHR: "char",
     stat.S_IFSOCK: "socket",
+    stat.S_IFIFO: "fifo",
 }
 
 

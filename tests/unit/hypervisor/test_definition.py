@@ -98,6 +98,16 @@ def test_a_boot_file_whose_file_system_does_not_answer_has_no_digest(hung: str) 
     assert (kernel.path, kernel.sha256) == (hung + "vmlinuz", "")
 
 
+def test_what_stands_at_a_path_of_the_host(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    named = "".join(f"<source path='{tmp_path}/{name}'/>" for name in ("pipe", "file", "none"))
+    found = gather._files(parse(f"<domain>{named}</domain>", "it"), set(), None)
+    kinds = {path.removeprefix(f"{tmp_path}/"): fact.kind for path, fact in found.items()}
+    assert (kinds["pipe"], kinds["file"], kinds[str(tmp_path)]) == ("fifo", "file", "directory")
+    assert "none" not in kinds
+
+
 def test_equal_facts_give_equal_ids() -> None:
     assert collected().id == collected().id
     assert collected().id != collected(nvram=b"vars").id

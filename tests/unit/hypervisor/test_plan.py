@@ -576,6 +576,13 @@ def test_a_port_bound_to_an_address_that_is_not_here() -> None:
     assert warned
 
 
+def test_a_named_pipe_is_kept() -> None:
+    pipe = "<serial type='pipe'><source path='/srv/pipe'/><target port='0'/></serial>"
+    root, _, warned = bios(pipe, with_files(FACTS, fifo=["/srv/pipe"]))
+    assert attribute(root, "devices/serial", "type") == "pipe"
+    assert not warned
+
+
 def test_randomness_of_a_device_that_is_not_here() -> None:
     plan, root = plan_for(BIOS, WEB)
     assert root.findtext("devices/rng/backend") == "/dev/urandom"
@@ -715,6 +722,8 @@ HOSTILE = [
     "<serial type='file'><source path='/var/log/../../etc/cron.d/evil'/><target port='0'/></serial>",
     "<serial type='pty'><log file='/etc/cron.d/evil' append='off'/><target port='0'/></serial>",
     "<serial type='dev'><source path='/dev/sda'/><target port='0'/></serial>",
+    "<serial type='pipe'><source path='/dev/sda'/><target port='0'/></serial>",
+    "<serial type='pipe'><source path='/etc/evil'/><target port='0'/></serial>",
     "<serial type='unix'><source mode='bind' path='/etc/passwd'/><target port='0'/></serial>",
     "<rng model='virtio'><backend model='random'>/dev/sda</backend></rng>",
     "<input type='passthrough' bus='virtio'><source evdev='/dev/sda'/></input>",
