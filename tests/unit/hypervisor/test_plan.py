@@ -589,6 +589,13 @@ def test_randomness_of_a_device_that_is_not_here() -> None:
     assert "rng" in found(plan, Severity.WARNING)
 
 
+def test_randomness_from_the_network_is_kept() -> None:
+    daemon = "<source mode='connect' host='192.0.2.9' service='1234'/>"
+    root, _, warned = bios(f"<rng model='virtio'><backend model='egd' type='tcp'>{daemon}</backend></rng>")
+    assert attribute(root, "devices/rng/backend/source", "host") == "192.0.2.9"
+    assert not warned
+
+
 @pytest.mark.parametrize(("version", "kept"), [(9_000_000, False), (11_003_000, True)])
 def test_the_chipsets_watchdog(version: int, kept: bool) -> None:
     root, refused, _ = bios(
@@ -726,6 +733,7 @@ HOSTILE = [
     "<serial type='pipe'><source path='/etc/evil'/><target port='0'/></serial>",
     "<serial type='unix'><source mode='bind' path='/etc/passwd'/><target port='0'/></serial>",
     "<rng model='virtio'><backend model='random'>/dev/sda</backend></rng>",
+    "<rng model='virtio'><backend model='egd' type='dev'><source path='/dev/sda'/></backend></rng>",
     "<input type='passthrough' bus='virtio'><source evdev='/dev/sda'/></input>",
     "<filesystem type='mount'><source dir='/'/><target dir='x'/></filesystem>",
     "<filesystem type='mount'><source dir='/etc'/><target dir='x'/></filesystem>",
