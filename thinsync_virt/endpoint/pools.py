@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from thinsync_virt.errors import NotFoundError, ThinsyncError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.states import GroupReport, PoolReport
@@ -48,20 +50,24 @@ def read_kernel(pool: VolumeName) -> tuple[PoolStatus, int]:
     return status, read_superblock(metadata_path(pool)).time
 
 
+_FRESH_SECONDS = 10.0
+"""A look at LVM serves for so long: the domain is looked at twice when a run begins, and again hours later."""
+
+
 class VolumeFinder:
     """Maps device paths to thin volumes, with one look at LVM for many paths, and one more where some are not thin."""
 
     def __init__(self, lvm: Lvm) -> None:
         self._lvm = lvm
+        self._looked = 0.0
         self._volumes: dict[VolumeName, ThinVolume] | None = None
         self._kinds: dict[VolumeName, VolumeKind] | None = None
 
-    def refresh(self) -> None:
-        """Look again at the next question."""
-        self._volumes = self._kinds = None
-
     def __call__(self, path: str) -> ThinVolume | str:
         """The thin volume at ``path``, or in words why there is none that could be replicated."""
+        now = monotonic()
+        if now - self._looked > _FRESH_SECONDS:
+            self._looked, self._volumes, self._kinds = now, None, None
         try:
             name = resolve(path)
         except ThinsyncError as error:

@@ -22,6 +22,7 @@ DEFAULT_URI = "qemu:///system"
 
 # libvirt's error numbers (virterror.h); they are part of its stable ABI.
 VIR_ERR_INTERNAL_ERROR = 1
+VIR_ERR_NO_SUPPORT = 3
 VIR_ERR_NO_CONNECT = 5
 VIR_ERR_SYSTEM_ERROR = 38
 VIR_ERR_RPC = 39

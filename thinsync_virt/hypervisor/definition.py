@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from thinsync_virt.errors import NotFoundError, NotReplicableError, StreamError
-from thinsync_virt.hypervisor.files import digest_file, read_stable
+from thinsync_virt.hypervisor.files import digest_soon, read_soon
 from thinsync_virt.hypervisor.inspect import FindPath
 from thinsync_virt.hypervisor.mark import strip_mark
 from thinsync_virt.hypervisor.markup import Element, name_of, parse, serialize, text_at, value_at
@@ -34,6 +34,8 @@ ReadFile = Callable[[str, int], bytes | None]
 
 MAX_BOOT_FILES = 64
 """Files of the host that one domain may boot from; each is read whole at both ends."""
+_ONCE = ("name", "uuid", "metadata", "os", "devices")
+"""libvirt writes these once. Of two it takes some parts from the first and some from the second; we look at one."""
 _NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
 
 
@@ -41,7 +43,7 @@ _NVRAM_DIRECTORY = "/var/lib/libvirt/qemu/nvram"
 class BootFile:
     """A file of the host that the guest boots from and that does not travel.
 
-    ``role`` is kernel, initrd, shim, dtb, loader, acpi or fwcfg; ``sha256`` is "" when it could not be read.
+    ``role`` is kernel, initrd, shim, dtb, loader, acpi, fwcfg or rom; ``sha256`` is "" when it could not be read.
     """
 
     role: str
@@ -55,7 +57,7 @@ def collect(
     choices: Choices,
     nvram: bytes | None,
     find_path: FindPath,
-    read_file: ReadFile = read_stable,
+    read_file: ReadFile = read_soon,
     tpm: bytes | None = None,
 ) -> Definition:
     """The definition of a domain from its persistent XML (with secrets); changes ``root``.
@@ -122,8 +124,10 @@ def uses_nvram(root: Element) -> bool:
     loader = root.find("os/loader")
     if loader is not None and loader.get("stateless") == "yes":
         return False
-    pflash = loader is not None and loader.get("type") == "pflash"
-    return root.find("os/nvram") is not None or value_at(root, "os", "firmware") == "efi" or pflash
+    kind = "" if loader is None else loader.get("type", "")
+    # Firmware in a ROM (SEV, TDX) has no place for any, even if libvirt chose it.
+    chosen = value_at(root, "os", "firmware") == "efi" and kind != "rom"
+    return root.find("os/nvram") is not None or chosen or kind == "pflash"
 
 
 def boot_files(definition: Definition) -> tuple[BootFile, ...]:
@@ -152,6 +156,9 @@ def domain_root(definition: Definition) -> Element:
     root = parse(definition.parts.get(DOMAIN_XML, b""), "the domain's definition")
     if root.tag != "domain":
         raise StreamError("the domain's definition is not a domain", retry=False)
+    for tag in _ONCE:
+        if len(root.findall(tag)) > 1:
+            raise StreamError(f"the domain's definition has its element {tag} twice", retry=False)
     return root
 
 
@@ -178,12 +185,13 @@ def boot_paths(root: Element) -> tuple[tuple[str, str], ...]:
     paths = [(role, text_at(root, f"os/{role}")) for role in ("kernel", "initrd", "shim", "dtb", "loader")]
     paths += [("acpi", (table.text or "").strip()) for table in root.iterfind("os/acpi/table")]
     paths += [("fwcfg", entry.get("file", "")) for entry in root.iterfind("sysinfo[@type='fwcfg']/entry")]
+    paths += [("rom", rom.get("file", "")) for rom in root.iterfind("devices/interface/rom")]
     return tuple((role, path) for role, path in paths if path)
 
 
 def _boot_files(root: Element) -> Iterator[BootFile]:
     for role, path in boot_paths(root):
-        size, digest = digest_file(path) or (0, "")
+        size, digest = digest_soon(path) or (0, "")
         yield BootFile(role, path, size, digest)
 
 

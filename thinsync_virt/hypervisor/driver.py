@@ -221,7 +221,8 @@ def _read_tpm(root: Element, running: bool) -> bytes | None:
     state = read_stable(path, MAX_TPM)
     if state is None:
         raise NotReplicableError(
-            f"{path} is too large for a TPM's state (over 4 MiB)", hint=f"look at it: ls -l {path}"
+            f"{path} is too large for a TPM's state (over 4 MiB)",
+            hint=f"look at it: ls -l {shlex.quote(path)}",
         )
     return state
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class FileFact:
-    """Something at a path: ``kind`` is file, directory, block, char, socket or other. ``size`` in bytes.
+    """Something at a path: ``kind`` is file, directory, block, char, socket, fifo or other. ``size`` in bytes.
 
     ``sha256`` is "" for files whose content nobody asked about, and for those that were not read (``digest_file``).
     """

@@ -9,16 +9,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import stat
 from pathlib import Path
 
 from thinsync_virt.errors import BusyError, NotFoundError, NotReplicableError, ThinsyncError
 from thinsync_virt.flushes import flush
+from thinsync_virt.hypervisor.deadline import OverdueError, within
 
 _BLOCK = 1 << 20
 _ATTEMPTS = 5
 MAX_DIGESTED = 1 << 30
 """Bytes of the largest file that is digested: kernels and initial RAM disks are far smaller."""
+ANSWER_SECONDS = 60.0
+"""After so long the file system of a medium or a boot file does not answer: NFS waits for its server for ever."""
 _NO_FILES = ("/proc/", "/sys/", "/dev/")
 
 
@@ -32,10 +36,12 @@ def read_stable(path: str, limit: int) -> bytes | None:
             descriptor = _open_regular(path)
         except OSError as error:
             raise NotFoundError(
-                f"cannot read {path}: {error.strerror}", hint=f"look at it: ls -l {path}"
+                f"cannot read {path}: {error.strerror}", hint=f"look at it: ls -l {shlex.quote(path)}"
             ) from error
         if descriptor is None:
-            raise NotFoundError(f"{path} is not a regular file", hint=f"what stands there? ls -l {path}")
+            raise NotFoundError(
+                f"{path} is not a regular file", hint=f"what stands there? ls -l {shlex.quote(path)}"
+            )
         with os.fdopen(descriptor, "rb") as file:
             before = os.fstat(descriptor)
             if before.st_size > limit:
@@ -46,6 +52,25 @@ def read_stable(path: str, limit: int) -> bytes | None:
         if data == again and (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             return data if len(data) <= limit else None
     raise BusyError(f"{path} changes while it is read", hint="run again when the guest has settled")
+
+
+def read_soon(path: str, limit: int) -> bytes | None:
+    """As :func:`read_stable`. Raises NotFoundError also when the file system does not answer."""
+    try:
+        return within(ANSWER_SECONDS, f"read {path}", lambda: read_stable(path, limit))
+    except OverdueError as error:
+        raise NotFoundError(
+            f"{path} does not answer",
+            hint="is its file system's server there? findmnt -t nfs,nfs4,cifs; dmesg",
+        ) from error
+
+
+def digest_soon(path: str) -> tuple[int, str] | None:
+    """As :func:`digest_file`; None also when the file system does not answer."""
+    try:
+        return within(ANSWER_SECONDS, f"read {path}", lambda: digest_file(path))
+    except OverdueError:
+        return None
 
 
 def refuse_link(path: str) -> None:

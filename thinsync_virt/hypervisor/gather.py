@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,18 @@ from thinsync_virt.hypervisor.capabilities import (
     parse_support,
     parse_topology,
 )
-from thinsync_virt.hypervisor.connection import Connection, libvirt_module, translated
+from thinsync_virt.hypervisor.connection import (
+    VIR_ERR_NO_SUPPORT,
+    Connection,
+    error_number,
+    libvirt_module,
+    translated,
+)
+from thinsync_virt.hypervisor.deadline import OverdueError, within
 from thinsync_virt.hypervisor.definition import boot_files, domain_root
 from thinsync_virt.hypervisor.facts import Architecture, DomainSupport, FileFact, Firmware, HostFacts
-from thinsync_virt.hypervisor.files import digest_file
-from thinsync_virt.hypervisor.markup import Element, absolute_paths, parse, serialize, value_at
+from thinsync_virt.hypervisor.files import digest_soon
+from thinsync_virt.hypervisor.markup import Element, absolute_paths, parse, remove_all, serialize, value_at
 from thinsync_virt.hypervisor.tpm import TOOLS as TPM_TOOLS
 from thinsync_virt.model.definition import Definition
 from thinsync_virt.units import KIB
@@ -35,12 +44,14 @@ _NET = Path("/sys/class/net")
 # libvirt reports one cell also where the kernel has no NUMA, and then refuses to bind to it.
 _NODES = Path("/sys/devices/system/node")
 _MAX_PATHS = 2000
+_STAT_SECONDS = 10.0
 _KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
     stat.S_IFBLK: "block",
     stat.S_IFCHR: "char",
     stat.S_IFSOCK: "socket",
+    stat.S_IFIFO: "fifo",
 }
 
 
@@ -59,7 +70,10 @@ def gather(connection: Connection, definition: Definition) -> HostFacts:
             libvirt_version=int(raw.getLibVersion()),
             architectures=architectures,
             support=support,
-            networks={network.name(): bool(network.isActive()) for network in raw.listAllNetworks(0)},
+            networks={
+                network.name(): bool(network.isActive())
+                for network in _listed(lambda: raw.listAllNetworks(0))
+            },
             devices=frozenset(path.name for path in _NET.iterdir()),
             bridges=frozenset(path.name for path in _NET.iterdir() if (path / "bridge").is_dir()),
             files=_files(root, digested, architecture),
@@ -69,7 +83,7 @@ def gather(connection: Connection, definition: Definition) -> HostFacts:
             pages=topology.pages,
             memory=int(raw.getInfo()[1]) * KIB * KIB,
             secrets=frozenset(_secrets(raw)),
-            filters=frozenset(raw.listNWFilters()),
+            filters=frozenset(_listed(raw.listNWFilters)),
             security_models=topology.security_models,
             firmwares=firmwares(),
             cpu_runs=_cpu_runs(raw, root, architecture),
@@ -113,27 +127,42 @@ def _cpu_runs(raw: Any, root: Element, architecture: Architecture | None) -> boo
     return True if verdict in (libvirt.VIR_CPU_COMPARE_IDENTICAL, libvirt.VIR_CPU_COMPARE_SUPERSET) else None
 
 
+def _listed(ask: Callable[[], list[Any]]) -> list[Any]:
+    """What one of libvirt's drivers has; nothing where it is not installed: Debian 13 has them in packages apart."""
+    try:
+        return ask()
+    except libvirt_module().libvirtError as error:
+        if error_number(error) != VIR_ERR_NO_SUPPORT:
+            raise
+        return []
+
+
 def _secrets(raw: Any) -> Iterator[str]:
     kinds = {1: "volume", 2: "ceph", 3: "iscsi", 4: "tls", 5: "vtpm"}
-    for secret in raw.listAllSecrets(0):
+    for secret in _listed(lambda: raw.listAllSecrets(0)):
         yield secret.UUIDString()
         yield f"{kinds.get(secret.usageType(), '')}:{secret.usageID()}"
 
 
 def _files(root: Element, digested: set[str], architecture: Architecture | None) -> dict[str, FileFact]:
-    """Every path that the definition names, and its directory, as far as they exist."""
-    named = list(dict.fromkeys(absolute_paths(root)))[:_MAX_PATHS]
+    """Every path that the definition names, and its directory, as far as they exist and their file systems answer.
+
+    But for those of disks and media, which are the source's: nobody asks, and hosts share the places of images.
+    """
+    others = deepcopy(root)
+    remove_all(others, "devices/disk")
+    named = list(dict.fromkeys(absolute_paths(others)))[:_MAX_PATHS]
     paths = {*named, *(os.path.dirname(path) for path in named), *digested, *_ALWAYS_LOOKED_AT}
     if architecture is not None:
         paths.add(architecture.emulator)
     facts = {}
     for path in paths:
         try:
-            status = os.stat(path)
-        except (OSError, ValueError):
+            status = within(_STAT_SECONDS, f"look at {path}", partial(os.stat, path))
+        except (OSError, ValueError, OverdueError):
             continue
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "other")
-        digest = digest_file(path) if path in digested and kind == "file" else None
+        digest = digest_soon(path) if path in digested and kind == "file" else None
         facts[path] = FileFact(kind, status.st_size, digest[1] if digest else "")
     return facts
 

@@ -5,6 +5,7 @@ Definitions hold secrets (VNC passwords), so no error here quotes the text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from lxml import etree
@@ -16,6 +17,8 @@ Element = etree._Element
 
 # libvirt itself moves no longer string between its processes (REMOTE_STRING_MAX).
 MAX_XML = 4 * MIB
+# Only before the root element it is one: libvirt keeps what CDATA and comments in metadata hold, HTML for example.
+_DOCUMENT_TYPE = re.compile(rb"(?:\xef\xbb\xbf)?(?>\s|<\?.*?\?>|<!--.*?-->)*+<!DOCTYPE", re.DOTALL)
 
 
 def parse(text: str | bytes, what: str) -> Element:
@@ -27,7 +30,7 @@ def parse(text: str | bytes, what: str) -> Element:
         data.decode("utf-8")
     except UnicodeDecodeError:
         raise StreamError(f"{what} is not UTF-8", retry=False) from None
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+    if _DOCUMENT_TYPE.match(data):
         raise StreamError(f"{what} declares a document type or entities; libvirt's never does", retry=False)
     parser = etree.XMLParser(
         resolve_entities=False,

@@ -25,6 +25,7 @@ from thinsync_virt.hypervisor.connection import (
     translated,
 )
 from thinsync_virt.hypervisor.files import has_content, remove_file, sync_path, write_durable
+from thinsync_virt.hypervisor.inspect import disk_source
 from thinsync_virt.hypervisor.mark import is_marked, plan_digest, read_mark
 from thinsync_virt.hypervisor.markup import Element, parse, serialize, text_at, value_at
 from thinsync_virt.hypervisor.replica.names import DIRECTORIES, owner_of
@@ -222,8 +223,9 @@ def _ours(connection: Connection, plan: ReplicaPlan, rename: bool = True) -> Kno
                 f"replica {mine.name} has a managed-save image here: old memory would be restored over new disks",
                 hint=f"if its memory is not needed: virsh managedsave-remove {shlex.quote(mine.name)}",
             )
-        if rename and mine.name != plan.name:
-            mine.handle.rename(plan.name, 0)  # a definition of the same UUID may not change the name
+    if rename and mine.name != plan.name:  # a definition of the same UUID may not change the name
+        with translated(f"rename domain {mine.name} to {plan.name}, as it is called at the source"):
+            mine.handle.rename(plan.name, 0)
     return mine
 
 
@@ -325,10 +327,10 @@ def _same_disks(one: Element, other: Element) -> bool:
 
 
 def _paths(root: Element) -> dict[str, str]:
-    """The source of each block disk by target."""
+    """The source of each disk by target, whatever it is: what was written to an overlay is in no volume of ours."""
     return {
-        value_at(element, "target", "dev"): value_at(element, "source", "dev")
-        for element in root.iterfind("devices/disk[@type='block']")
+        value_at(element, "target", "dev"): disk_source(element, lambda pool, volume: "")
+        for element in root.iterfind("devices/disk")
         if element.get("device", "disk") not in ("cdrom", "floppy")
     }
 

@@ -20,7 +20,24 @@ def host_bound_state(root: Element) -> tuple[str, ...]:
             break
     if (kind := _nvram_kind(root)) not in ("", "file"):
         problems.append(f"has its UEFI variables on a {kind} device: only files travel; use an NVRAM file")
+    if (place := _other_place_of_variables(root)) is not None:
+        problems.append(
+            f"has its UEFI variables in {place}, which does not travel: give it read-only firmware of type pflash,"
+            " with an NVRAM file"
+        )
     return tuple(problems)
+
+
+def _other_place_of_variables(root: Element) -> str | None:
+    """Where they are when there is no NVRAM. Fresh ones in their place would hold neither boot entries nor keys."""
+    if root.find("os/varstore") is not None:
+        return "a variable store (element varstore)"
+    written = root.find("os/loader[@type='pflash'][@readonly='no']") is not None
+    return (
+        "the firmware's own file (loader readonly='no')"
+        if written and root.find("os/nvram") is None
+        else None
+    )
 
 
 def _nvram_kind(root: Element) -> str:

@@ -14,6 +14,7 @@ import pytest
 from tests.unit.system.test_lvm_report import RELEASES, sample
 from tests.unit.values import POOL, pool_report
 from thinsync_virt.endpoint import host_check, pool_check
+from thinsync_virt.endpoint import pools as pools_module
 from thinsync_virt.endpoint.host_check import look_at_host
 from thinsync_virt.endpoint.pool_check import look_at_pools
 from thinsync_virt.endpoint.pool_times import PoolTimes
@@ -102,9 +103,21 @@ def test_lvm_is_asked_once_for_many_disks() -> None:
     for _ in range(3):
         find("/dev/vg0/so1"), find("/dev/vg0/so2"), find("/dev/null")
     assert lvm.asked == 1
-    find.refresh()
-    find("/dev/vg0/so1")
-    assert lvm.asked == 2
+
+
+def test_what_lvm_said_hours_ago_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run finishes an interrupted transfer, then looks at the domain again: its disk may have grown meanwhile."""
+    clock = [0.0]
+    monkeypatch.setattr(pools_module, "monotonic", lambda: clock[0])
+    lvm = Recorded("trixie")
+    find = VolumeFinder(lvm)
+    volume = find("/dev/vg0/so1")
+    assert isinstance(volume, ThinVolume)
+    grown = replace(volume, size=2 * volume.size)
+    monkeypatch.setattr(lvm, "volumes", lambda: (grown,))
+    assert find("/dev/vg0/so1") == volume
+    clock[0] = 3600.0
+    assert find("/dev/vg0/so1") == grown
 
 
 def test_lvm_is_asked_once_more_for_many_disks_that_are_not_thin() -> None:

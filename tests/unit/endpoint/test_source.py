@@ -17,6 +17,7 @@ from tests.unit.values import (
     NAME,
     OTHER_GROUP,
     POOL,
+    cdrom,
     disk,
     domain,
     identifier,
@@ -27,11 +28,19 @@ from thinsync_virt import __version__
 from thinsync_virt.endpoint.source import thin as source_module
 from thinsync_virt.endpoint.source import window as window_module
 from thinsync_virt.endpoint.source.thin import ThinSource
-from thinsync_virt.errors import BusyError, Code, GuestError, SpaceError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import (
+    BusyError,
+    Code,
+    ConflictError,
+    GuestError,
+    SpaceError,
+    ThinsyncError,
+    UnreachableError,
+)
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.agent import FreezeStatus
 from thinsync_virt.model.definition import Definition
-from thinsync_virt.model.domains import Domain
+from thinsync_virt.model.domains import Disk, Domain
 from thinsync_virt.model.findings import Finding, Severity, refusals
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.plans import DiskPlan, Mode, Replicate
@@ -51,6 +60,11 @@ A_POOL = Pool(
 
 
 class Domains:
+    disks = DISKS
+
+    def inspect(self, name: str, find_volume: object) -> Domain:
+        return domain(*self.disks)
+
     def nvram_path(self, name: str) -> None:
         return None
 
@@ -178,6 +192,32 @@ def test_a_first_volume_that_was_not_made_leaves_nothing_either(monkeypatch: pyt
     with pytest.raises(BusyError):
         take(source)
     assert set(lvm.stored) == before
+
+
+@pytest.mark.parametrize(
+    ("disks", "moved"),
+    [
+        ((replace(DISKS[0], source="/srv/overlay.qcow2"), DISKS[1]), "vda"),
+        ((DISKS[0], replace(DISKS[1], source="/dev/vg0/copy")), "vdb"),
+        ((DISKS[0],), "vdb"),
+        ((*DISKS, disk("vdc")), "vdc"),
+        ((*DISKS, cdrom()), None),
+    ],
+    ids=["overlay", "block copy", "detached", "attached", "a drive"],
+)
+def test_a_disk_that_was_moved_since_it_was_looked_at_makes_no_point(
+    disks: tuple[Disk, ...], moved: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks are waited for up to two minutes: a backup may have put an overlay between the guest and its volume."""
+    source, lvm = make(monkeypatch, WHOLE)
+    monkeypatch.setattr(source._hypervisor, "disks", disks)
+    if moved is None:
+        take(source)
+        assert source.catalogue().points
+        return
+    with pytest.raises(ConflictError, match=f"disk {moved} .* was on"):
+        take(source)
+    assert {one.lv for one in lvm.stored} == {f"{NAME}-vda", f"{NAME}-vdb"}
 
 
 @pytest.mark.parametrize(

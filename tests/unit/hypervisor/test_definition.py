@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.hypervisor.samples import CHOSEN, POINT, TARGET_VG, definition_of, root_of, text_of
 from thinsync_virt.errors import BusyError, NotFoundError, NotReplicableError, StreamError
+from thinsync_virt.hypervisor import files, gather
 from thinsync_virt.hypervisor.definition import MAX_BOOT_FILES, boot_files, collect, domain_root, nvram_file
 from thinsync_virt.hypervisor.files import (
     MAX_DIGESTED,
@@ -31,13 +37,13 @@ def find_path(pool: str, name: str) -> str:
 
 
 def collected(name: str = "bios", nvram: bytes | None = None, **media: bytes) -> Definition:
-    files = {"/var/lib/libvirt/images/web01-seed.iso": b"seed", **media}
+    present = {"/var/lib/libvirt/images/web01-seed.iso": b"seed", **media}
 
     def read(path: str, limit: int) -> bytes | None:
         assert limit == MAX_PART
-        if path not in files:
+        if path not in present:
             raise NotFoundError(path)
-        return files[path]
+        return present[path]
 
     return collect(root_of(name), CHOSEN, nvram, find_path, read)
 
@@ -48,6 +54,58 @@ def test_parts_of_a_guest_with_a_seed() -> None:
     assert definition.parts["media/sda"] == b"seed"
     assert Choices.from_json(definition.parts[CHOICES]) == CHOSEN
     assert domain_root(definition).findtext("name") == "web01"
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A directory of a server that is away: who looks into it waits for ever."""
+    directory, back = "/nfs-of-no-server/", threading.Event()
+    for name in ("open", "stat"):
+        there = getattr(os, name)
+
+        def waits(path: Any, *rest: Any, there: Any = there, **more: Any) -> Any:
+            if str(path).startswith(directory):
+                back.wait()
+            return there(path, *rest, **more)
+
+        monkeypatch.setattr(os, name, waits)
+    monkeypatch.setattr(files, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(gather, "_STAT_SECONDS", 0.1)
+    yield directory
+    back.set()
+
+
+def test_a_medium_whose_file_system_does_not_answer_holds_nothing_up(hung: str) -> None:
+    """Installation media lie on NFS, at both hosts; when its server is gone, copies matter most."""
+    root = root_of("bios")
+    source = root.find("devices/disk[@device='cdrom']/source")
+    assert source is not None
+    source.set("file", hung + "install.iso")
+    assert set(collect(root, CHOSEN, None, find_path).parts) == {DOMAIN_XML, CHOICES}
+    began = time.monotonic()
+    assert hung + "install.iso" not in gather._files(root, set(), None)
+    assert time.monotonic() - began < 0.1, "nobody asks for the source's media"
+
+
+def test_a_share_whose_file_system_does_not_answer_is_not_there(hung: str) -> None:
+    share = f"<domain><devices><filesystem><source dir='{hung}share'/></filesystem></devices></domain>"
+    assert hung + "share" not in gather._files(parse(share, "it"), {hung + "kernel"}, None)
+
+
+def test_a_boot_file_whose_file_system_does_not_answer_has_no_digest(hung: str) -> None:
+    root = parse(f"<domain><os><kernel>{hung}vmlinuz</kernel></os></domain>", "it")
+    (kernel,) = boot_files(collect(root, CHOSEN, None, find_path))
+    assert (kernel.path, kernel.sha256) == (hung + "vmlinuz", "")
+
+
+def test_what_stands_at_a_path_of_the_host(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    named = "".join(f"<source path='{tmp_path}/{name}'/>" for name in ("pipe", "file", "none"))
+    found = gather._files(parse(f"<domain>{named}</domain>", "it"), set(), None)
+    kinds = {path.removeprefix(f"{tmp_path}/"): fact.kind for path, fact in found.items()}
+    assert (kinds["pipe"], kinds["file"], kinds[str(tmp_path)]) == ("fifo", "file", "directory")
+    assert "none" not in kinds
 
 
 def test_equal_facts_give_equal_ids() -> None:

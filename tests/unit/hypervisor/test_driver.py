@@ -13,11 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.hypervisor.samples import definition_of, text_of
 from tests.unit.values import domain
 from thinsync_virt.errors import NotFoundError, UnreachableError
 from thinsync_virt.hypervisor import bounded, driver
 from thinsync_virt.hypervisor.connection import Connection, connect, libvirt_module
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
+
+
+def test_a_host_without_some_of_libvirts_drivers_is_looked_at_all_the_same() -> None:
+    """The test driver has neither secrets nor network filters; Debian 13 has each driver in a package of its own."""
+    with LibvirtHypervisor("test:///default") as hypervisor:
+        facts = hypervisor.host_facts(definition_of(text_of("bios")))
+    assert facts.networks == {"default": True}
+    assert facts.secrets == frozenset() and facts.filters == frozenset()
 
 
 def test_versions_are_those_that_libvirt_packs() -> None:

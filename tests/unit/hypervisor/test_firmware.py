@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
+
 from tests.unit.hypervisor.samples import FACTS, OVMF, found, plan_for, text_of, with_files
 from thinsync_virt.hypervisor.facts import FileFact, HostFacts
 from thinsync_virt.hypervisor.markup import Element
@@ -138,3 +140,30 @@ def test_a_rom_image_must_be_here() -> None:
     plan, root = planned(text, with_files(FACTS, file=["/usr/share/seabios/bios.bin"]), nvram=None)
     assert not found(plan, Severity.REFUSAL)
     assert root.find("os/nvram") is None
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        "<loader readonly='no' type='pflash'>/srv/OVMF.fd</loader>",
+        "<loader type='rom'>/usr/share/OVMF/OVMF.qemuvars.fd</loader><varstore path='/var/lib/libvirt/a.json'/>",
+    ],
+)
+def test_variables_that_are_in_no_nvram_are_not_made_anew(loader: str) -> None:
+    """Keys and boot entries would be gone, and only a remark said so."""
+    start = PLAIN.index("<loader")
+    text = PLAIN[:start] + loader + PLAIN[PLAIN.index("</os>") :]
+    plan, _ = planned(text, with_files(FACTS, file=["/usr/share/OVMF/OVMF.qemuvars.fd"]), nvram=None)
+    assert "UEFI variables" in found(plan, Severity.REFUSAL)["domain win01"].message
+
+
+def test_firmware_in_a_rom_has_no_variables() -> None:
+    """Guests that AMD's or Intel's processors protect have such; libvirt chose it, and keeps no NVRAM."""
+    start = SECURE.index("<firmware>")
+    path = "/usr/share/OVMF/OVMF.tdx.fd"
+    text = SECURE[:start] + f"<loader type='rom'>{path}</loader>" + SECURE[SECURE.index("</os>") :]
+    plan, root = planned(text, with_files(FACTS, file=[path]), nvram=None)
+    assert not found(plan, Severity.REFUSAL)
+    assert root.find("os/nvram") is None
+    loader = root.find("os/loader")
+    assert loader is not None and (loader.text, loader.get("type")) == (path, "rom")

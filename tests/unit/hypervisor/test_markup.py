@@ -25,6 +25,9 @@ LAUGHS = (
         b"<!DOCTYPE d SYSTEM 'file:///etc/passwd'><domain/>",
         b"<!DOCTYPE d [<!ENTITY x SYSTEM 'file:///etc/shadow'>]><domain><name>&x;</name></domain>",
         b"<domain><name>&undefined;</name></domain>",
+        b"<?xml version='1.0'?><!-- <domain> --><?pi <domain> ?>\n" + LAUGHS.encode(),
+        b"\xef\xbb\xbf" + LAUGHS.encode(),
+        b"<!-- a -->" * 100_000 + LAUGHS.encode(),
         LAUGHS.encode("utf-16"),
         b"<?xml version='1.0' encoding='utf-7'?>+ADwAIQ-DOCTYPE d+AD4-<domain/>",
         b"<domain>" + b"x" * (10 << 20) + b"</domain>",
@@ -54,6 +57,14 @@ def test_comments_vanish_and_text_is_stable() -> None:
     root = parse("<domain><!-- note --><name>a</name><?pi x?></domain>", "it")
     assert serialize(root) == "<domain><name>a</name></domain>"
     assert serialize(parse(serialize(root), "it")) == serialize(root)
+
+
+def test_what_a_comment_or_cdata_holds_is_no_document_type() -> None:
+    """Any domain's metadata may hold it, and one domain that cannot be read would stop the work on all others."""
+    text = "<metadata><n><![CDATA[<!DOCTYPE html>&a;<!ENTITY a>]]></n><!-- <!DOCTYPE --></metadata>"
+    root = parse(text, "it")
+    assert root.findtext("n") == "<!DOCTYPE html>&a;<!ENTITY a>"
+    assert parse(serialize(root), "it").findtext("n") == root.findtext("n")
 
 
 def test_sizes_are_kibibytes_as_libvirt_writes_them() -> None:

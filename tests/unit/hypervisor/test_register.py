@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.unit.hypervisor.samples import CHOSEN, FACTS, POINT, TARGET_VG, definition_of, with_files
-from thinsync_virt.errors import ConflictError, NotFoundError, NotReplicableError, ThinsyncError
+from thinsync_virt.errors import ConflictError, GuestError, NotFoundError, NotReplicableError, ThinsyncError
 from thinsync_virt.hypervisor import register, tpm
-from thinsync_virt.hypervisor.connection import Connection, connect
+from thinsync_virt.hypervisor.connection import Connection, connect, libvirt_module
 from thinsync_virt.hypervisor.driver import LibvirtHypervisor
 from thinsync_virt.hypervisor.facts import Architecture, DomainSupport
 from thinsync_virt.hypervisor.markup import parse
@@ -138,6 +138,18 @@ def test_a_lost_file_or_an_edited_definition_is_made_good(connection: Connection
     assert paths(connection) == ("/dev/vg1/web01-1",)
 
 
+def test_an_overlay_that_somebody_made_counts_as_a_disk(connection: Connection) -> None:
+    """The guest wrote to it and not to our volume, which therefore equals its point: only the path tells."""
+    register.define(connection, plan())
+    text = connection.lookup("web01").XMLDesc(2 | 1)
+    overlaid = text.replace("<disk type='block' device='disk'>", "<disk type='file' device='disk'>", 1)
+    overlaid = overlaid.replace("dev='/dev/vg1/web01-1'", "file='/srv/web01.test'").replace("raw", "qcow2", 1)
+    connection.raw.defineXML(overlaid)
+    assert paths(connection) == ("/srv/web01.test",)
+    (difference,) = register.differences(connection, plan())
+    assert difference == "disk vda is on /srv/web01.test instead of /dev/vg1/web01-1"
+
+
 def test_the_next_point_replaces_and_autostart_goes_off(connection: Connection) -> None:
     register.define(connection, plan(1))
     connection.lookup("web01").setAutostart(1)
@@ -152,6 +164,29 @@ def test_a_domain_renamed_at_the_source_is_renamed_here(connection: Connection) 
     assert [domain.name for domain in register.registered(connection, "www", UUID)] == ["www"]
     with pytest.raises(NotFoundError):
         connection.lookup("web01")
+
+
+class Unrenamable:
+    """A virConnect whose domains libvirt does not rename, as it does not those with snapshots."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def lookupByUUIDString(self, uuid: str) -> Any:
+        return Unrenamable(self._inner.lookupByUUIDString(uuid))
+
+    def rename(self, name: str, flags: int) -> None:
+        raise libvirt_module().libvirtError("domain with snapshots")
+
+
+def test_a_domain_that_cannot_be_renamed_is_said_to_be_so(connection: Connection) -> None:
+    register.define(connection, plan(1))
+    with pytest.raises(GuestError, match="cannot rename domain web01 to www"):
+        register.define(Connection(Unrenamable(connection.raw), URI), plan(2, name="www"))
+    assert paths(connection) == ("/dev/vg1/web01-1",)
 
 
 def test_a_tpm_gets_the_state_of_each_point(connection: Connection, tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from typing import Protocol
 
 from thinsync_virt.endpoint.locking import window_lock
 from thinsync_virt.endpoint.metadata_lease import pool_lock
-from thinsync_virt.errors import BusyError, Code, GuestError, NotFoundError, SpaceError, ThinsyncError
+from thinsync_virt.errors import (
+    BusyError,
+    Code,
+    ConflictError,
+    GuestError,
+    NotFoundError,
+    SpaceError,
+    ThinsyncError,
+)
 from thinsync_virt.guard.messages import WindowReport, WindowRequest
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import Definition
@@ -73,7 +81,8 @@ class Windows:
         ``requests`` are for ``disks``, all in pools that were looked at; ``limit`` is seconds from freeze to confirmed
         thaw. Jobs with a disk in the same groups wait for each other before. Raises BusyError when LVM was busy inside
         the window (again is worth a try); what was busy for a minute before it is no BusyError, but has its code.
-        Raises GuestError, SpaceError, ConflictError (a block job), PoolError, UnreachableError (no guard).
+        Raises GuestError, SpaceError, PoolError, UnreachableError (no guard), ConflictError (a block job, or a disk
+        that was moved since ``domain`` was looked at).
         """
         nvram_path = self._hypervisor.nvram_path(domain.name)
         tpm_path = self._hypervisor.tpm_path(domain.name)
@@ -96,7 +105,26 @@ class Windows:
         read = {file.path: file.content for file in report.files}
         nvram, tpm = read.get(nvram_path or ""), read.get(tpm_path or "")
         definition = self._hypervisor.collect_definition(domain.name, choices, nvram, tpm)
+        self._refuse_moved(domain, disks, choices)
         return Taken(volumes, definition, _summary(report))
+
+    def _refuse_moved(self, domain: Domain, disks: tuple[Disk, ...], choices: Choices) -> None:
+        """An external snapshot, a block copy or another definition since the first look: what was snapshot is old."""
+        again = self._hypervisor.inspect(domain.name, lambda path: "")
+        was = {disk.target: disk.source for disk in disks}
+        now = {
+            disk.target: disk.source
+            for disk in again.disks
+            if not disk.removable and disk.target not in choices.excluded
+        }
+        for target in sorted(was.keys() | now.keys()):
+            before, after = was.get(target), now.get(target)
+            if before != after:
+                raise ConflictError(
+                    f"disk {target} of {domain.name} was on {before or 'nothing'} and is on {after or 'nothing'} now:"
+                    " its snapshot is not of what the guest writes to",
+                    hint="somebody changed the domain meanwhile (a backup, perhaps): run it again when that is over",
+                )
 
     def _lock_pools(self, disks: tuple[Disk, ...], locks: ExitStack) -> None:
         pools = sorted({disk.volume.pool for disk in disks if disk.volume is not None})

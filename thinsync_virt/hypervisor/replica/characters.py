@@ -36,7 +36,8 @@ def _missing(draft: Draft, element: Element) -> str:
         here = draft.facts.files.get(path)
         return "" if here is not None and here.kind == "char" and path.startswith(_PORTS) else path
     elif backend == "pipe":
-        return "" if draft.facts.has(path) else path
+        here = draft.facts.files.get(path)  # QEMU would write to a file or a disk of that name, too
+        return "" if here is not None and here.kind == "fifo" else path
     elif backend == "unix" and path:
         here = draft.facts.files.get(path)
         if value_at(element, "source", "mode") == "connect":

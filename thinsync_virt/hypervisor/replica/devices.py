@@ -13,6 +13,7 @@ _ADDRESS = ("uuid", "domain", "bus", "device", "slot", "function", "target", "un
 _ITCO_SINCE = 9_001_000  # libvirt 9.1
 _RANDOM = "/dev/urandom"
 _RANDOM_SOURCES = (_RANDOM, "/dev/random", "/dev/hwrng")
+_NETWORK = ("tcp", "udp")
 _SHARES = ("/srv/", "/mnt/", "/media/", "/export/", "/home/", "/var/lib/libvirt/")
 
 
@@ -48,7 +49,8 @@ def _file_system(draft: Draft, element: Element) -> None:
     )
     subject = f"filesystem {value_at(element, 'target', 'dir')}"
     # A definition from elsewhere must not open any directory of this host to its guest.
-    if not (draft.facts.has(path) and os.path.normpath(path) == path and path.startswith(_SHARES)):
+    plain = path.rstrip("/")
+    if not (draft.facts.has(path) and os.path.normpath(plain) == plain and plain.startswith(_SHARES)):
         remove(element)
         places = " ".join(_SHARES)
         draft.warn(
@@ -74,6 +76,9 @@ def _shared_memory(draft: Draft, element: Element) -> None:
 
 def _random(draft: Draft, element: Element) -> None:
     backend = element.find("backend")
+    if backend is not None and backend.get("model") == "egd" and backend.get("type") not in _NETWORK:
+        remove(element)
+        draft.warn("rng", "its source is a port of the other host: the device is left out")
     if backend is None or backend.get("model") != "random":
         return
     path = (backend.text or "").strip()

@@ -55,6 +55,12 @@ class Draft:
         """The replica could not start here, or not as the same machine: ``hint`` is the way out."""
         self.findings.append(Finding(Severity.REFUSAL, subject, message, hint))
 
+    def has_equal(self, path: str) -> bool:
+        """Whether the file has the content here that it had at the source."""
+        here = self.facts.files.get(path)
+        there = {file.sha256 for file in self.boot_files if file.path == path}
+        return here is not None and here.sha256 != "" and here.sha256 in there
+
     def devices(self, tag: str) -> list[Element]:
         """The devices of one kind."""
         return self.root.findall(f"devices/{tag}")

@@ -41,10 +41,10 @@ def map_firmware(draft: Draft) -> None:
 def map_boot_files(draft: Draft) -> None:
     """Kernel, initrd and the like must be here with content equal to the source's: never just any file of that name."""
     for role, path in boot_paths(draft.root):
-        if role == "loader":
-            continue
+        if role in ("loader", "rom"):
+            continue  # a replica may start with others
         here = draft.facts.files.get(path)
-        remedy = f"copy it here: scp SOURCE:{path} {path}"
+        remedy = f"copy it here: scp {shlex.quote(f'SOURCE:{path}')} {shlex.quote(path)}"
         if here is None or here.kind != "file":
             draft.refuse(role, f"{path} is not on this host", remedy)
         elif not here.sha256 and any(file.path == path for file in draft.boot_files):
@@ -54,22 +54,15 @@ def map_boot_files(draft: Draft) -> None:
                 f" {MAX_DIGESTED >> 30} GiB, or is a file of the kernel's own",
                 f"boot from an ordinary file, at both ends: virsh edit {shlex.quote(draft.name)} at the source",
             )
-        elif not _is_equal(draft, path):
+        elif not draft.has_equal(path):
             draft.refuse(role, f"{path} is not the same as at the source", remedy)
-
-
-def _is_equal(draft: Draft, path: str) -> bool:
-    """Whether the file has the content here that it had at the source."""
-    here = draft.facts.files.get(path)
-    there = {file.sha256 for file in draft.boot_files if file.path == path}
-    return here is not None and here.sha256 != "" and here.sha256 in there
 
 
 def _is_firmware(draft: Draft, path: str) -> bool:
     """Whether the path may serve as firmware here: this host says so, or it is what the source has."""
     known = {firmware.executable for firmware in draft.facts.firmwares} | draft.facts.support.loaders
     shipped = path.startswith("/usr/share/") and "/../" not in path
-    return draft.facts.has(path) and (path in known or shipped or _is_equal(draft, path))
+    return draft.facts.has(path) and (path in known or shipped or draft.has_equal(path))
 
 
 def _map_plain_loader(draft: Draft, loader: Element) -> None:
@@ -83,7 +76,7 @@ def _map_plain_loader(draft: Draft, loader: Element) -> None:
             f"{path} is not on this host",
             "install the same firmware package here, or copy the file",
         )
-    elif not _is_equal(draft, path):
+    elif not draft.has_equal(path):
         draft.warn("firmware", f"{path} is another build than at the source")
 
 

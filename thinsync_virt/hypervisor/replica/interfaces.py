@@ -8,6 +8,7 @@ from thinsync_virt.hypervisor.markup import Element, child, drop_attributes, rem
 from thinsync_virt.hypervisor.replica.draft import Draft
 
 _SCRIPTS = ("/etc/qemu-ifup", "/etc/qemu-ifdown")
+_TAGS_SINCE = 11_000_000  # libvirt 11.0: <vlan> at a Linux bridge too, before only at one of Open vSwitch
 _GENERATED = ("vnet", "macvtap", "macvlan", "tap")
 
 
@@ -17,6 +18,7 @@ def map_interfaces(draft: Draft) -> None:
         subject = "interface " + (value_at(element, "mac", "address") or "without MAC")
         _map_host_device(draft, element, subject)
         _drop_host_programs(draft, element, subject)
+        _map_rom(draft, element, subject)
         match element.get("type", ""):
             case "network" | "bridge":
                 _map_network(draft, element, subject)
@@ -52,7 +54,7 @@ def _map_network(draft: Draft, element: Element, subject: str) -> None:
         draft.refuse(
             subject,
             f"{kind} {name} is not on this host" + _present(draft),
-            f"create it here, or choose another: --map net:{before}=OTHER",
+            f"create it here, or choose another: {_mapped(before)}",
         )
         return
     drop_attributes(source, "portid", "bridge", "network")
@@ -63,12 +65,44 @@ def _map_network(draft: Draft, element: Element, subject: str) -> None:
         drop_attributes(source, "portgroup")
     if name != before:
         draft.info(subject, f"{kind} {before} becomes {element.get('type')} {name}")
+    if not to_network and name in draft.facts.bridges:
+        _leave_open_vswitch(draft, element, subject, f"bridge {name} is one of Linux here")
+        _map_tags(draft, element, subject, name, chosen=name != before)
+    elif kind == "bridge" and to_network:
+        _leave_open_vswitch(draft, element, subject, f"network {name} has its own")
     if to_network and not draft.facts.networks[name]:
         draft.warn(
             subject,
             f"network {name} is not active on this host",
             f"virsh net-start {shlex.quote(name)}; virsh net-autostart {shlex.quote(name)}",
         )
+
+
+def _leave_open_vswitch(draft: Draft, element: Element, subject: str, why: str) -> None:
+    """With them libvirt would look for a bridge of Open vSwitch of that name, and the replica would not start."""
+    if (kind := value_at(element, "virtualport", "type")) and remove_all(element, "virtualport"):
+        draft.warn(subject, f"its port settings ({kind}) are left out: {why}")
+
+
+def _map_tags(draft: Draft, element: Element, subject: str, bridge: str, *, chosen: bool) -> None:
+    """A guest is never put into another VLAN unless somebody chose the bridge."""
+    tags = ", ".join(tag.get("id", "") for tag in element.iterfind("vlan/tag"))
+    if not tags or draft.facts.libvirt_version >= _TAGS_SINCE:
+        return
+    if chosen:
+        remove_all(element, "vlan")
+        draft.warn(subject, f"VLAN {tags} is left out: see that bridge {bridge} leads there")
+    else:
+        draft.refuse(
+            subject,
+            f"is in VLAN {tags}, which this host's libvirt cannot do at bridge {bridge}, one of Linux",
+            f"choose a bridge here that leads there: {_mapped(bridge)}",
+        )
+
+
+def _mapped(name: str) -> str:
+    """The option that maps a network or device; libvirt's networks may have blanks in their names."""
+    return "--map " + shlex.quote(f"net:{name}=OTHER")
 
 
 def _present(draft: Draft) -> str:
@@ -81,9 +115,7 @@ def _map_direct(draft: Draft, element: Element, subject: str) -> None:
     before = source.get("dev", "")
     name = draft.choices.networks.get(before, before)
     if name not in draft.facts.devices:
-        draft.refuse(
-            subject, f"device {name} is not on this host", f"choose another: --map net:{before}=OTHER"
-        )
+        draft.refuse(subject, f"device {name} is not on this host", f"choose another: {_mapped(before)}")
         return
     source.set("dev", name)
     if name != before:
@@ -124,6 +156,20 @@ def _drop_host_programs(draft: Draft, element: Element, subject: str) -> None:
             draft.warn(subject, f"{tag} {path} is left out: connect the interface in this host's own way")
     for backend in element.findall("backend"):
         drop_attributes(backend, "tap", "vhost", "logFile")
+
+
+def _map_rom(draft: Draft, element: Element, subject: str) -> None:
+    """QEMU does not start without the file, and the guest can read it: only what the source has, or a package's."""
+    for rom in element.findall("rom"):
+        path = rom.get("file", "")
+        shipped = path.startswith("/usr/share/") and "/../" not in path and draft.facts.has(path)
+        if path and not (shipped or draft.has_equal(path)):
+            drop_attributes(rom, "file")
+            draft.warn(
+                subject,
+                f"its boot ROM {path} is not on this host, or is another one: QEMU's own takes its place",
+                f"copy it here, and replicate again: scp {shlex.quote(f'SOURCE:{path}')} {shlex.quote(path)}",
+            )
 
 
 def _check_own_paths(draft: Draft, element: Element, subject: str, kind: str) -> None:

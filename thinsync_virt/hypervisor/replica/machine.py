@@ -112,7 +112,9 @@ def _check_custom_cpu(draft: Draft, cpu: Element) -> None:
     model = text_at(cpu, "model")
     models = draft.facts.support.cpu_models
     usable = [name for name, is_usable in models.items() if is_usable]
-    if models and model and not models.get(model, False) and value_at(cpu, "model", "fallback") != "allow":
+    # The list is of plain models. One of which the definition disables what is missing here runs, says the comparison.
+    unlisted = models and model and not models.get(model, False) and draft.facts.cpu_runs is not True
+    if unlisted and value_at(cpu, "model", "fallback") != "allow":
         draft.refuse(
             "CPU",
             f"model {model} cannot run on this host",
