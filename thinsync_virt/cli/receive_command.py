@@ -163,6 +163,7 @@ def _parse_maps(maps: tuple[str, ...]) -> dict[str, VolumeName]:
 def _check_file(path: str) -> None:
     """Looked at before anything is received, which may take hours. Raises UsageError."""
     import os
+    import shlex
 
     # What is there is replaced: never a device, nor a link to one. /dev/null is needed by others.
     special = os.path.exists(path) and not os.path.isfile(path)
@@ -170,7 +171,8 @@ def _check_file(path: str) -> None:
     if not path or special or not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):
         raise UsageError(
             f"--definition {path}: no file can be made there",
-            hint=f"name a file in a directory that is there and can be written to; see: ls -ld {directory}",
+            hint="name a file in a directory that is there and can be written to;"
+            f" see: ls -ld {shlex.quote(directory)}",
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,10 @@ class _StandardOutput(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         try:
-            return super().write(data)
+            while (count := super().write(data)) is None:
+                # Somebody who shares our terminal or pipe made it so.
+                select.select([], [_STDOUT], [])
+            return count
         except BrokenPipeError:
             raise
         except OSError as error:

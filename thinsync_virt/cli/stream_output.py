@@ -55,7 +55,7 @@ def print_header(header: StreamHeader, size: int | None, file: str) -> None:
         )
     else:
         _line("volume", f"{header.point}, of {format_time(header.time)}")
-    _line("base", header.base or "none: it is full")
+    _line("base", _base_of(header) or "none: it is full")
     if header.definition_size:
         _line("definition", f"{header.definition}, {format_size(header.definition_size)}")
     if header.key is not None:
@@ -99,9 +99,8 @@ def print_totals(stream: NativeStream | PlainStream, found: Counted, size: int, 
             _line(
                 "note", "it goes on where an interrupted transfer had stopped: what came before is not in it"
             )
-        _line(
-            "carries", f"{name} {header.point}, {'full' if header.base is None else f'since {header.base}'}"
-        )
+        base = _base_of(header)
+        _line("carries", f"{name} {header.point}, {f'since {base}' if base else 'full'}")
     packed = f" ({format_size(found.packed)} compressed)" if found.packed < found.data else ""
     _line(
         "data",
@@ -115,6 +114,11 @@ def print_totals(stream: NativeStream | PlainStream, found: Counted, size: int, 
     else:
         verdict = "nothing in it is broken; whether all of it is there this format does not tell"
     click.echo(f"{printable(file)}: {verdict}")
+
+
+def _base_of(header: StreamHeader) -> str | None:
+    """The point that its disks build on. The header names one also where all of them are full."""
+    return next((disk.base for disk in header.disks if disk.base is not None), None)
 
 
 def _line(name: str, text: str) -> None:

@@ -2,7 +2,7 @@
 
 ::
 
-    {"base": "<id>" | null,                       point that incremental disks refer to
+    {"base": "<id>" | null,                       point that incremental disks refer to, if any does
      "consistency": "filesystem" | "crash" | "offline",
      "definition": "<id>" | "", "definition_size": 12345,   bytes in DEFINITION frames; 0: the receiver has it
      "delta": "<id>",                             what travels: equal only for the very same extents
@@ -84,8 +84,8 @@ class StreamDisk:
 class StreamHeader:
     """What a stream carries. Every value is checked; StreamError names the one that is not acceptable.
 
-    ``point`` is the id of the head, ``base`` that of the base point (None when all disks are full), ``time``
-    seconds since 1970, ``definition_size`` the bytes of the definition that follow.
+    ``point`` is the id of the head, ``base`` that of the base point (None where there is none; with one all disks may
+    be full), ``time`` seconds since 1970, ``definition_size`` the bytes of the definition that follow.
 
     ``domain_name`` and ``domain_uuid`` are "" for volumes without a domain. ``key`` is the replica that the stream is
     for, None for nobody in particular. ``delta`` is the id of what travels (delta_id.py).

@@ -23,6 +23,7 @@ from thinsync_virt.stream.compression import unpack
 from thinsync_virt.stream.events import Begin
 from thinsync_virt.stream.frames import (
     HEAD_SIZE,
+    MAX_PAYLOAD,
     PACKED,
     PAYLOAD_BOUNDS,
     PREAMBLE_SIZE,
@@ -235,11 +236,21 @@ def _begin(read_at: ReadAt) -> tuple[Begin, int]:
 
 
 def _checked(head: FrameHead, position: int) -> FrameHead:
+    """What the reader of a stream demands of a head too. Raises StreamError."""
     bounds = _BOUNDS.get(head.type)
     flags = PACKED if head.type == FrameType.DATA else 0
     if bounds is None or not bounds[0] <= head.payload_length <= bounds[1] or head.flags & ~flags:
         raise _damaged(position)
+    if not _says_its_length(head):
+        raise _damaged(position)
     return head
+
+
+def _says_its_length(head: FrameHead) -> bool:
+    """Whether the length in the head can be that of the payload: by it a payload is cut, and put in its place."""
+    if head.type == FrameType.DATA and head.flags & PACKED:
+        return head.payload_length < head.length <= MAX_PAYLOAD
+    return head.type not in (FrameType.DATA, FrameType.DEFINITION) or head.length == head.payload_length
 
 
 def _finish(

@@ -37,7 +37,7 @@ from thinsync_virt.stream.frames import FrameType, Piece, Totals
 from thinsync_virt.stream.header import StreamHeader
 from thinsync_virt.stream.reader import Allocate
 from thinsync_virt.stream.rules import Rules
-from thinsync_virt.units import MIB, SECTOR
+from thinsync_virt.units import MIB, SECTOR, align_down
 
 MAGIC_1_1 = (0x24C4F02AAE2E4FA9).to_bytes(8, "big")
 MAGIC_1_0 = (0xCA7F00D5DE7EC7ED).to_bytes(8, "big")
@@ -78,6 +78,7 @@ class ThinSendWriter:
         self._headers = 0
         self._data = 0
         self._unmaps = 0
+        self._chunk = SECTOR
 
     @property
     def totals(self) -> Totals:
@@ -107,6 +108,7 @@ class ThinSendWriter:
                 hint="send VG/LV of each disk, or all of them in the native format",
             )
         self._rules.begin(header)
+        self._chunk = header.disks[0].chunk_size
         return self._header(Command.BEGIN)
 
     def definition(self, part: Piece) -> list[Piece]:
@@ -133,10 +135,21 @@ class ThinSendWriter:
         ]
 
     def unmap(self, disk: int, offset: int, length: int) -> list[Piece]:
-        """``length`` bytes are not mapped any more, and read as zeroes."""
-        self._rules.extent(FrameType.UNMAP, disk, offset, length)
-        self._unmaps += 1
-        return self._header(Command.UNMAP, offset, length)
+        """``length`` bytes are not mapped any more, and read as zeroes.
+
+        Their receiver discards them, and no discard unmaps a chunk in part: where the volume's end cuts the last one,
+        that travels as zeroes.
+        """
+        end = offset + length
+        whole = max(align_down(end, self._chunk), offset)
+        pieces: list[Piece] = []
+        if whole > offset:
+            self._rules.extent(FrameType.UNMAP, disk, offset, whole - offset)
+            self._unmaps += 1
+            pieces += self._header(Command.UNMAP, offset, whole - offset)
+        if end > whole or not length:
+            pieces += self.zero(disk, whole, end - whole)
+        return pieces
 
     def checkpoint(self) -> list[Piece]:
         """There is none."""

@@ -141,10 +141,11 @@ class _Output:
         while length and self._fd >= 0:
             try:
                 done = os.splice(pipe, self._fd, length)
-            except (BrokenPipeError, BlockingIOError):
+            except BrokenPipeError:
                 raise
             except OSError:
-                # Not every output can (a terminal, a file opened for appending).
+                # Not every output can (a terminal, a file opened for appending, one that somebody made non-blocking
+                # meanwhile: ``out`` knows how to wait).
                 self._fd = -1
                 break
             if not done:

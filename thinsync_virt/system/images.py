@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,21 +228,20 @@ def file_error(verb: str, path: str, error: OSError, position: int | None = None
     """What to tell of an OSError: no room, no permission, or a file system that fails."""
     place = f" at byte {position}" if position is not None else ""
     message = f"cannot {verb} {path}{place}: {error.strerror or error}"
+    quoted = shlex.quote(path)
     if error.errno == errno.EFBIG:
-        hint = (
-            f"no file may be so large there: FAT ends at 4 GiB, see df -T {path}; or it is a limit: ulimit -f"
-        )
+        hint = f"no file may be so large there: FAT ends at 4 GiB, see df -T {quoted}; or it is a limit: ulimit -f"
         return SpaceError(message, hint=hint)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpaceError(message, hint=f"make room there: df -h {path}; or choose another directory")
+        return SpaceError(message, hint=f"make room there: df -h {quoted}; or choose another directory")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return ThinsyncError(
             message,
             code=Code.NOT_REPLICABLE,
-            hint=f"may the login write there? ls -ld {path}; findmnt -T {path}",
+            hint=f"may the login write there? ls -ld {quoted}; findmnt -T {quoted}",
         )
     # It may pass: a cable, a path, another host's storage.
-    hint = f"look at its file system: findmnt -T {path}; dmesg"
+    hint = f"look at its file system: findmnt -T {quoted}; dmesg"
     return ThinsyncError(message, code=Code.POOL, hint=hint, retry=True)
 
 

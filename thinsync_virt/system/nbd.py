@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import socket
 import struct
 from pathlib import Path
@@ -147,13 +148,14 @@ class NbdClient:
     def _failed(self, number: int, offset: int) -> ThinsyncError:
         message = f"{self._image} at byte {offset}: {os.strerror(number)}"
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return SpaceError(message, hint=f"make room there: df -h {self._image.parent}")
-        hint = f"look at it: qemu-img check {self._image}; and at its file system: dmesg"
+            return SpaceError(message, hint=f"make room there: df -h {shlex.quote(str(self._image.parent))}")
+        hint = f"look at it: qemu-img check {shlex.quote(str(self._image))}; and at its file system: dmesg"
         return ThinsyncError(message, code=Code.POOL, hint=hint)
 
     def _broken(self, reason: str) -> ThinsyncError:
         return ThinsyncError(
             f"{self._image}: qemu-nbd: {reason}",
             code=Code.TOOL,
-            hint=f"try it by hand: qemu-nbd --read-only --format=qcow2 --socket=/run/test.nbd {self._image}",
+            hint="try it by hand: qemu-nbd --read-only --format=qcow2 --socket=/run/test.nbd"
+            f" {shlex.quote(str(self._image))}",
         )

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import select
+import shlex
 import stat
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -115,7 +116,7 @@ def open_input(path: str) -> Iterator[StreamInput]:
         ) from error
     except OSError as error:
         raise ThinsyncError(
-            f"cannot open {path}: {error.strerror}", hint=f"look at it: ls -l {path}"
+            f"cannot open {path}: {error.strerror}", hint=f"look at it: ls -l {shlex.quote(path)}"
         ) from error
     try:
         with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import tempfile
@@ -172,5 +173,7 @@ def _parsed(text: str, path: Path) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise ThinsyncError(
-            f"qemu-img says of {path} what is not JSON", code=Code.TOOL, hint=f"see: qemu-img info {path}"
+            f"qemu-img says of {path} what is not JSON",
+            code=Code.TOOL,
+            hint=f"see: qemu-img info {shlex.quote(str(path))}",
         ) from error

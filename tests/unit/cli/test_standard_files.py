@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -68,6 +69,21 @@ def test_names_that_the_encoding_lacks(encoding: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding=encoding))
     print_json({"name": name})
     assert json.loads(written.getvalue().decode(encoding)) == {"name": name}
+
+
+def test_an_output_that_does_not_wait() -> None:
+    """A pipe that somebody who shares it has made non-blocking: all comes, when there is room."""
+    script = "from thinsync_virt.cli.standard_files import make_usable; make_usable(); print('x' * 500_000)"
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        # Full by then.
+        time.sleep(0.5)
+        text = pipe.read()
+    assert process.communicate()[1] == b"" and process.returncode == 0
+    assert text == b"x" * 500_000 + b"\n"
 
 
 def test_text_that_the_encoding_lacks() -> None:

@@ -323,6 +323,19 @@ def test_wrong_usage(shell: Shell) -> None:
     assert shell.error("stream", "info", str(shell.directory / "none"), code=Code.NOT_FOUND)
 
 
+def test_a_stream_that_needs_no_base_is_full_although_its_point_has_one(shell: Shell) -> None:
+    """As after all disks have moved to another pool."""
+    file = shell.directory / "full.tsv"
+    file.write_bytes(whole_stream())
+    assert header().base is not None
+    for words, line in (
+        ("info", "base        none: it is full"),
+        ("verify", f"point {header().point}, full"),
+    ):
+        status, out, _ = shell("stream", words, str(file))
+        assert status == 0 and line in out
+
+
 def test_a_file_that_is_no_stream_is_named_and_not_tried_again(shell: Shell) -> None:
     """Another file is a mistake of whoever named it; a stream that was cut off is one that does not get whole."""
     other = shell.directory / "my notes.txt"

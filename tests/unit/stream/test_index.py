@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.unit.stream.forger import Forger
 from tests.unit.stream.samples import header, small_frames, small_stream
 from thinsync_virt.errors import StreamError
 from thinsync_virt.stream.compression import pack
-from thinsync_virt.stream.frames import FrameType, Piece
+from thinsync_virt.stream.frames import PACKED, FrameType, Piece
 from thinsync_virt.stream.index import FrameIndex, Marks, ReadAt, continue_stream
 from thinsync_virt.stream.writer import StreamWriter
 from thinsync_virt.units import MIB
@@ -59,6 +60,18 @@ def test_one_that_is_cut_anywhere_or_goes_on_is_none() -> None:
             FrameIndex.of(reading(WHOLE[:length]))
     with pytest.raises(StreamError, match="after the end"):
         FrameIndex.of(reading(WHOLE + b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("payload", "length", "flags"),
+    [(bytes(512), 1024, 0), (bytes(1024), 512, 0), (bytes(512), 512, PACKED), (bytes(512), 2 * MIB, PACKED)],
+    ids=["less than its length", "more", "compressed, and no shorter", "compressed, of too much"],
+)
+def test_a_payload_that_is_not_of_its_length_is_none(payload: bytes, length: int, flags: int) -> None:
+    """With right checksums. Put where its head says, what follows would move, and the end be lost."""
+    forged = Forger().begin().add(FrameType.DATA, length=length, payload=payload, flags=flags)
+    with pytest.raises(StreamError, match="damaged at byte"):
+        FrameIndex.of(reading(bytes(forged.end(2, data=length).stream)))
 
 
 def rest_of(writer: StreamWriter, frames: int) -> bytes:

@@ -102,6 +102,24 @@ def test_zeroes_of_any_length_are_data() -> None:
     assert all(len(event.data) <= MIB for event in events if isinstance(event, Data))
 
 
+def test_what_is_unmapped_of_a_chunk_that_the_end_cuts_is_data() -> None:
+    """Their receiver hands the range to the kernel as a discard, which unmaps no chunk in part, and says nothing."""
+    size = 2 * 64 * KIB + 4096
+    writer = ThinSendWriter()
+    pieces = writer.begin(header(sizes=(size,)))
+    pieces += writer.unmap(0, 64 * KIB, size - 64 * KIB)
+    pieces += writer.end()
+    assert b"".join(pieces) == b"".join(
+        (
+            BEGIN,
+            head(64 * KIB, 64 * KIB, 1),
+            head(2 * 64 * KIB, 4096, 0),
+            bytes(4096),
+            ending(4, 1, 1),
+        )
+    )
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.data())
 def test_what_is_written_is_read_in_any_pieces(data: st.DataObject) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import select
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +19,9 @@ from tests.unit.left_behind import children, open_files
 from thinsync_virt.errors import PoolError, ThinsyncError
 from thinsync_virt.system import forked
 from thinsync_virt.system.forked import Sender, in_order
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 Work = Callable[[Sender], None]
 
@@ -199,6 +206,37 @@ def test_nobody_reads_the_output() -> None:
     os.close(reading)
     with open(writing, "wb") as out, pytest.raises(BrokenPipeError):
         in_order([saying(b"a" * 500_000)] * 2, out)
+
+
+class _Waiting(io.FileIO):
+    """A pipe as its writer leaves it after the first text; whoever shares it has made it non-blocking by then."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        view = memoryview(data)
+        count = len(view)
+        while view:
+            select.select([], [self], [])
+            view = view[super().write(view) or 0 :]
+        os.set_blocking(self.fileno(), False)
+        return count
+
+
+def test_an_output_that_somebody_makes_non_blocking_meanwhile() -> None:
+    reader, writer = os.pipe()
+    found = bytearray()
+
+    def read_all() -> None:
+        with os.fdopen(reader, "rb") as pipe:
+            time.sleep(0.2)
+            found.extend(pipe.read())
+
+    reading = threading.Thread(target=read_all)
+    reading.start()
+    large = bytes(range(256)) * 4096
+    with _Waiting(writer, "w") as out:
+        in_order([saying(b"first"), saying(large), saying(b"last")], out)
+    reading.join()
+    assert found == b"first" + large + b"last"
 
 
 def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

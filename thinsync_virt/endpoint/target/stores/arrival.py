@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -195,7 +196,7 @@ class StorePart:
         if free < reserve(total) // 2:
             raise SpaceError(
                 f"{self._where} is nearly full: the transfer was stopped while others can still write there",
-                hint=f"make room: df -h {self._store}; or choose another directory",
+                hint=f"make room: df -h {shlex.quote(str(self._store))}; or choose another directory",
             )
 
     def seal(self) -> None:
@@ -260,7 +261,7 @@ class StorePart:
             if (status.st_size, status.st_mtime_ns) != (size, time):
                 raise ConflictError(
                     f"{path} was written to while a new point was made of it",
-                    hint=f"find out who does that: lsof {path}; then run it again",
+                    hint=f"find out who does that: lsof {shlex.quote(str(path))}; then run it again",
                 )
             if point.damaged:
                 now = replace(disk, file_size=size, file_time=time)

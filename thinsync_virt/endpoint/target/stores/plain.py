@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -78,7 +79,7 @@ def read_plain(path: Path) -> bytes | None:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
-            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -ld {path}")
+            raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -ld {shlex.quote(str(path))}")
         with failing("read", path), os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:
@@ -106,7 +107,10 @@ def failure(verb: str, path: Path, error: OSError) -> ThinsyncError:
 def require_directory(path: Path) -> None:
     """Raises PoolError when it is none, or a link."""
     if not is_directory(path):
-        raise PoolError(f"{path} is no directory of ours", hint=f"what is it? ls -l {path}; move it away")
+        raise PoolError(
+            f"{path} is no directory of ours",
+            hint=f"what is it? ls -l {shlex.quote(str(path))}; move it away",
+        )
 
 
 def require_left(path: Path, size: int | None = None) -> None:

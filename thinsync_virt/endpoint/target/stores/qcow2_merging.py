@@ -13,6 +13,7 @@ beneath R; it takes X's name.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +85,8 @@ def _commit(below: Path, above: Path, size: int) -> None:
         except CommandError as error:
             if "lock" in error.stderr:
                 raise BusyError(
-                    f"{below} is in use, and cannot be merged", hint=f"see who has it: lsof {below}"
+                    f"{below} is in use, and cannot be merged",
+                    hint=f"see who has it: lsof {shlex.quote(str(below))}",
                 ) from error
             raise
         if image_facts(below).size > size:
