@@ -31,9 +31,15 @@ def remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet) -> None:
 
 
 def retire_points(lvm: Lvm, expired: Iterable[RecoveryPoint]) -> None:
-    """Remove what has expired. A point that somebody reads (``verify``) keeps its seal, and goes another time."""
+    """Remove what has expired.
+
+    A point that somebody reads (``verify``), or has made a volume of that would go with it, keeps its seal, and goes
+    another time.
+    """
     for point in expired:
-        if not any(disk.volume.open for disk in point.disks):
+        if any(disk.volume.open for disk in point.disks):
+            continue
+        if not lvm.standing_on(tuple(disk.volume.name for disk in point.disks)):
             with suppress(BusyError):
                 remove_point(lvm, point)
 

@@ -28,7 +28,9 @@ POOL_FIELDS = (
     "transaction_id,zero,discards,lv_active"
 )
 HEALTH_FIELDS = "vg_name,lv_name,lv_health_status"
-KIND_FIELDS = "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout,lv_size,lv_active,lv_device_open,lv_tags"
+KIND_FIELDS = (
+    "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout,lv_size,lv_active,lv_device_open,lv_tags,origin"
+)
 GROUP_FIELDS = (
     "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,vg_mda_size,vg_mda_free,vg_mda_used_count,lv_count,vg_seqno,"
     "vg_lock_type,vg_permissions"
@@ -67,7 +69,7 @@ class VolumeGroup:
 class VolumeKind:
     """What any LV is made of: LVM's segment type (``thin``, ``linear``, ``cache``, ``thin-pool``, ...) and roles.
 
-    ``size`` in bytes.
+    ``size`` in bytes. ``origin`` is the LV in its group that it is a snapshot of, of whatever kind; "" for none.
     """
 
     name: VolumeName
@@ -79,6 +81,7 @@ class VolumeKind:
     active: bool = False
     open: bool = False
     tags: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def is_thin(self) -> bool:
@@ -98,6 +101,19 @@ class Inventory:
     def kind(self, name: VolumeName) -> VolumeKind | None:
         """The LV of that name; None where there is none."""
         return next((kind for kind in self.kinds if kind.name == name), None)
+
+    def standing_on(self, name: VolumeName) -> tuple[VolumeName, ...]:
+        """What LVM removes with that volume: its thick snapshots, and thin volumes of which it is the external origin.
+
+        (lvm2: lib/metadata/lv_manip.c, lv_remove_with_dependencies.)
+        """
+        thick = [
+            kind.name
+            for kind in self.kinds
+            if kind.name.vg == name.vg and kind.origin == name.lv and "thicksnapshot" in kind.roles
+        ]
+        thin = [one.name for one in self.volumes if one.name.vg == name.vg and one.external_origin == name.lv]
+        return (*thick, *thin)
 
 
 def check_tag(tag: str) -> str:
@@ -253,6 +269,7 @@ def _kind(row: Row) -> VolumeKind:
             active=_flag(row.get("lv_active", "")),
             open=_flag(row.get("lv_device_open", "")),
             tags=_tags(row.get("lv_tags", "")),
+            origin=_bare(row.get("origin", "")),
         )
     except (KeyError, ValueError, UsageError) as error:
         raise _nonsense(row, error) from error

@@ -156,3 +156,13 @@ def test_libvirt_is_needed_at_both_ends_the_guard_at_the_source(is_source: bool)
     stops = refusals(found)
     assert [one.subject for one in stops] == ["alpha: libvirt", "alpha: guard"][: 1 + is_source]
     assert all(one.code is Code.UNREACHABLE and one.hint for one in stops)
+
+
+@pytest.mark.usefixtures("healthy")
+def test_what_stays_because_of_somebodys_volume_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lvm = StoredLvm(set_volumes(identifier(1)))
+    point = next(iter(lvm.stored))
+    lvm.standing[VolumeName("vg0", "look")] = point
+    told = next(one for one in look(monkeypatch, pool_report(), lvm=lvm) if str(point) in one.subject)
+    assert told.severity is Severity.WARNING
+    assert told.hint.endswith("lvremove vg0/look")
