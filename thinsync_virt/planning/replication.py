@@ -16,7 +16,8 @@ from thinsync_virt.model.states import SourceState, TargetState
 def find_conflict(source: SourceState, target: TargetState, *, host: str) -> Conflict | None:
     """Why the replica at ``host`` must not be replicated over, or None.
 
-    Invariant 8: nothing that is active there, was written to there, or is somebody else's, is replaced.
+    Invariant 8: nothing that is active there, was written to there, or is somebody else's, is replaced. Nor is
+    anything built on a point that somebody may have written to.
     """
     domain = source.domain
     for other in target.registered:
@@ -40,6 +41,9 @@ def find_conflict(source: SourceState, target: TargetState, *, host: str) -> Con
                 "starting it would put old memory over new disks; there:"
                 f" virsh managedsave-remove {shlex.quote(domain.name)}",
             )
+    touched = _touched_there(source, target, host)
+    if touched is not None:
+        return touched
     if target.written:
         return Conflict(
             f"the replica of {domain.name} was used at {host} since its point:"
@@ -87,6 +91,24 @@ def _somebody_elses(domain: Domain, other: RegisteredDomain, host: str) -> Confl
         f"replicate to another host; or, if nobody needs that one any more: virsh undefine {shlex.quote(other.name)}"
         f" --keep-nvram at {host} (its disks stay)",
     )
+
+
+def _touched_there(source: SourceState, target: TargetState, host: str) -> Conflict | None:
+    """Nothing is built on a base that may be another one there, and nothing is registered from it."""
+    copy = _copy_there(newest_common(source.points, target.points), target)
+    if copy is None or copy.untouched:
+        return None
+    names = [disk.name for disk in copy.disks if not disk.untouched]
+    return Conflict(
+        f"point #{copy.sequence} {short_id(copy.id)} at {host} is the base, but it was made writable"
+        f" ({', '.join(names)}): it may not be that point any more",
+        f"make it read-only again there: {shlex.join(['lvchange', '-pr', *names])}; then, here, compare it and replace"
+        f" it if it differs: {shlex.join(['thinsync-vm', 'verify', source.domain.name, '--repair'])}",
+    )
+
+
+def _copy_there(base: RecoveryPoint | None, target: TargetState) -> RecoveryPoint | None:
+    return next((point for point in target.points if base is not None and point.id == base.id), None)
 
 
 def _target_ahead(source: SourceState, target: TargetState) -> RecoveryPoint | None:
@@ -151,7 +173,7 @@ def plan_resumption(source: SourceState, target: TargetState, choices: Choices) 
     if found is None:
         return None
     base = newest_common(source.points, target.points)
-    theirs = next((point for point in target.points if base is not None and point.id == base.id), None)
+    theirs = _copy_there(base, target)
     head = next((point for point in source.points if point.id == found.point), None)
     there = next((left for left in target.unfinished if left.id == found.point), None)
     if head is None or there is None or found.base != (base.id if base is not None else ""):
@@ -177,7 +199,7 @@ def plan_disks(
 ) -> tuple[DiskPlan, ...]:
     """How each disk travels, if anything has to."""
     ours = newest_common(source.points, target.points)
-    theirs = next((point for point in target.points if ours is not None and point.id == ours.id), None)
+    theirs = _copy_there(ours, target)
     why = _nothing_common(source, target)
     return tuple(
         _plan_disk(disk.target, disk.volume.pool if disk.volume else None, choices, ours, theirs, why)

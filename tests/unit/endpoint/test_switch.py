@@ -99,7 +99,7 @@ class Site:
     def add_point(self, number: int, *, key: ReplicaKey = KEY, definition: str = DEFINITION.id) -> None:
         made = set_volumes(identifier(number), number, disks=DISKS, key=key, definition=definition)
         for target, one in zip(DISKS, made, strict=True):
-            self.lvm.put(one, content(number, target))
+            self.lvm.put(replace(one, read_only=True), content(number, target))
 
     @property
     def ours(self) -> Catalogue:
@@ -185,7 +185,7 @@ def test_at_every_moment_a_start_boots_one_whole_point(commits: int, site: Site)
     site.lvm.commits = None
     site.switch.register(KEY, TWO)
     assert site.boots() == 2
-    assert [disk.volume.read_only for point in site.ours.points for disk in point.disks] == [False] * 4
+    assert [disk.volume.read_only for point in site.ours.points for disk in point.disks] == [True] * 4
 
 
 def refused(site: Site, kind: type[ThinsyncError], point: str = TWO) -> ThinsyncError:
@@ -197,6 +197,19 @@ def refused(site: Site, kind: type[ThinsyncError], point: str = TWO) -> Thinsync
     assert site.lvm.volumes() == volumes
     assert (site.domains.there, site.domains.defined) == (there, defined)
     return refusal.value
+
+
+def test_a_point_that_was_made_writable_is_not_registered(site: Site) -> None:
+    """Also where it is the newest, nothing has changed since, and what was registered is undefined."""
+    site.add_point(2)
+    disk = site.ours.points[0].disks[1]
+    site.lvm.set_writable((disk.volume.name,))
+    refusal = refused(site, ConflictError)
+    assert f"lvchange -pr {disk.volume.name}" in refusal.hint and "--repair" in refusal.hint
+    site.lvm.set_read_only((disk.volume.name,))
+    site.switch.register(KEY, TWO)
+    site.lvm.set_writable((disk.volume.name,))
+    assert not site.switch.register(KEY, TWO).changed, "what it starts from was made before"
 
 
 @pytest.mark.parametrize(

@@ -421,6 +421,26 @@ def test_a_base_that_was_made_writable_here_is_none() -> None:
     assert expired_at_source((*source.points, point(2, confirmed_by="backup1"))) == source.points
 
 
+@pytest.mark.parametrize("unchanged", [True, False])
+def test_a_base_that_was_made_writable_there_stops_the_run_before_the_freeze(unchanged: bool) -> None:
+    """Nor is it "up to date", or "used": whoever gave that up would be left with the doubtful one to start from."""
+    both = point(2, disks=("vda", "vdb"), confirmed_by="backup1")
+    disks = (disk("vda"), disk("vdb"))
+    target = target_state(point(1), touched(both), registered=(replica(mark=MARK),), written=("vda",))
+    made = plan(source_state(both), target, disks=disks, unchanged=unchanged)
+    assert isinstance(made, Conflict)
+    assert (
+        "point #2 00000000 at backup1 is the base, but it was made writable (vg0/ts-web01-vda-00000002)"
+        in (made.message)
+    )
+    assert "lvchange -pr vg0/ts-web01-vda-00000002;" in made.hint
+    assert made.hint.endswith("thinsync-vm verify web01 --repair")
+    damaged = replace(target, points=(replace(touched(both), damaged=True),), written=())
+    assert isinstance(plan(source_state(both), damaged, disks=disks), Replicate)
+    older = replace(target, points=(touched(point(1)), both), written=())
+    assert isinstance(plan(source_state(both), older, disks=disks, unchanged=True), UpToDate)
+
+
 def test_an_older_base_takes_its_place_and_stays() -> None:
     older, newer = point(1, confirmed_by="backup1"), touched(point(2, confirmed_by="backup1"))
     made = plan(source_state(older, newer), target_state(point(1), point(2)))
