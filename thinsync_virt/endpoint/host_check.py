@@ -104,15 +104,20 @@ def _broken_sets(lvm: Lvm, where: str) -> list[Finding]:
         for broken in catalogue.broken:
             name = catalogue.names.get(broken.key.domain, broken.key.domain)
             here = " ".join(str(disk.volume.name) for disk in broken.disks)
-            found.append(
-                Finding(
-                    Severity.WARNING,
-                    f"{where}: point #{broken.sequence} {short_id(broken.id)} of {name}",
-                    f"only {len(broken.disks)} of its {broken.count} volumes are here: it cannot be used",
-                    "is a volume group or disk missing? see: vgs, pvs. If the others are gone for good:"
-                    f" lvremove {here}",
+            if broken.doubled:
+                text = f"its volumes are here more than once ({here}): it cannot be used, and is left alone"
+                hint = (
+                    "was a copy of a volume group imported (vgimportclone)? It can be used again when the copy is gone"
+                    " (vgremove), or its volumes have no tags of ours: lvs -o lv_full_name,lv_tags; lvchange --deltag"
                 )
-            )
+            else:
+                text = f"only {len(broken.disks)} of its {broken.count} volumes are here: it cannot be used"
+                hint = (
+                    "is a volume group or disk missing? see: vgs, pvs. If the others are gone for good:"
+                    f" lvremove {here}"
+                )
+            subject = f"{where}: point #{broken.sequence} {short_id(broken.id)} of {name}"
+            found.append(Finding(Severity.WARNING, subject, text, hint))
     return found
 
 

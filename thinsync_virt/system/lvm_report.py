@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from thinsync_virt.errors import PoolError, UsageError
 from thinsync_virt.model.names import VolumeName, check_lvm_name, check_lvm_uuid
 from thinsync_virt.model.volumes import Pool, ThinVolume
+from thinsync_virt.system.lvm_copies import without_copied_tags
 
 VOLUME_FIELDS = (
     "lv_uuid,vg_uuid,vg_name,lv_name,pool_lv,thin_id,lv_size,lv_tags,lv_active,lv_device_open,lv_permissions,"
     "lv_skip_activation,origin,segtype,lv_time"
 )
-# External origins too: what an origin is can be told only by looking at it.
-VOLUME_SELECTION = "segtype=thin || lv_role=extthinorigin"
+# External origins too: what an origin is can be told only by looking at it. And pools, by which copies of groups are.
+VOLUME_SELECTION = "segtype=thin || segtype=thin-pool || lv_role=extthinorigin"
 POOL_FIELDS = (
     "lv_uuid,vg_uuid,vg_name,lv_name,lv_size,chunk_size,lv_metadata_size,"
     "transaction_id,zero,discards,lv_active"
@@ -140,7 +141,10 @@ def _volumes(all_rows: list[Row]) -> tuple[ThinVolume, ...]:
         origin_pool = pools.get((row.get("vg_name"), _bare(row.get("origin", ""))))
         if not _hidden(row):
             volumes.append(_volume(row, origin_is_ours=origin_pool == row.get("pool_lv")))
-    return tuple(volumes)
+    known = [row for row in all_rows if row.get("segtype") == "thin-pool"]
+    return without_copied_tags(
+        tuple(volumes), ((row.get("lv_uuid", ""), row.get("vg_uuid", "")) for row in known)
+    )
 
 
 def parse_pools(text: str) -> tuple[Pool, ...]:

@@ -338,6 +338,7 @@ class ThinSource:
     def retire(self, key: ReplicaKey) -> None:
         """Remove unfinished sets, points older than the newest confirmed one, unused definitions."""
         ours = self._catalogue(key)
-        clear_unfinished(self._lvm, (*ours.unfinished, *ours.broken))
+        broken = (one for one in ours.broken if not one.doubled)
+        clear_unfinished(self._lvm, (*ours.unfinished, *broken))
         retire_points(self._lvm, expired_at_source(ours.points))
         remove_unused_definitions(self._lvm, self._catalogue(key))
