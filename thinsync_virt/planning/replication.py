@@ -141,7 +141,9 @@ def plan_replication(
     base = newest_common(source.points, target.points)
     targets = tuple(disk.target for disk in disks)
     if base is not None and unchanged and definition == base.definition and _same_disks(base, targets):
-        return UpToDate(base)
+        copy = _copy_there(base, target)
+        if copy is not None and all(_same_size(base, copy, name) for name in targets):
+            return UpToDate(base)
     going_on = plan_resumption(source, target, choices)
     if going_on is not None:
         return going_on
@@ -232,6 +234,12 @@ def _same_disks(base: RecoveryPoint, targets: tuple[str, ...]) -> bool:
     return {disk.target for disk in base.disks} == set(targets)
 
 
+def _same_size(base: RecoveryPoint, copy: RecoveryPoint, target: str) -> bool:
+    """A point's volumes keep their sizes. Somebody has changed that of one: what lies past an end is not known."""
+    held, there = base.disk(target), copy.disk(target)
+    return held is not None and there is not None and held.size == there.size
+
+
 def _nothing_common(source: SourceState, target: TargetState) -> str:
     """Why there is no base, where there is none."""
     there = {point.id for point in target.points if not point.damaged}
@@ -263,4 +271,8 @@ def _plan_disk(
         return DiskPlan(target, Mode.FULL, "the disk has moved to another pool")
     if copy.place != choices.place_of(target):
         return DiskPlan(target, Mode.FULL, "its copy goes to another pool")
+    if not _same_size(ours, theirs, target):
+        return DiskPlan(
+            target, Mode.FULL, f"point #{ours.sequence} {short_id(ours.id)} was resized at one end"
+        )
     return DiskPlan(target, Mode.INCREMENTAL)
