@@ -367,6 +367,22 @@ def test_what_cannot_be_shown_to_equal_its_point_counts_as_written(
     assert site.inventory.written(site.ours, replace(found, paths=paths)) == written
 
 
+def test_what_was_written_to_a_volume_that_was_renamed_since_counts(site: Site) -> None:
+    """``lvrename``, or ``vgrename``: the definition leads nowhere, and the data is still there."""
+    site.add_point(1)
+    site.switch.register(KEY, ONE)
+    away = {target: f"/dev/vg0/ts-web01-{target}-gone" for target in DISKS}
+    renamed = replace(site.domain, paths=away)
+    assert site.inventory.written(site.ours, renamed) == ()
+    site.write("vdb")
+    assert site.inventory.written(site.ours, renamed) == ("vdb",)
+    site.domains.there[NAME] = renamed
+    site.add_point(2)
+    assert "vdb written to" in refused(site, ConflictError).message
+    other = replace(renamed, mark=Mark(KEY, TWO, 2))
+    assert site.inventory.written(site.ours, other) == (), "given up already, with an earlier point"
+
+
 def test_a_registered_volume_of_another_size_counts_as_written(site: Site) -> None:
     site.add_point(1)
     site.switch.register(KEY, ONE)
