@@ -345,3 +345,20 @@ def test_points_that_are_here_twice_stay_and_so_do_their_copies(monkeypatch: pyt
     for one in copies:
         del lvm.stored[one.name]
     assert [point.id for point in source.catalogue().points] == [identifier(1)]
+
+
+def test_an_abandoned_point_that_somebody_reads_counts_no_more_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``send web01@ID`` takes its time, and the replication beside it has nothing to wait for."""
+    source, lvm = make(monkeypatch, WHOLE)
+    for one in set_volumes(identifier(1), role=Role.SOURCE):
+        lvm.stored[one.name] = replace(one, open=True)
+    source.discard(source.catalogue().points)
+    assert source.catalogue().points == ()
+    source.retire(KEY)
+    assert len(source.catalogue().unfinished) == 1
+    for name, one in list(lvm.stored.items()):
+        lvm.stored[name] = replace(one, open=False)
+    source.retire(KEY)
+    assert {one.lv for one in lvm.stored} == {f"{NAME}-vda", f"{NAME}-vdb"}

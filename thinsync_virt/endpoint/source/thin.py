@@ -21,7 +21,7 @@ from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.proof import Prover
 from thinsync_virt.endpoint.removal import (
     clear_unfinished,
-    remove_point,
+    discard_point,
     remove_unfinished,
     remove_unused_definitions,
     retire_points,
@@ -333,7 +333,7 @@ class ThinSource:
     def discard(self, points: tuple[RecoveryPoint, ...]) -> None:
         """Remove points that never arrived anywhere."""
         for point in points:
-            remove_point(self._lvm, point)
+            discard_point(self._lvm, point)
 
     def retire(self, key: ReplicaKey) -> None:
         """Remove unfinished sets, points older than the newest confirmed one, unused definitions."""
