@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from tests.unit.endpoint.devices import FileLvm, FileMappings
-from tests.unit.endpoint.stored import PowerCutError, definition_volume, set_volumes
+from tests.unit.endpoint.stored import FileName, PowerCutError, definition_volume, set_volumes
 from tests.unit.values import (
     CHOICES,
     DOMAIN,
     GROUP,
     KEY,
+    LVM_UUID,
     NAME,
     OTHER_GROUP,
     POOL,
@@ -36,7 +37,7 @@ from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
-from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.lvm import Lvm, VolumeKind
 from thinsync_virt.units import KIB
 
 SIZE = 256 * KIB
@@ -365,6 +366,16 @@ def test_what_cannot_be_shown_to_equal_its_point_counts_as_written(
     site.add_point(1)
     found = replica(mark=Mark(KEY, ONE, 1))
     assert site.inventory.written(site.ours, replace(found, paths=paths)) == written
+
+
+def test_a_registered_volume_that_is_none_of_a_pool_any_more_counts_as_written(site: Site) -> None:
+    """``lvconvert --type cache``: it is there, under its name, with all that a guest wrote to it."""
+    site.add_point(1)
+    path = "/dev/vg0/ts-web01-vda-cached"
+    name = FileName("vg0", "ts-web01-vda-cached", path)
+    site.lvm.others[name] = VolumeKind(name, LVM_UUID, "cache", ("public",), False)
+    cached = replace(replica(mark=Mark(KEY, ONE, 1)), paths={"vda": path})
+    assert site.inventory.written(site.ours, cached) == ("vda",)
 
 
 def test_what_was_written_to_a_volume_that_was_renamed_since_counts(site: Site) -> None:

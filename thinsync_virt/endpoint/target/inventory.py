@@ -102,7 +102,7 @@ class Inventory:
             for entry in ours.registered
             for disk in entry.disks
         }
-        existing = {volume.name.path for volume in self._lvm.volumes()}
+        existing = {kind.name.path for kind in self._lvm.inventory().kinds}
         pairs: list[tuple[str, ThinVolume, ThinVolume]] = []
         written: list[str] = []
         for target, path in sorted(replica.paths.items()):
