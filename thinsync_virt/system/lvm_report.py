@@ -170,10 +170,11 @@ def parse_kinds(text: str) -> tuple[VolumeKind, ...]:
 
 
 def _kinds(rows: list[Row]) -> tuple[VolumeKind, ...]:
-    kinds: dict[str, VolumeKind] = {}
+    kinds: dict[VolumeName, VolumeKind] = {}
     for row in rows:
         kind = _kind(row)
-        kinds.setdefault(kind.uuid, kind)
+        # Not by UUID: in a copy of a group (vgimportclone) those are the same.
+        kinds.setdefault(kind.name, kind)
     return tuple(kinds.values())
 
 

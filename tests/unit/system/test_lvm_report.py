@@ -221,3 +221,17 @@ def test_a_report_tells_copies_by_their_pools() -> None:
     assert [any("k=t" in tag for tag in volume.tags) for volume in found] == [True, False]
     alone = parse_volumes(json.dumps({"report": [{"lv": rows[2:]}]}))
     assert any("k=t" in tag for tag in alone[0].tags)
+
+
+def test_volumes_of_a_copied_group_are_volumes_too() -> None:
+    """They have the UUIDs of the original's; of an LV with several segments LVM has as many rows."""
+    rows = [
+        {"vg_name": vg, "lv_name": "web", "lv_uuid": LVM_UUID, "segtype": segment, "lv_role": "public"}
+        for vg in ("copy", "vg0")
+        for segment in ("linear", "striped")
+    ]
+    found = parse_kinds(json.dumps({"report": [{"lv": rows}]}))
+    assert [(str(kind.name), kind.segment_type) for kind in found] == [
+        ("copy/web", "linear"),
+        ("vg0/web", "linear"),
+    ]
