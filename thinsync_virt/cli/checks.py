@@ -172,7 +172,7 @@ def _placed(session: Session, domain: Domain, wishes: Wishes) -> tuple[Finding, 
     """The job as it would be done: its disks' pools here, and the domain as it would be at the target."""
     source, target = session.source, session.target
     states, offer = target.states(domain.uuid, domain.name), target.offer()
-    remembered = remembered_state(states, wishes)
+    remembered = remembered_state(states, wishes, offer)
     choices = choose(domain, wishes, remembered.choices if remembered else None, offer, target.host)
     disks = travelling_disks(domain, choices)
     key = ReplicaKey(domain.uuid, target_uuid(offer, choices))

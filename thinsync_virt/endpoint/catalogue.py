@@ -1,6 +1,8 @@
 """From tagged thin volumes to points: LVM is the database, this reads it.
 
-A set is a recovery point only when it is sealed and every one of its N volumes is there.
+A set is a recovery point only when it is sealed and every one of its N volumes is there, once. Where they are there
+twice, a copy of a volume group was imported (``vgimportclone``), and nobody knows which is the one (but at a target:
+``system/lvm_copies.py``): such a set is left alone.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ class _Lists:
 
 
 def _is_begun(one: UnfinishedSet) -> bool:
-    return not any(
+    return not one.doubled and not any(
         disk.volume.read_only or any(isinstance(tag, Seal) for tag in tags_of(disk.volume))
         for disk in one.disks
     )
@@ -276,7 +278,7 @@ def read_catalogue(volumes: Iterable[ThinVolume], role: Role) -> Catalogue:
         bare = UnfinishedSet(key, set_id, first.sequence, first.count, disks)
         whole = [member.index for member, _, _ in found] == list(range(1, first.count + 1))
         whole = whole and len({(member.count, member.sequence) for member, _, _ in found}) == 1
-        if first.index == 1 and seal is None:
+        if first.index == 1 and seal is None and not bare.doubled:
             unfinished.append(bare)
         elif seal is None or not whole or len({disk.target for disk in disks}) != first.count:
             # Without LV 1 nobody can tell whether it was sealed: it may lie in a volume group that is not here now.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from thinsync_virt import __version__
-from thinsync_virt.endpoint.catalogue import foreign_tags, read_catalogue
+from thinsync_virt.endpoint.catalogue import foreign_tags, read_catalogue, tags_of
 from thinsync_virt.endpoint.pool_check import look_at_pool
 from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.errors import Code, ThinsyncError
@@ -29,6 +29,7 @@ def look_at_host(lvm: Lvm, where: str) -> tuple[Finding, ...]:
         findings += _pools(lvm, where)
         findings += foreign_tags(lvm.volumes(), where)
         findings += _broken_sets(lvm, where)
+        findings += _stood_on(lvm, where)
     except ThinsyncError as error:
         findings.append(Finding(Severity.REFUSAL, f"{where}: LVM", error.message, error.hint, error.code))
     if not is_fast():
@@ -103,16 +104,35 @@ def _broken_sets(lvm: Lvm, where: str) -> list[Finding]:
         for broken in catalogue.broken:
             name = catalogue.names.get(broken.key.domain, broken.key.domain)
             here = " ".join(str(disk.volume.name) for disk in broken.disks)
-            found.append(
-                Finding(
-                    Severity.WARNING,
-                    f"{where}: point #{broken.sequence} {short_id(broken.id)} of {name}",
-                    f"only {len(broken.disks)} of its {broken.count} volumes are here: it cannot be used",
-                    "is a volume group or disk missing? see: vgs, pvs. If the others are gone for good:"
-                    f" lvremove {here}",
+            if broken.doubled:
+                text = f"its volumes are here more than once ({here}): it cannot be used, and is left alone"
+                hint = (
+                    "was a copy of a volume group imported (vgimportclone)? It can be used again when the copy is gone"
+                    " (vgremove), or its volumes have no tags of ours: lvs -o lv_full_name,lv_tags; lvchange --deltag"
                 )
-            )
+            else:
+                text = f"only {len(broken.disks)} of its {broken.count} volumes are here: it cannot be used"
+                hint = (
+                    "is a volume group or disk missing? see: vgs, pvs. If the others are gone for good:"
+                    f" lvremove {here}"
+                )
+            subject = f"{where}: point #{broken.sequence} {short_id(broken.id)} of {name}"
+            found.append(Finding(Severity.WARNING, subject, text, hint))
     return found
+
+
+def _stood_on(lvm: Lvm, where: str) -> list[Finding]:
+    """Volumes of ours of which somebody has made others that would go with them: they stay as long as those."""
+    ours = tuple(volume.name for volume in lvm.volumes() if tags_of(volume))
+    return [
+        Finding(
+            Severity.WARNING,
+            f"{where}: {name}",
+            f"{', '.join(map(str, others))} would go with it, so it is never removed",
+            f"when nobody needs that any more: lvremove {' '.join(map(str, others))}",
+        )
+        for name, others in lvm.standing_on(ours).items()
+    ]
 
 
 def _of_some_pool(finding: Finding) -> Finding:

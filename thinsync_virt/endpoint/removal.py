@@ -17,12 +17,24 @@ from thinsync_virt.system.steps import reached
 
 def remove_point(lvm: Lvm, point: RecoveryPoint) -> None:
     """Unseal, then remove its volumes."""
+    _unseal(lvm, point)
+    lvm.remove(tuple(disk.volume.name for disk in reversed(point.disks)))
+    reached("point removed")
+
+
+def discard_point(lvm: Lvm, point: RecoveryPoint) -> None:
+    """The same for one that must not count any more: what somebody reads is garbage from now on, and goes later."""
+    _unseal(lvm, point)
+    with suppress(BusyError):
+        lvm.remove(tuple(disk.volume.name for disk in reversed(point.disks)))
+        reached("point removed")
+
+
+def _unseal(lvm: Lvm, point: RecoveryPoint) -> None:
     first = point.disks[0].volume
     seals = tuple(format_tag(tag) for tag in tags_of(first) if isinstance(tag, Seal))
     lvm.change_tags(first.name, remove=seals)
     reached("unsealed")
-    lvm.remove(tuple(disk.volume.name for disk in reversed(point.disks)))
-    reached("point removed")
 
 
 def remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet) -> None:
@@ -31,9 +43,15 @@ def remove_unfinished(lvm: Lvm, unfinished: UnfinishedSet) -> None:
 
 
 def retire_points(lvm: Lvm, expired: Iterable[RecoveryPoint]) -> None:
-    """Remove what has expired. A point that somebody reads (``verify``) keeps its seal, and goes another time."""
+    """Remove what has expired.
+
+    A point that somebody reads (``verify``), or has made a volume of that would go with it, keeps its seal, and goes
+    another time.
+    """
     for point in expired:
-        if not any(disk.volume.open for disk in point.disks):
+        if any(disk.volume.open for disk in point.disks):
+            continue
+        if not lvm.standing_on(tuple(disk.volume.name for disk in point.disks)):
             with suppress(BusyError):
                 remove_point(lvm, point)
 

@@ -125,6 +125,11 @@ class UnfinishedSet:
         check_id(self.id)
         check_sequence(self.sequence)
 
+    @property
+    def doubled(self) -> bool:
+        """Whether a disk is there more than once: a copy of its volume group was imported, and nobody knows which."""
+        return len({disk.target for disk in self.disks}) < len(self.disks)
+
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPoint:

@@ -113,17 +113,19 @@ def check_targets(domain: Domain, wishes: Wishes) -> None:
         )
 
 
-def remembered_state(states: Sequence[TargetState], wishes: Wishes) -> TargetState | None:
-    """The replica whose choices hold on: that of the group asked for, else the one with the newest point."""
+def remembered_state(states: Sequence[TargetState], wishes: Wishes, offer: Offer) -> TargetState | None:
+    """The replica whose choices hold on: that in the group of the pool asked for, else the one that is registered.
+
+    Groups are told by UUID: one may have been renamed since. Where none is registered, the one with the most points
+    made counts.
+    """
     with_points = [state for state in states if state.points]
     if wishes.pool is not None:
-        return next((s for s in with_points if _group(s) == wishes.pool.vg), None)
-    return max(with_points, key=lambda state: state.points[-1].order, default=None)
-
-
-def _group(state: TargetState) -> str:
-    pool = state.choices.pool if state.choices is not None else None
-    return pool.vg if pool is not None else ""
+        group = next((report.group.uuid for report in offer.pools if report.pool.name == wishes.pool), "")
+        return next((state for state in with_points if state.key.target == group), None)
+    return max(
+        with_points, key=lambda state: (bool(state.registered_point), state.points[-1].order), default=None
+    )
 
 
 def travelling_disks(domain: Domain, choices: Choices) -> tuple[Disk, ...]:

@@ -16,7 +16,8 @@ from thinsync_virt.model.states import SourceState, TargetState
 def find_conflict(source: SourceState, target: TargetState, *, host: str) -> Conflict | None:
     """Why the replica at ``host`` must not be replicated over, or None.
 
-    Invariant 8: nothing that is active there, was written to there, or is somebody else's, is replaced.
+    Invariant 8: nothing that is active there, was written to there, or is somebody else's, is replaced. Nor is
+    anything built on a point that somebody may have written to.
     """
     domain = source.domain
     for other in target.registered:
@@ -40,6 +41,9 @@ def find_conflict(source: SourceState, target: TargetState, *, host: str) -> Con
                 "starting it would put old memory over new disks; there:"
                 f" virsh managedsave-remove {shlex.quote(domain.name)}",
             )
+    touched = _touched_there(source, target, host)
+    if touched is not None:
+        return touched
     if target.written:
         return Conflict(
             f"the replica of {domain.name} was used at {host} since its point:"
@@ -89,6 +93,24 @@ def _somebody_elses(domain: Domain, other: RegisteredDomain, host: str) -> Confl
     )
 
 
+def _touched_there(source: SourceState, target: TargetState, host: str) -> Conflict | None:
+    """Nothing is built on a base that may be another one there, and nothing is registered from it."""
+    copy = _copy_there(newest_common(source.points, target.points), target)
+    if copy is None or copy.untouched:
+        return None
+    names = [disk.name for disk in copy.disks if not disk.untouched]
+    return Conflict(
+        f"point #{copy.sequence} {short_id(copy.id)} at {host} is the base, but it was made writable"
+        f" ({', '.join(names)}): it may not be that point any more",
+        f"make it read-only again there: {shlex.join(['lvchange', '-pr', *names])}; then, here, compare it and replace"
+        f" it if it differs: {shlex.join(['thinsync-vm', 'verify', source.domain.name, '--repair'])}",
+    )
+
+
+def _copy_there(base: RecoveryPoint | None, target: TargetState) -> RecoveryPoint | None:
+    return next((point for point in target.points if base is not None and point.id == base.id), None)
+
+
 def _target_ahead(source: SourceState, target: TargetState) -> RecoveryPoint | None:
     # Also where nothing is common: a source that is far enough behind has lost all that the target still keeps.
     if not source.points or not target.points:
@@ -119,7 +141,9 @@ def plan_replication(
     base = newest_common(source.points, target.points)
     targets = tuple(disk.target for disk in disks)
     if base is not None and unchanged and definition == base.definition and _same_disks(base, targets):
-        return UpToDate(base)
+        copy = _copy_there(base, target)
+        if copy is not None and all(_same_size(base, copy, name) for name in targets):
+            return UpToDate(base)
     going_on = plan_resumption(source, target, choices)
     if going_on is not None:
         return going_on
@@ -151,7 +175,7 @@ def plan_resumption(source: SourceState, target: TargetState, choices: Choices) 
     if found is None:
         return None
     base = newest_common(source.points, target.points)
-    theirs = next((point for point in target.points if base is not None and point.id == base.id), None)
+    theirs = _copy_there(base, target)
     head = next((point for point in source.points if point.id == found.point), None)
     there = next((left for left in target.unfinished if left.id == found.point), None)
     if head is None or there is None or found.base != (base.id if base is not None else ""):
@@ -177,7 +201,7 @@ def plan_disks(
 ) -> tuple[DiskPlan, ...]:
     """How each disk travels, if anything has to."""
     ours = newest_common(source.points, target.points)
-    theirs = next((point for point in target.points if ours is not None and point.id == ours.id), None)
+    theirs = _copy_there(ours, target)
     why = _nothing_common(source, target)
     return tuple(
         _plan_disk(disk.target, disk.volume.pool if disk.volume else None, choices, ours, theirs, why)
@@ -208,6 +232,12 @@ def abandoned(
 
 def _same_disks(base: RecoveryPoint, targets: tuple[str, ...]) -> bool:
     return {disk.target for disk in base.disks} == set(targets)
+
+
+def _same_size(base: RecoveryPoint, copy: RecoveryPoint, target: str) -> bool:
+    """A point's volumes keep their sizes. Somebody has changed that of one: what lies past an end is not known."""
+    held, there = base.disk(target), copy.disk(target)
+    return held is not None and there is not None and held.size == there.size
 
 
 def _nothing_common(source: SourceState, target: TargetState) -> str:
@@ -241,4 +271,8 @@ def _plan_disk(
         return DiskPlan(target, Mode.FULL, "the disk has moved to another pool")
     if copy.place != choices.place_of(target):
         return DiskPlan(target, Mode.FULL, "its copy goes to another pool")
+    if not _same_size(ours, theirs, target):
+        return DiskPlan(
+            target, Mode.FULL, f"point #{ours.sequence} {short_id(ours.id)} was resized at one end"
+        )
     return DiskPlan(target, Mode.INCREMENTAL)

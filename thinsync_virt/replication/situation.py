@@ -110,7 +110,7 @@ def look(
     observer.step(f"asking {target.host}")
     states = target.states(domain.uuid, domain.name)
     offer = target.offer()
-    remembered = remembered_state(states, request.wishes)
+    remembered = remembered_state(states, request.wishes, offer)
     choices = choose(domain, request.wishes, remembered.choices if remembered else None, offer, target.host)
     disks = travelling_disks(domain, choices)
     key = ReplicaKey(domain.uuid, target_uuid(offer, choices))

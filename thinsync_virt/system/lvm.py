@@ -243,8 +243,29 @@ class Lvm:
     def remove(self, names: Sequence[VolumeName]) -> None:
         """Remove volumes, in one command. Those already gone are success.
 
-        Raises BusyError naming those that are open; the others are gone then.
+        Raises BusyError naming those that are open, or that somebody's volume stands on; the others are gone then.
         """
+        standing = self.standing_on(names)
+        self._remove([name for name in names if name not in standing])
+        for name, others in standing.items():
+            raise BusyError(
+                f"not removed: {name}: {_listed(others)} would go with it",
+                hint=f"when nobody needs that any more: lvremove {' '.join(_texts(others))}",
+            )
+
+    def standing_on(self, names: Sequence[VolumeName]) -> dict[VolumeName, tuple[VolumeName, ...]]:
+        """Of these volumes those with which others would go that are not among them: LVM asks, and we say yes."""
+        found: dict[VolumeName, tuple[VolumeName, ...]] = {}
+        for vg in sorted({name.vg for name in names}):
+            with suppress(NotFoundError):  # the group is gone, and all that was in it
+                inventory = self.inventory(vg)
+                for name in names:
+                    others = tuple(one for one in inventory.standing_on(name) if one not in names)
+                    if name.vg == vg and others:
+                        found[name] = others
+        return found
+
+    def _remove(self, names: Sequence[VolumeName]) -> None:
         if not names:
             return
         done = _change(

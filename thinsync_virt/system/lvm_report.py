@@ -16,19 +16,22 @@ from dataclasses import dataclass
 from thinsync_virt.errors import PoolError, UsageError
 from thinsync_virt.model.names import VolumeName, check_lvm_name, check_lvm_uuid
 from thinsync_virt.model.volumes import Pool, ThinVolume
+from thinsync_virt.system.lvm_copies import without_copied_tags
 
 VOLUME_FIELDS = (
     "lv_uuid,vg_uuid,vg_name,lv_name,pool_lv,thin_id,lv_size,lv_tags,lv_active,lv_device_open,lv_permissions,"
     "lv_skip_activation,origin,segtype,lv_time"
 )
-# External origins too: what an origin is can be told only by looking at it.
-VOLUME_SELECTION = "segtype=thin || lv_role=extthinorigin"
+# External origins too: what an origin is can be told only by looking at it. And pools, by which copies of groups are.
+VOLUME_SELECTION = "segtype=thin || segtype=thin-pool || lv_role=extthinorigin"
 POOL_FIELDS = (
     "lv_uuid,vg_uuid,vg_name,lv_name,lv_size,chunk_size,lv_metadata_size,"
     "transaction_id,zero,discards,lv_active"
 )
 HEALTH_FIELDS = "vg_name,lv_name,lv_health_status"
-KIND_FIELDS = "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout,lv_size,lv_active,lv_device_open,lv_tags"
+KIND_FIELDS = (
+    "vg_name,lv_name,lv_uuid,segtype,lv_role,lv_layout,lv_size,lv_active,lv_device_open,lv_tags,origin"
+)
 GROUP_FIELDS = (
     "vg_name,vg_uuid,vg_extent_size,vg_size,vg_free,vg_mda_size,vg_mda_free,vg_mda_used_count,lv_count,vg_seqno,"
     "vg_lock_type,vg_permissions"
@@ -67,7 +70,7 @@ class VolumeGroup:
 class VolumeKind:
     """What any LV is made of: LVM's segment type (``thin``, ``linear``, ``cache``, ``thin-pool``, ...) and roles.
 
-    ``size`` in bytes.
+    ``size`` in bytes. ``origin`` is the LV in its group that it is a snapshot of, of whatever kind; "" for none.
     """
 
     name: VolumeName
@@ -79,6 +82,7 @@ class VolumeKind:
     active: bool = False
     open: bool = False
     tags: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def is_thin(self) -> bool:
@@ -98,6 +102,19 @@ class Inventory:
     def kind(self, name: VolumeName) -> VolumeKind | None:
         """The LV of that name; None where there is none."""
         return next((kind for kind in self.kinds if kind.name == name), None)
+
+    def standing_on(self, name: VolumeName) -> tuple[VolumeName, ...]:
+        """What LVM removes with that volume: its thick snapshots, and thin volumes of which it is the external origin.
+
+        (lvm2: lib/metadata/lv_manip.c, lv_remove_with_dependencies.)
+        """
+        thick = [
+            kind.name
+            for kind in self.kinds
+            if kind.name.vg == name.vg and kind.origin == name.lv and "thicksnapshot" in kind.roles
+        ]
+        thin = [one.name for one in self.volumes if one.name.vg == name.vg and one.external_origin == name.lv]
+        return (*thick, *thin)
 
 
 def check_tag(tag: str) -> str:
@@ -124,7 +141,10 @@ def _volumes(all_rows: list[Row]) -> tuple[ThinVolume, ...]:
         origin_pool = pools.get((row.get("vg_name"), _bare(row.get("origin", ""))))
         if not _hidden(row):
             volumes.append(_volume(row, origin_is_ours=origin_pool == row.get("pool_lv")))
-    return tuple(volumes)
+    known = [row for row in all_rows if row.get("segtype") == "thin-pool"]
+    return without_copied_tags(
+        tuple(volumes), ((row.get("lv_uuid", ""), row.get("vg_uuid", "")) for row in known)
+    )
 
 
 def parse_pools(text: str) -> tuple[Pool, ...]:
@@ -150,10 +170,11 @@ def parse_kinds(text: str) -> tuple[VolumeKind, ...]:
 
 
 def _kinds(rows: list[Row]) -> tuple[VolumeKind, ...]:
-    kinds: dict[str, VolumeKind] = {}
+    kinds: dict[VolumeName, VolumeKind] = {}
     for row in rows:
         kind = _kind(row)
-        kinds.setdefault(kind.uuid, kind)
+        # Not by UUID: in a copy of a group (vgimportclone) those are the same.
+        kinds.setdefault(kind.name, kind)
     return tuple(kinds.values())
 
 
@@ -253,6 +274,7 @@ def _kind(row: Row) -> VolumeKind:
             active=_flag(row.get("lv_active", "")),
             open=_flag(row.get("lv_device_open", "")),
             tags=_tags(row.get("lv_tags", "")),
+            origin=_bare(row.get("origin", "")),
         )
     except (KeyError, ValueError, UsageError) as error:
         raise _nonsense(row, error) from error

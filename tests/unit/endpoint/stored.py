@@ -30,6 +30,8 @@ class StoredLvm(Lvm):
         self.settled: set[str] = set()
         self.half_made: set[VolumeName] = set()
         """Volumes that LVM knows and the pool does not: a killed command's."""
+        self.standing: dict[VolumeName, VolumeName] = {}
+        """Somebody's volumes that LVM would remove with the one that they stand on."""
 
     def _commit(self) -> None:
         if self.commits is not None:
@@ -64,9 +66,17 @@ class StoredLvm(Lvm):
         """A commit here is on stable storage at once."""
         self.settled |= set(groups)
 
+    def standing_on(self, names: Sequence[VolumeName]) -> dict[VolumeName, tuple[VolumeName, ...]]:
+        return {
+            origin: tuple(one for one, its in self.standing.items() if its == origin)
+            for origin in self.standing.values()
+            if origin in names
+        }
+
     def remove(self, names: Sequence[VolumeName]) -> None:
-        """One command, and one commit for each volume, as LVM does it; what is open stays."""
+        """One command, and one commit for each volume, as LVM does it; what is open, or stood on, stays."""
         open_ones = [name for name in names if name in self.stored and self.stored[name].open]
+        open_ones += self.standing_on(names)
         for name in names:
             if name not in open_ones:
                 self._commit()

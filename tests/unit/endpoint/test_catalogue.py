@@ -55,6 +55,20 @@ def test_a_sealed_set_that_lacks_a_volume_is_none(lost: int) -> None:
     assert [one.id for one in found.broken] == [ONE]
 
 
+def imported(volumes: list[ThinVolume]) -> list[ThinVolume]:
+    """What ``vgimportclone`` makes of a copy of their group."""
+    return [replace(one, name=VolumeName("vg0copy", one.name.lv), vg_uuid=OTHER_GROUP) for one in volumes]
+
+
+@pytest.mark.parametrize("role", [Role.SOURCE, Role.TARGET])
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_set_that_is_here_twice_is_nothing_that_anybody_may_use_or_remove(sealed: bool, role: Role) -> None:
+    made = set_volumes(ONE, role=role, sealed=sealed)
+    found = read_catalogue([*made, *imported(made)], role)
+    assert (found.points, found.unfinished, found.never_sealed) == ((), (), ())
+    assert [one.doubled for one in found.broken] == [True]
+
+
 @pytest.mark.parametrize("field", ["n=1", "i=2/2", "v=vdb"])
 def test_a_sealed_set_that_contradicts_itself_is_none(field: str) -> None:
     first, second = set_volumes(ONE)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.unit.endpoint.stored import StoredLvm, set_volumes
-from tests.unit.values import identifier, pool_report
+from tests.unit.values import OTHER_GROUP, identifier, pool_report
 from thinsync_virt import __version__
 from thinsync_virt.endpoint import host_check
 from thinsync_virt.endpoint.services_check import look_at_services
@@ -13,6 +15,7 @@ from thinsync_virt.errors import Code, PoolError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity, refusals
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.states import PoolReport
+from thinsync_virt.model.tags import Role
 from thinsync_virt.planning.space import judge_pool
 from thinsync_virt.system.host import TOOLS, Tool
 from thinsync_virt.system.lvm import Lvm
@@ -71,6 +74,16 @@ def test_a_point_of_which_a_volume_is_missing(monkeypatch: pytest.MonkeyPatch, l
     (told,) = [one for one in found if one.severity is Severity.WARNING]
     assert "only 1 of its 2 volumes" in told.message
     assert f"lvremove {kept.name}" in told.hint
+
+
+@pytest.mark.usefixtures("healthy")
+def test_a_point_that_is_here_twice_is_not_to_be_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = set_volumes(identifier(1), role=Role.SOURCE)
+    copies = [replace(one, name=VolumeName("copy", one.name.lv), vg_uuid=OTHER_GROUP) for one in made]
+    found = look(monkeypatch, pool_report(), lvm=StoredLvm([*made, *copies]))
+    (told,) = [one for one in found if one.severity is Severity.WARNING]
+    assert "more than once" in told.message and str(copies[0].name) in told.message
+    assert "vgimportclone" in told.hint and "lvremove" not in told.hint
 
 
 @pytest.mark.usefixtures("healthy")
@@ -156,3 +169,13 @@ def test_libvirt_is_needed_at_both_ends_the_guard_at_the_source(is_source: bool)
     stops = refusals(found)
     assert [one.subject for one in stops] == ["alpha: libvirt", "alpha: guard"][: 1 + is_source]
     assert all(one.code is Code.UNREACHABLE and one.hint for one in stops)
+
+
+@pytest.mark.usefixtures("healthy")
+def test_what_stays_because_of_somebodys_volume_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    lvm = StoredLvm(set_volumes(identifier(1)))
+    point = next(iter(lvm.stored))
+    lvm.standing[VolumeName("vg0", "look")] = point
+    told = next(one for one in look(monkeypatch, pool_report(), lvm=lvm) if str(point) in one.subject)
+    assert told.severity is Severity.WARNING
+    assert told.hint.endswith("lvremove vg0/look")

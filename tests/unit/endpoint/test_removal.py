@@ -17,6 +17,7 @@ from thinsync_virt.endpoint.removal import (
     remove_unused_definitions,
     retire_points,
 )
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.tags import Role
 
 ONE, TWO = identifier(1), identifier(2)
@@ -86,6 +87,19 @@ def test_a_point_that_is_read_keeps_its_seal_when_it_expires() -> None:
     retire_points(lvm, points)
     (left,) = read_catalogue(lvm.volumes(), Role.TARGET).points
     assert left.id == ONE
+
+
+def test_a_point_with_which_somebodys_volume_would_go_keeps_its_seal() -> None:
+    """Of ``lvcreate -s -L 1G``: LVM removes that snapshot with its origin, and we say yes to all it asks."""
+    lvm = StoredLvm([*set_volumes(ONE, 1), *set_volumes(TWO, 2)])
+    name = next(name for name in lvm.stored if name.lv.endswith(f"vdb-{ONE[-8:]}"))
+    lvm.standing[VolumeName("vg0", "look")] = name
+    retire_points(lvm, read_catalogue(lvm.volumes(), Role.TARGET).points)
+    (left,) = read_catalogue(lvm.volumes(), Role.TARGET).points
+    assert left.id == ONE
+    lvm.standing.clear()
+    retire_points(lvm, (left,))
+    assert lvm.volumes() == ()
 
 
 def test_a_left_over_that_is_open_waits_and_stops_nobody() -> None:

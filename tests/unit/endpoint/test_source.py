@@ -369,3 +369,36 @@ def test_windows_in_two_pools_of_one_group_wait_for_each_other(
     monkeypatch.setattr(Guard, "take_set", in_the_window)
     take(source)
     assert held == [waits]
+
+
+def test_points_that_are_here_twice_stay_and_so_do_their_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``vgimportclone`` of a copy of the group: one of them is what the next point is built on when that is gone."""
+    source, lvm = make(monkeypatch, WHOLE)
+    made = set_volumes(identifier(1), role=Role.SOURCE, confirmed_by="beta")
+    copies = [replace(one, name=VolumeName("copy", one.name.lv), vg_uuid=OTHER_GROUP) for one in made]
+    left = set_volumes(identifier(2), 2, role=Role.SOURCE)[1:]
+    for one in (*made, *copies, *left):
+        lvm.stored[one.name] = one
+    source.retire(KEY)
+    ours = {one.lv for one in lvm.stored if one.lv.startswith("ts-")}
+    assert ours == {one.name.lv for one in made}
+    for one in copies:
+        del lvm.stored[one.name]
+    assert [point.id for point in source.catalogue().points] == [identifier(1)]
+
+
+def test_an_abandoned_point_that_somebody_reads_counts_no_more_and_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``send web01@ID`` takes its time, and the replication beside it has nothing to wait for."""
+    source, lvm = make(monkeypatch, WHOLE)
+    for one in set_volumes(identifier(1), role=Role.SOURCE):
+        lvm.stored[one.name] = replace(one, open=True)
+    source.discard(source.catalogue().points)
+    assert source.catalogue().points == ()
+    source.retire(KEY)
+    assert len(source.catalogue().unfinished) == 1
+    for name, one in list(lvm.stored.items()):
+        lvm.stored[name] = replace(one, open=False)
+    source.retire(KEY)
+    assert {one.lv for one in lvm.stored} == {f"{NAME}-vda", f"{NAME}-vdb"}

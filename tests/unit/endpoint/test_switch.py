@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from tests.unit.endpoint.devices import FileLvm, FileMappings
-from tests.unit.endpoint.stored import PowerCutError, definition_volume, set_volumes
+from tests.unit.endpoint.stored import FileName, PowerCutError, definition_volume, set_volumes
 from tests.unit.values import (
     CHOICES,
     DOMAIN,
     GROUP,
     KEY,
+    LVM_UUID,
     NAME,
     OTHER_GROUP,
     POOL,
@@ -36,7 +37,7 @@ from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Choices, Mark, RegisteredDomain
-from thinsync_virt.system.lvm import Lvm
+from thinsync_virt.system.lvm import Lvm, VolumeKind
 from thinsync_virt.units import KIB
 
 SIZE = 256 * KIB
@@ -99,7 +100,7 @@ class Site:
     def add_point(self, number: int, *, key: ReplicaKey = KEY, definition: str = DEFINITION.id) -> None:
         made = set_volumes(identifier(number), number, disks=DISKS, key=key, definition=definition)
         for target, one in zip(DISKS, made, strict=True):
-            self.lvm.put(one, content(number, target))
+            self.lvm.put(replace(one, read_only=True), content(number, target))
 
     @property
     def ours(self) -> Catalogue:
@@ -185,7 +186,7 @@ def test_at_every_moment_a_start_boots_one_whole_point(commits: int, site: Site)
     site.lvm.commits = None
     site.switch.register(KEY, TWO)
     assert site.boots() == 2
-    assert [disk.volume.read_only for point in site.ours.points for disk in point.disks] == [False] * 4
+    assert [disk.volume.read_only for point in site.ours.points for disk in point.disks] == [True] * 4
 
 
 def refused(site: Site, kind: type[ThinsyncError], point: str = TWO) -> ThinsyncError:
@@ -197,6 +198,19 @@ def refused(site: Site, kind: type[ThinsyncError], point: str = TWO) -> Thinsync
     assert site.lvm.volumes() == volumes
     assert (site.domains.there, site.domains.defined) == (there, defined)
     return refusal.value
+
+
+def test_a_point_that_was_made_writable_is_not_registered(site: Site) -> None:
+    """Also where it is the newest, nothing has changed since, and what was registered is undefined."""
+    site.add_point(2)
+    disk = site.ours.points[0].disks[1]
+    site.lvm.set_writable((disk.volume.name,))
+    refusal = refused(site, ConflictError)
+    assert f"lvchange -pr {disk.volume.name}" in refusal.hint and "--repair" in refusal.hint
+    site.lvm.set_read_only((disk.volume.name,))
+    site.switch.register(KEY, TWO)
+    site.lvm.set_writable((disk.volume.name,))
+    assert not site.switch.register(KEY, TWO).changed, "what it starts from was made before"
 
 
 @pytest.mark.parametrize(
@@ -352,6 +366,32 @@ def test_what_cannot_be_shown_to_equal_its_point_counts_as_written(
     site.add_point(1)
     found = replica(mark=Mark(KEY, ONE, 1))
     assert site.inventory.written(site.ours, replace(found, paths=paths)) == written
+
+
+def test_a_registered_volume_that_is_none_of_a_pool_any_more_counts_as_written(site: Site) -> None:
+    """``lvconvert --type cache``: it is there, under its name, with all that a guest wrote to it."""
+    site.add_point(1)
+    path = "/dev/vg0/ts-web01-vda-cached"
+    name = FileName("vg0", "ts-web01-vda-cached", path)
+    site.lvm.others[name] = VolumeKind(name, LVM_UUID, "cache", ("public",), False)
+    cached = replace(replica(mark=Mark(KEY, ONE, 1)), paths={"vda": path})
+    assert site.inventory.written(site.ours, cached) == ("vda",)
+
+
+def test_what_was_written_to_a_volume_that_was_renamed_since_counts(site: Site) -> None:
+    """``lvrename``, or ``vgrename``: the definition leads nowhere, and the data is still there."""
+    site.add_point(1)
+    site.switch.register(KEY, ONE)
+    away = {target: f"/dev/vg0/ts-web01-{target}-gone" for target in DISKS}
+    renamed = replace(site.domain, paths=away)
+    assert site.inventory.written(site.ours, renamed) == ()
+    site.write("vdb")
+    assert site.inventory.written(site.ours, renamed) == ("vdb",)
+    site.domains.there[NAME] = renamed
+    site.add_point(2)
+    assert "vdb written to" in refused(site, ConflictError).message
+    other = replace(renamed, mark=Mark(KEY, TWO, 2))
+    assert site.inventory.written(site.ours, other) == (), "given up already, with an earlier point"
 
 
 def test_a_registered_volume_of_another_size_counts_as_written(site: Site) -> None:

@@ -206,15 +206,21 @@ def test_recover_leaves_a_running_receive_alone(pair: World) -> None:
     assert pair.recover() == ["vg1/copy: removed what an interrupted receive left"]
 
 
-def test_what_somebody_has_open_of_the_old_state_stays_and_has_a_name(pair: World) -> None:
+@pytest.mark.parametrize(
+    "why", ["somebody has the state before open", "vg1/look would go with the state before"]
+)
+def test_what_somebody_uses_of_the_old_state_stays_and_has_a_name(why: str, pair: World) -> None:
     cut_at(pair, pair.send(SECOND, FIRST), 2)
     old = pair.lvm.stored[COPY]
-    pair.lvm.stored[COPY] = replace(old, open=True, active=True)
+    if "open" in why:
+        pair.lvm.stored[COPY] = replace(old, open=True, active=True)
+    else:
+        pair.lvm.standing[VolumeName("vg1", "look")] = COPY
     told = pair.recover()
     (name,) = (one.name for one in pair.lvm.stored.values() if one.uuid == old.uuid)
     assert told == [
         "vg1/copy: what was received has taken its place",
-        f"somebody has the state before open: it stays as {name}; when not needed: lvremove {name}",
+        f"{why}: it stays as {name}; when not needed: lvremove {name}",
     ]
     assert pair.content() == pair.content(SECOND)
     assert pair.content(name) == pair.content(FIRST)

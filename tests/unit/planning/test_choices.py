@@ -6,12 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.values import POOL, bad_disk, cdrom, disk, disk_targets, domain, pool_report
+from tests.unit.values import (
+    DOMAIN,
+    GROUP,
+    OTHER_GROUP,
+    POOL,
+    bad_disk,
+    cdrom,
+    disk,
+    disk_targets,
+    domain,
+    identifier,
+    point,
+    pool_report,
+)
 from thinsync_virt.errors import NotFoundError, NotReplicableError, UsageError
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.points import ReplicaKey
 from thinsync_virt.model.replicas import Choices
-from thinsync_virt.model.states import Offer
-from thinsync_virt.planning.choices import Wishes, choose, parse_maps, travelling_disks
+from thinsync_virt.model.states import Offer, TargetState
+from thinsync_virt.planning.choices import Wishes, choose, parse_maps, remembered_state, travelling_disks
 
 FAST = VolumeName("vg1", "fast")
 GONE = VolumeName("vg9", "gone")
@@ -83,6 +97,35 @@ def test_a_remembered_pool_counts_only_for_disks_that_are_there() -> None:
     assert choose(domain(disk("vda")), Wishes(), remembered, ONE, "b").pool == POOL
     with pytest.raises(NotFoundError, match="vg9/gone"):
         choose(TWO_DISKS, Wishes(), remembered, ONE, "b")
+
+
+def remembered_at(
+    group: str, pool: VolumeName, *sequences: int, registered: str = "", excluded: tuple[str, ...] = ()
+) -> TargetState:
+    key = ReplicaKey(DOMAIN, group)
+    points = tuple(point(sequence, key=key) for sequence in sequences)
+    return TargetState(key, points, (), (), registered, (), Choices(pool, excluded=excluded))
+
+
+def test_what_was_chosen_stays_with_the_group_when_that_is_renamed() -> None:
+    """``--pool`` names it anew, and a disk that was excluded once is still."""
+    state = remembered_at(GROUP, VolumeName("old", "pool"), 7, excluded=("vdb",))
+    found = remembered_state([state], Wishes(pool=POOL), ONE)
+    assert found is state
+    assert choose(TWO_DISKS, Wishes(pool=POOL), found.choices, ONE, "b") == Choices(POOL, excluded=("vdb",))
+    # Another group took the name.
+    assert remembered_state([remembered_at(OTHER_GROUP, POOL, 7)], Wishes(pool=POOL), ONE) is None
+    assert remembered_state([state], Wishes(pool=GONE), ONE) is None
+
+
+def test_of_two_replicas_at_a_host_the_registered_one_is_remembered() -> None:
+    """Each counts its points for itself: a higher number says nothing of which one was chosen last."""
+    before = remembered_at(GROUP, POOL, 500)
+    now = remembered_at(OTHER_GROUP, FAST, 1, 2, registered=identifier(2))
+    empty = remembered_at("cccccc" + GROUP[6:], GONE)
+    assert remembered_state([before, now, empty], Wishes(), TWO) is now
+    assert remembered_state([before, empty], Wishes(), TWO) is before
+    assert remembered_state([empty], Wishes(), TWO) is None
 
 
 @pytest.mark.parametrize(

@@ -421,6 +421,43 @@ def test_a_base_that_was_made_writable_here_is_none() -> None:
     assert expired_at_source((*source.points, point(2, confirmed_by="backup1"))) == source.points
 
 
+@pytest.mark.parametrize("unchanged", [True, False])
+def test_a_base_that_was_made_writable_there_stops_the_run_before_the_freeze(unchanged: bool) -> None:
+    """Nor is it "up to date", or "used": whoever gave that up would be left with the doubtful one to start from."""
+    both = point(2, disks=("vda", "vdb"), confirmed_by="backup1")
+    disks = (disk("vda"), disk("vdb"))
+    target = target_state(point(1), touched(both), registered=(replica(mark=MARK),), written=("vda",))
+    made = plan(source_state(both), target, disks=disks, unchanged=unchanged)
+    assert isinstance(made, Conflict)
+    assert (
+        "point #2 00000000 at backup1 is the base, but it was made writable (vg0/ts-web01-vda-00000002)"
+        in (made.message)
+    )
+    assert "lvchange -pr vg0/ts-web01-vda-00000002;" in made.hint
+    assert made.hint.endswith("thinsync-vm verify web01 --repair")
+    damaged = replace(target, points=(replace(touched(both), damaged=True),), written=())
+    assert isinstance(plan(source_state(both), damaged, disks=disks), Replicate)
+    older = replace(target, points=(touched(point(1)), both), written=())
+    assert isinstance(plan(source_state(both), older, disks=disks, unchanged=True), UpToDate)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_disk_of_a_base_that_was_resized_at_one_end_travels_whole(where: str) -> None:
+    """``lvextend`` of the source's point shows what the guest had left past its end, and that never travelled."""
+    both = point(1, disks=("vda", "vdb"), confirmed_by="backup1")
+    held = both.disks[1]
+    longer = replace(
+        both, disks=(both.disks[0], replace(held, copy=replace(held.volume, size=2 * held.size)))
+    )
+    ours, theirs = (longer, both) if where == "here" else (both, longer)
+    disks = (disk("vda"), disk("vdb"))
+    for unchanged in (True, False):
+        made = plan(source_state(ours), target_state(theirs), disks=disks, unchanged=unchanged)
+        assert isinstance(made, Replicate)
+        assert [one.mode for one in made.disks] == [Mode.INCREMENTAL, Mode.FULL]
+        assert made.disks[1].reason == "point #1 00000000 was resized at one end"
+
+
 def test_an_older_base_takes_its_place_and_stays() -> None:
     older, newer = point(1, confirmed_by="backup1"), touched(point(2, confirmed_by="backup1"))
     made = plan(source_state(older, newer), target_state(point(1), point(2)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.values import GROUP, LVM_UUID
-from thinsync_virt.errors import CommandError, NotFoundError
+from thinsync_virt.errors import BusyError, CommandError, NotFoundError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.system import lvm as lvm_module
 from thinsync_virt.system.lvm import Lvm
@@ -33,7 +33,16 @@ class Commands:
         path.chmod(0o755)
 
     def volume(self, **values: str) -> None:
-        row = {
+        self.rows(values)
+
+    def rows(self, *all_values: dict[str, str]) -> None:
+        """What ``lvs`` reports: thin volumes, but for the values that are given."""
+        rows = [self._row(**values) for values in all_values]
+        self.put("lvs", f"cat <<'END'\n{json.dumps({'report': [{'lv': rows}]})}\nEND")
+
+    @staticmethod
+    def _row(**values: str) -> dict[str, str]:
+        return {
             "lv_uuid": LVM_UUID,
             "vg_uuid": GROUP,
             "vg_name": "vg0",
@@ -49,9 +58,20 @@ class Commands:
             "origin": "",
             "segtype": "thin",
             "lv_time": "1",
+            "lv_role": "public",
+            "lv_layout": "thin,sparse",
+            "vg_extent_size": "4194304",
+            "vg_size": "1073741824",
+            "vg_free": "0",
+            "vg_mda_size": "1044480",
+            "vg_mda_free": "520000",
+            "vg_mda_used_count": "1",
+            "lv_count": "4",
+            "vg_seqno": "9",
+            "vg_lock_type": "",
+            "vg_permissions": "writeable",
             **values,
         }
-        self.put("lvs", f"cat <<'END'\n{json.dumps({'report': [{'lv': [row]}]})}\nEND")
 
     @property
     def calls(self) -> list[str]:
@@ -111,6 +131,43 @@ def test_a_resize_that_fails_fails_once(commands: Commands) -> None:
     with pytest.raises(CommandError, match="Cannot resize"):
         Lvm().resize(NAME, 8 << 20)
     assert sum("--force" in call for call in commands.calls) == 1
+
+
+def test_what_lvm_would_remove_with_a_volume_stays_and_so_does_that(commands: Commands) -> None:
+    """``lvremove --yes`` of these removed ``cow`` and ``ext`` too (2.03.16, 2.03.31): the rows are what it reported."""
+    point, other, plain = (f"ts-web01-vda-{letter * 8}" for letter in "abc")
+    uuids = iter(f"{LVM_UUID[:-1]}{number}" for number in range(9))
+    commands.put("lvremove", "")
+    commands.rows(
+        *(
+            {"lv_uuid": next(uuids), "lv_name": name, **values}
+            for name, values in {
+                "live": {"lv_role": "public,origin,thinorigin,multithinorigin"},
+                "cow": {
+                    "origin": other,
+                    "pool_lv": "",
+                    "segtype": "linear",
+                    "lv_role": "public,snapshot,thicksnapshot",
+                },
+                "ext": {"origin": point, "pool_lv": "slow", "lv_role": "public,snapshot,thinsnapshot"},
+                "again": {"origin": plain, "lv_role": "public,snapshot,thinsnapshot"},
+                point: {"origin": "live", "lv_role": "public,snapshot,thinsnapshot,origin,extthinorigin"},
+                other: {"origin": "live", "lv_role": "public,snapshot,thinsnapshot,origin,thickorigin"},
+                plain: {"origin": "live", "lv_role": "public,snapshot,thinsnapshot,origin,thinorigin"},
+            }.items()
+        )
+    )
+    names = [VolumeName("vg0", name) for name in (point, other, plain)]
+    with pytest.raises(BusyError, match=f"{point}: vg0/ext would go with it") as refusal:
+        Lvm().remove(names)
+    assert refusal.value.hint.endswith("lvremove vg0/ext")
+    removed = [call for call in commands.calls if "--yes" in call]
+    assert len(removed) == 1
+    assert plain in removed[0] and point not in removed[0] and other not in removed[0]
+    Lvm().remove([names[2]])
+    with pytest.raises(BusyError, match="vg0/cow"):
+        Lvm().remove([names[1]])
+    Lvm().remove([names[1], VolumeName("vg0", "cow")])
 
 
 def test_what_is_no_device_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.endpoint.stored import definition_volume, set_volumes
+from tests.unit.values import DOMAIN, GROUP, LVM_UUID, OTHER_GROUP, identifier, volume
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.errors import PoolError, UsageError
 from thinsync_virt.model.names import VolumeName
+from thinsync_virt.model.points import ReplicaKey
+from thinsync_virt.model.tags import Role
+from thinsync_virt.system.lvm_copies import without_copied_tags
 from thinsync_virt.system.lvm_report import (
     check_tag,
     parse_devices,
@@ -23,6 +30,7 @@ from thinsync_virt.system.lvm_report import (
 
 SAMPLES = Path(__file__).parent / "samples"
 RELEASES = ("bookworm", "trixie")
+THIRD = "cccccc" + GROUP[6:]
 
 
 def sample(release: str, name: str) -> str:
@@ -157,3 +165,73 @@ def test_the_devices_of_a_group_are_those_that_are_there() -> None:
     rows = [{"pv_name": "/dev/sdb"}, {"pv_name": "[unknown]"}, {"pv_name": "/dev/mapper/mpatha"}]
     text = json.dumps({"report": [{"vg": rows}]})
     assert parse_devices(text) == ("/dev/mapper/mpatha", "/dev/sdb")
+
+
+def test_in_a_copy_of_a_group_no_tag_of_a_target_counts() -> None:
+    """``vgimportclone``: what is older there than retention keeps would go, and that is what it was imported for."""
+    point = set_volumes(identifier(1), disks=("vda",))
+    shown = [
+        *set_volumes(identifier(2), role=Role.REGISTERED, point=identifier(1)),
+        definition_volume("de" * 16),
+    ]
+    others = [*set_volumes(identifier(3), role=Role.SOURCE), volume("web", tags=("backup",))]
+    elsewhere = set_volumes(identifier(4), key=ReplicaKey(DOMAIN, THIRD))
+    here = (*point, *shown, *others, *elsewhere)
+    copy = tuple(replace(one, vg_uuid=OTHER_GROUP) for one in here)
+    pools = [("pool", GROUP), ("other", THIRD)]
+    assert without_copied_tags(here, pools) == here
+    assert without_copied_tags(copy, [*pools, ("fresh", OTHER_GROUP)]) == copy
+    found = without_copied_tags((*here, *copy), [*pools, ("pool", OTHER_GROUP)])
+    assert found[: len(here)] == here
+    assert found[len(here) + len(point) + len(shown) :] == copy[len(point) + len(shown) :]
+    assert read_catalogue(found[len(here) : len(here) + len(point) + len(shown)], Role.TARGET) == Catalogue()
+
+
+def test_a_report_tells_copies_by_their_pools() -> None:
+    (one,) = set_volumes(identifier(1), disks=("vda",))
+    rows = []
+    for vg, uuid in (("vg0", GROUP), ("copy", OTHER_GROUP)):
+        rows += [
+            {
+                "vg_name": vg,
+                "vg_uuid": uuid,
+                "lv_name": "pool",
+                "lv_uuid": "pl" + LVM_UUID[2:],
+                "segtype": "thin-pool",
+            },
+            {
+                "vg_name": vg,
+                "vg_uuid": uuid,
+                "lv_name": one.name.lv,
+                "lv_uuid": LVM_UUID,
+                "segtype": "thin",
+                "pool_lv": "pool",
+                "thin_id": "1",
+                "lv_size": "65536",
+                "lv_tags": ",".join(one.tags),
+                "lv_active": "",
+                "lv_device_open": "",
+                "lv_permissions": "read-only",
+                "lv_skip_activation": "",
+                "origin": "",
+                "lv_time": "1",
+            },
+        ]
+    found = parse_volumes(json.dumps({"report": [{"lv": rows}]}))
+    assert [any("k=t" in tag for tag in volume.tags) for volume in found] == [True, False]
+    alone = parse_volumes(json.dumps({"report": [{"lv": rows[2:]}]}))
+    assert any("k=t" in tag for tag in alone[0].tags)
+
+
+def test_volumes_of_a_copied_group_are_volumes_too() -> None:
+    """They have the UUIDs of the original's; of an LV with several segments LVM has as many rows."""
+    rows = [
+        {"vg_name": vg, "lv_name": "web", "lv_uuid": LVM_UUID, "segtype": segment, "lv_role": "public"}
+        for vg in ("copy", "vg0")
+        for segment in ("linear", "striped")
+    ]
+    found = parse_kinds(json.dumps({"report": [{"lv": rows}]}))
+    assert [(str(kind.name), kind.segment_type) for kind in found] == [
+        ("copy/web", "linear"),
+        ("vg0/web", "linear"),
+    ]

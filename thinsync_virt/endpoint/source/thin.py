@@ -21,7 +21,7 @@ from thinsync_virt.endpoint.pools import report_pools
 from thinsync_virt.endpoint.proof import Prover
 from thinsync_virt.endpoint.removal import (
     clear_unfinished,
-    remove_point,
+    discard_point,
     remove_unfinished,
     remove_unused_definitions,
     retire_points,
@@ -333,11 +333,12 @@ class ThinSource:
     def discard(self, points: tuple[RecoveryPoint, ...]) -> None:
         """Remove points that never arrived anywhere."""
         for point in points:
-            remove_point(self._lvm, point)
+            discard_point(self._lvm, point)
 
     def retire(self, key: ReplicaKey) -> None:
         """Remove unfinished sets, points older than the newest confirmed one, unused definitions."""
         ours = self._catalogue(key)
-        clear_unfinished(self._lvm, (*ours.unfinished, *ours.broken))
+        broken = (one for one in ours.broken if not one.doubled)
+        clear_unfinished(self._lvm, (*ours.unfinished, *broken))
         retire_points(self._lvm, expired_at_source(ours.points))
         remove_unused_definitions(self._lvm, self._catalogue(key))

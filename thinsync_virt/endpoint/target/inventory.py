@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet, read_catalogue
 from thinsync_virt.endpoint.definition_volume import read_definition
 from thinsync_virt.endpoint.mappings import MappingsOpener
@@ -10,7 +12,7 @@ from thinsync_virt.errors import NotFoundError, PoolError
 from thinsync_virt.hypervisor.protocol import Hypervisor
 from thinsync_virt.model.definition import CHOICES
 from thinsync_virt.model.names import VolumeName
-from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.points import PointDisk, RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices, RegisteredDomain
 from thinsync_virt.model.states import TargetState
 from thinsync_virt.model.tags import Role
@@ -100,20 +102,27 @@ class Inventory:
             for entry in ours.registered
             for disk in entry.disks
         }
-        existing = {volume.name.path for volume in self._lvm.volumes()}
+        existing = {kind.name.path for kind in self._lvm.inventory().kinds}
         pairs: list[tuple[str, ThinVolume, ThinVolume]] = []
         written: list[str] = []
         for target, path in sorted(replica.paths.items()):
             found = by_path.get(path)
             held = point.disk(target) if point is not None else None
             if path.startswith("/dev/") and "/ts-" in path and path not in existing:
-                # Somebody removed our volume: nothing is left that could be lost.
+                # Somebody removed our volume: nothing is left that could be lost. Or it, or its group, was renamed.
+                if any(self._differs(held, volume) for volume in _unused(ours, replica, target)):
+                    written.append(target)
                 continue
             if found is None or held is None or found[1].size != held.volume.size:
                 written.append(target)
             else:
                 pairs.append((target, held.volume, found[1]))
         return tuple(sorted([*written, *self._changed(pairs)]))
+
+    def _differs(self, held: PointDisk | None, volume: ThinVolume) -> bool:
+        if held is None or held.volume.size != volume.size:
+            return True
+        return self._holds_something((held.target, held.volume, volume))
 
     def set_is_clean(self, entry: RegisteredSet, points: tuple[RecoveryPoint, ...]) -> bool:
         """Whether all volumes of a registered set equal the point that they were made from."""
@@ -150,6 +159,16 @@ class Inventory:
                     if volume.pool != pool or not mappings.unchanged(point.thin_id, volume.thin_id)
                 ]
         return changed
+
+
+def _unused(ours: Catalogue, replica: RegisteredDomain, target: str) -> Iterator[ThinVolume]:
+    """Volumes that were made for that disk of the replica's point, and are not where its definition looks."""
+    assert replica.mark is not None
+    used = set(replica.paths.values())
+    for entry in ours.registered:
+        for disk in entry.disks if entry.point == replica.mark.point else ():
+            if disk.target == target and disk.volume.name.path not in used:
+                yield disk.volume
 
 
 def _pools_of(key: ReplicaKey, point: RecoveryPoint) -> Choices | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 
-from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet
+from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet, read_only_again
 from thinsync_virt.endpoint.definition_volume import MADE_ANEW, read_definition
 from thinsync_virt.endpoint.naming import free_name, registered_suffix
 from thinsync_virt.endpoint.target.inventory import Inventory
@@ -56,6 +56,7 @@ class Switch:
         current = self._serving(ours, point, replica)
         if current is not None:
             return self._define(key, point, definition, current, changed=False)
+        _check_untouched(point, ours.names[key.domain])
         return self._define(key, point, definition, self._make_volumes(ours, point), changed=True)
 
     def differences(self, ours: Catalogue, replica: RegisteredDomain) -> tuple[str, ...]:
@@ -167,6 +168,16 @@ class Switch:
         self._hypervisor.define_replica(plan)
         reached("defined")
         return Registration(point.id, changed, plan.findings)
+
+
+def _check_untouched(point: RecoveryPoint, domain: str) -> None:
+    """A domain starts from what was sealed. Raises ConflictError where nobody knows whether it still is that."""
+    if not point.untouched:
+        raise ConflictError(
+            f"point {short_id(point.id)} was made writable: it may not be that point any more, and is not registered",
+            hint=f"{read_only_again(point)}; then, at the source, compare it and replace it if it differs:"
+            f" {shlex.join(['thinsync-vm', 'verify', domain, '--repair'])}",
+        )
 
 
 def plan_definition(

@@ -86,7 +86,11 @@ def _retire(
         try:
             lvm.remove((old.name,))
         except BusyError:
-            why = "somebody has the state before open"
+            others = lvm.standing_on((old.name,)).get(old.name, ())
+            listed = ", ".join(map(str, others))
+            why = (
+                f"{listed} would go with the state before" if others else "somebody has the state before open"
+            )
         except CommandError as error:
             why = f"the state before could not be removed ({error.message})"
         else:
