@@ -155,7 +155,7 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
     # What LVM commits
     f"lvm.Lvm.settle/{_GROUP}": InLab("confirm_snapshots", apart=True),
     f"lvm.Lvm.create_thin/_change/{_GROUP}": InLab("create_thin", apart=True),
-    f"lvm.Lvm.remove/_change/{_GROUP}": InLab("remove", apart=True),
+    f"lvm.Lvm._remove/_change/{_GROUP}": InLab("remove", apart=True),
     f"lvm.Lvm.change_tags/_change/{_GROUP}": InLab("change_tags"),
     f"lvm.Lvm._permit/_change/{_GROUP}": InLab("_permit"),
     f"lvm.Lvm.resize/_change/{_GROUP}": InLab("resize"),
