@@ -28,6 +28,7 @@ class Cell:
     """One kind of transfer. ``size`` is the disk's in bytes.
 
     ``rate`` is the link's in Mbit/s, ``disk_rate`` that of the disks of both nodes in MB/s, 0 for as fast as it goes.
+    A ``lengthy`` one is measured only when its title is asked for.
     ``left_out`` are programs that would only take long: what they cost is known from the other cells.
     """
 
@@ -39,6 +40,7 @@ class Cell:
     size: int = 256 * MIB
     left_out: tuple[str, ...] = ()
     disk_rate: int = 0
+    lengthy: bool = False
 
     @property
     def title(self) -> str:
@@ -56,9 +58,14 @@ SCATTERED = Cell("1 % scattered", "scattered")
 CLUSTERED = Cell("1 % clustered", "clustered")
 LARGE = Cell("1 % scattered", "scattered", size=4 * GIB, left_out=("dd",))
 # The nodes' disks lie in memory, their network in user-mode Linux: a disk as many hosts have it sets that right.
-DISK = Cell("1 % scattered", "scattered", size=8 * GIB, left_out=("dd",), disk_rate=125)
+DISK = Cell("1 % scattered", "scattered", size=8 * GIB, left_out=("dd",), disk_rate=125, lengthy=True)
 GUEST = Cell("a guest's 500 writes of 4 KiB", "guest", 100, 256)
 CELLS = (FULL, SLOW, FILES, SCATTERED, CLUSTERED, LARGE, DISK, GUEST)
+
+
+def chosen(words: str) -> list[Cell]:
+    """The cells whose title holds these words; without words all but the lengthy ones."""
+    return [cell for cell in CELLS if (words in cell.title if words else not cell.lengthy)]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.bench.transfer_goals import CELLS, OURS, Cell, Cost, Costs, as_json, lines, misses
+from tests.bench.transfer_goals import OURS, Cell, Cost, Costs, as_json, chosen, lines, misses
 from thinsync_virt.units import KIB, MIB, parse_size
 
 HERE = Path(__file__).resolve().parent
@@ -202,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     results: dict[Cell, Costs] = {}
     print(f"\nfrom alpha to beta, {options.rounds} rounds in turn, medians\n", flush=True)
     left_out = frozenset(options.without) - {OURS}
-    for cell in (sized(cell, options.size) for cell in CELLS if options.only in cell.title):
+    for cell in (sized(cell, options.size) for cell in chosen(options.only)):
         bench.prepare(cell)
         costs: dict[str, list[Cost]] = {program: [] for program in bench.programs(cell, left_out)}
         for number in range(options.rounds):

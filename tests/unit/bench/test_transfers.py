@@ -14,6 +14,7 @@ from tests.bench.on_node import transfers
 from tests.bench.on_node.transfers import BLOCK, GUEST_WRITES, change, fill
 from tests.bench.transfer_goals import (
     CELLS,
+    DISK,
     GOALS,
     GUEST,
     OURS,
@@ -22,6 +23,7 @@ from tests.bench.transfer_goals import (
     Cell,
     Cost,
     as_json,
+    chosen,
     lines,
     median,
     misses,
@@ -109,6 +111,12 @@ def test_files_are_mixed_with_noise_until_zstd_makes_half_of_them_at_its_own_lev
     packed = sum(len(ZstdCompressor(level=3).compress(one)) for one in data)
     assert 0.45 < packed / sum(map(len, data)) < 0.55
     assert b"29999 " in b"".join(data)
+
+
+def test_what_takes_long_is_measured_only_when_asked_for() -> None:
+    assert chosen("") == [cell for cell in CELLS if cell != DISK]
+    assert chosen("MB/s") == [DISK]
+    assert chosen("no such words") == []
 
 
 def test_another_size_is_for_all_cells_and_keeps_their_goals() -> None:
