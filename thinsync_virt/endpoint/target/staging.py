@@ -6,7 +6,6 @@ read-only, and a point from the moment that the seal is committed.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +13,7 @@ from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.definition_volume import holds_definition, write_definition
 from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.removal import remove_unfinished
-from thinsync_virt.endpoint.target.hints import CHANGED_SINCE
+from thinsync_virt.endpoint.target.hints import CHANGED_SINCE, compare_again
 from thinsync_virt.endpoint.target.journal import TransferJournal
 from thinsync_virt.errors import ConflictError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.definition import Definition
@@ -311,8 +310,7 @@ def _check_untouched(base: ThinVolume, domain: str) -> None:
     if not base.read_only:
         raise ConflictError(
             f"{base.name} is the base, but it was made writable: it may not be that point any more",
-            hint=f"make it read-only again there: lvchange -pr {base.name}; then, at the source, compare it and replace"
-            f" it if it differs: {shlex.join(['thinsync-vm', 'verify', domain, '--repair'])}",
+            hint=f"make it read-only again there: lvchange -pr {base.name}; {compare_again(domain)}",
         )
 
 

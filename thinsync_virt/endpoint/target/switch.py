@@ -11,6 +11,7 @@ import shlex
 from thinsync_virt.endpoint.catalogue import Catalogue, RegisteredSet, read_only_again
 from thinsync_virt.endpoint.definition_volume import MADE_ANEW, read_definition
 from thinsync_virt.endpoint.naming import free_name, registered_suffix
+from thinsync_virt.endpoint.target.hints import compare_again
 from thinsync_virt.endpoint.target.inventory import Inventory
 from thinsync_virt.errors import ConflictError, NotFoundError, ThinsyncError
 from thinsync_virt.hypervisor.protocol import Hypervisor
@@ -175,8 +176,7 @@ def _check_untouched(point: RecoveryPoint, domain: str) -> None:
     if not point.untouched:
         raise ConflictError(
             f"point {short_id(point.id)} was made writable: it may not be that point any more, and is not registered",
-            hint=f"{read_only_again(point)}; then, at the source, compare it and replace it if it differs:"
-            f" {shlex.join(['thinsync-vm', 'verify', domain, '--repair'])}",
+            hint=f"{read_only_again(point)}; {compare_again(domain)}",
         )
 
 
