@@ -154,7 +154,7 @@ def _recover_replica(
     name = ours.names.get(key.domain, key.domain)
     removed_sets = False
     for unfinished in ours.unfinished:
-        if journal is not None and journal.find(key, (unfinished,)) is not None:
+        if journal is not None and journal.of_use(unfinished):
             text = f"{name}: the interrupted transfer of point {short_id(unfinished.id)} goes on with the next run"
             recovery.kept.append(text)
             continue

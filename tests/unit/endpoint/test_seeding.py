@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from tests.unit.endpoint.test_target import NoDomains
 from tests.unit.values import CHOICES, DOMAIN, GROUP, KEY, LVM_UUID, NAME, POOL, identifier, pool_report
 from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.proof import Prover
+from thinsync_virt.endpoint.recovery import Recovery, recover_sets
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream
+from thinsync_virt.endpoint.target import receive as receive_module
 from thinsync_virt.endpoint.target import seeding as seeding_module
 from thinsync_virt.endpoint.target import thin as thin_module
 from thinsync_virt.endpoint.target.journal import TransferJournal
@@ -29,8 +32,10 @@ from thinsync_virt.errors import (
     NotFoundError,
     NotReplicableError,
     PoolError,
+    SpaceError,
     StreamError,
     ThinsyncError,
+    UnreachableError,
 )
 from thinsync_virt.model.definition import CHOICES as CHOICES_PART
 from thinsync_virt.model.definition import Definition
@@ -76,6 +81,7 @@ class Beta:
         self.lvm = FileLvm.installed(tmp_path, pools, monkeypatch)
         self.head_path = tmp_path / "head"
         self.journal = TransferJournal(tmp_path / "transfers")
+        self.sown = tmp_path / "transfers" / f"{DOMAIN}@{GROUP}.seeds.json"
         monkeypatch.setattr(thin_module, "report_pools", lambda _: (pool_report(),))
         monkeypatch.setattr(thin_module, "check_room_left", lambda *_: None)
         self.fresh()
@@ -114,9 +120,13 @@ class Beta:
     def sow(self, head: RecoveryPoint, seed: VolumeName = SEED) -> None:
         self.target.sow(KEY, head, NAME, CHOICES, {"vda": str(seed)})
 
-    def bring(self, content: bytes, number: int = 1, seed: VolumeName = SEED) -> int:
-        """What the driver does; the bytes of data that travelled."""
+    def bring(
+        self, content: bytes, number: int = 1, seed: VolumeName = SEED, *, lost_at: float = 2, **failing: Any
+    ) -> int:
+        """What the driver does; the bytes of data that travelled. The connection is lost at that part of the stream."""
         head = self.head(content, number)
+        self.target.states(DOMAIN, NAME)
+        self.room = self.target.look_at_seeds(KEY, CHOICES, {"vda": str(seed)}, {"vda": len(content)})["vda"]
         self.target.tidy(KEY, "")
         self.sow(head, seed)
         ours = _Head(content)
@@ -130,8 +140,8 @@ class Beta:
         stream = OutgoingStream(head, NAME, None, DEFINITION.pack(), (disk,))
         with stream.open():
             sent = b"".join(bytes(piece) for pieces in stream for piece in pieces)
-        events = read_stream(io.BytesIO(sent).readinto)
-        point = self.target.receive(events, stream.expected, lambda _: None, lambda _: None)
+        readinto = lost_after(sent, int(len(sent) * lost_at), **failing)
+        point = self.target.receive(read_stream(readinto), stream.expected, lambda _: None, lambda _: None)
         assert point.id == head.id
         return stream.disks[0].sent
 
@@ -145,6 +155,21 @@ class Beta:
 
     def ours(self) -> set[VolumeName]:
         return {name for name in self.lvm.stored if name.lv.startswith("ts-")}
+
+
+def lost_after(
+    content: bytes, count: int, failure: type[ThinsyncError] = UnreachableError
+) -> Callable[[memoryview], int]:
+    """Reads a stream of which only so many bytes come, if it has more."""
+    file = io.BytesIO(content[:count])
+
+    def readinto(view: memoryview) -> int:
+        got = file.readinto(view)
+        if not got and count < len(content):
+            raise failure("that is all that came", hint="run it again")
+        return got
+
+    return readinto
 
 
 class _Head:
@@ -236,7 +261,7 @@ def test_what_a_power_cut_leaves_at_each_change(kind: str, beta: Beta) -> None:
         beta.fresh()
         beta.lvm.commits = cut
         try:
-            beta.bring(TRUTH)
+            beta.bring(TRUTH, cut + 1)
         except PowerCutError:
             pass
         else:
@@ -248,7 +273,7 @@ def test_what_a_power_cut_leaves_at_each_change(kind: str, beta: Beta) -> None:
             assert beta.content(point.sequence) == TRUTH
             return
     assert cut > 3
-    assert beta.content(1) == TRUTH
+    assert beta.content(cut + 1) == TRUTH
 
 
 def test_what_was_made_goes_when_the_stream_never_comes(beta: Beta) -> None:
@@ -261,8 +286,145 @@ def test_what_was_made_goes_when_the_stream_never_comes(beta: Beta) -> None:
 
 def test_a_transfer_from_a_seed_does_not_go_on_in_the_middle(beta: Beta) -> None:
     beta.seed(noise(9))
-    beta.bring(TRUTH)
+    with pytest.raises(UnreachableError):
+        beta.bring(TRUTH, lost_at=0.5)
     assert beta.journal.read(KEY) is None
+
+
+@pytest.mark.parametrize("kind", ["thin", "other pool", "thick"])
+def test_what_an_interrupted_one_brought_does_not_travel_again(kind: str, beta: Beta) -> None:
+    """The next run makes its copy of what is there, also where the seed was copied: that is not done again either."""
+    content = noise(9)
+    beta.seed(content, kind)
+    with pytest.raises(UnreachableError):
+        beta.bring(TRUTH, lost_at=0.5)
+    assert beta.room == (0 if kind == "thin" else SIZE)
+    (left,) = beta.ours()
+    again = changed(TRUTH, (2 * MIB, noise(10, 4096)))
+    sent = beta.bring(again, 2)
+    assert beta.room == 0
+    assert 0.45 * SIZE < sent < 0.6 * SIZE
+    assert beta.content(2) == again
+    assert left not in beta.ours()
+    assert not read_catalogue(beta.lvm.volumes(), Role.TARGET).unfinished
+    assert Path(SEED.path).read_bytes() == content
+    assert not list(beta.sown.parent.glob("*.seeds.json"))
+
+
+@pytest.mark.parametrize("kind", ["thin", "thick"])
+def test_a_power_cut_at_each_change_of_the_run_after_an_interrupted_one(kind: str, beta: Beta) -> None:
+    content = noise(9)
+    beta.seed(content, kind)
+    for cut in range(100):
+        with suppress(UnreachableError):
+            beta.bring(TRUTH, cut + 1, lost_at=0.5)
+        beta.fresh()
+        beta.lvm.commits = cut
+        with suppress(PowerCutError):
+            beta.bring(TRUTH, cut + 1001)
+        done = beta.lvm.commits != 0
+        beta.fresh()
+        beta.bring(TRUTH, cut + 2001)
+        assert beta.content(cut + 2001) == TRUTH
+        assert not read_catalogue(beta.lvm.volumes(), Role.TARGET).unfinished
+        assert Path(SEED.path).read_bytes() == content
+        for point in beta.points:
+            assert beta.content(point.sequence) == TRUTH
+            beta.lvm.remove(tuple(disk.volume.name for disk in point.disks))
+        if done:
+            break
+    assert cut > 5
+
+
+def test_a_copy_whose_first_disk_is_not_there_yet_is_of_use_too(beta: Beta) -> None:
+    """A set of two disks of which the second has a seed: until the stream comes nothing is there of the first."""
+    beta.seed(TRUTH, "thick")
+
+    def head(number: int) -> RecoveryPoint:
+        one = beta.head(TRUTH, number)
+        return replace(
+            one, disks=(PointDisk("vda", one.disks[0].volume), PointDisk("vdb", one.disks[0].volume))
+        )
+
+    seeds = {"vdb": str(SEED)}
+    beta.target.sow(KEY, head(1), NAME, CHOICES, seeds)
+    (left,) = beta.ours()
+    beta.fresh()
+    assert beta.target.look_at_seeds(KEY, CHOICES, seeds, {"vda": SIZE, "vdb": SIZE}) == {"vdb": 0}
+    assert beta.target.tidy(KEY, "") == ()
+    Path(SEED.path).write_bytes(bytes(SIZE))
+    beta.target.sow(KEY, head(2), NAME, CHOICES, seeds)
+    (made,) = beta.ours()
+    assert made != left
+    assert beta.lvm.content(made) == TRUTH
+
+
+def test_what_is_left_is_for_the_same_seeds_only(beta: Beta) -> None:
+    beta.seed(noise(9))
+    with pytest.raises(UnreachableError):
+        beta.bring(TRUTH, lost_at=0.5)
+    beta.target.states(DOMAIN, NAME)
+    (gone,) = beta.target.tidy(KEY, "")
+    assert "removed the unfinished set" in gone
+    assert not beta.ours()
+    assert not list(beta.sown.parent.glob("*.seeds.json"))
+
+
+def test_what_a_full_pool_interrupted_does_not_stay(beta: Beta, monkeypatch: pytest.MonkeyPatch) -> None:
+    beta.seed(noise(9))
+
+    def full(*_: object) -> None:
+        raise SpaceError("the pool is full", hint="make room")
+
+    monkeypatch.setattr(receive_module, "check_room_left", full)
+    with pytest.raises(SpaceError):
+        beta.bring(TRUTH, lost_at=0.5, failure=SpaceError)
+    assert not beta.ours()
+
+
+def test_recovery_leaves_it_for_the_next_run(beta: Beta) -> None:
+    beta.seed(noise(9))
+    with pytest.raises(UnreachableError):
+        beta.bring(TRUTH, lost_at=0.5)
+    recovery = Recovery()
+    lvm: Any = beta.lvm
+    recover_sets(lvm, Role.TARGET, recovery, beta.journal)
+    assert recovery.kept and not recovery.done and not recovery.failed
+    assert beta.ours()
+    beta.sown.unlink()
+    recover_sets(lvm, Role.TARGET, recovery, beta.journal)
+    assert recovery.done and not beta.ours()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"version": 1}',
+        b"\xff" * 40,
+        b"{" + b" " * (1 << 18) + b"}",
+        pytest.param(lambda text: text.replace(b'"version":1', b'"version":2'), id="another version"),
+        pytest.param(lambda text: text.replace(b'"disks":[', b'"disks":[7,'), id="a disk that is none"),
+        pytest.param(
+            lambda text: text.replace(b'"seed":"vg0/restored"', b'"seed":["vg0/restored"]'), id="a list"
+        ),
+        pytest.param(lambda text: text.replace(b'"volume":"', b'"volume":"../../'), id="no UUID"),
+        pytest.param(lambda text: text.replace(DOMAIN.encode(), identifier(9).encode()), id="another domain"),
+        pytest.param(lambda text: text.replace(b'"point":"', b'"point":"ff'), id="no id"),
+        pytest.param(lambda text: text[: len(text) // 2], id="a half"),
+    ],
+)
+def test_a_list_of_seeds_that_is_damaged_is_as_none(content: Any, beta: Beta) -> None:
+    beta.seed(noise(9))
+    with pytest.raises(UnreachableError):
+        beta.bring(TRUTH, lost_at=0.5)
+    beta.sown.write_bytes(content(beta.sown.read_bytes()) if callable(content) else content)
+    assert beta.bring(TRUTH, 2) == SIZE - 3 * CHUNK
+    assert beta.content(2) == TRUTH
+    assert len(beta.ours()) == 2
 
 
 def refuse(beta: Beta, name: VolumeName = SEED) -> ThinsyncError:

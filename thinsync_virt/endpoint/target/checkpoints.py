@@ -29,9 +29,9 @@ class Checkpoints:
         self._volumes = dict(volumes)
         self._fillers = fillers
         self._zeroing = {target: filler.pool_zeroes for target, filler in fillers.items()}
-        # What differs from a seed is known only of the seed as it was.
-        seeded = Mode.SEEDED in incoming.modes.values()
-        self._possible = not seeded and all(filler.can_go_on for filler in fillers.values())
+        # What differs from a seed is known only of the seed as it was; but what came is found equal the next time.
+        self._seeded = Mode.SEEDED in incoming.modes.values()
+        self._possible = all(filler.can_go_on for filler in fillers.values())
         self.recorded = any(incoming.starts.values())
         """Whether the journal speaks of this transfer."""
 
@@ -42,10 +42,12 @@ class Checkpoints:
         file system costs sending again, and must not stop a replication. Raises ThinsyncError when the sync fails.
         """
         proven = {target: filler.proven(positions[target]) for target, filler in self._fillers.items()}
-        if not self._possible or not any(proven.values()):
+        if not self._seeded and not (self._possible and any(proven.values())):
             return None
         for filler in self._fillers.values():
             filler.device.sync()
+        if self._seeded:
+            return None
         reached("checkpoint synced")
         incoming = self._incoming
         transfer = Interrupted(incoming.set_id, incoming.base, incoming.delta, proven)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thinsync_virt.endpoint.target.sown_sets import SownSets
 from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.model.names import check_id, check_lvm_uuid
 from thinsync_virt.model.points import ReplicaKey, UnfinishedSet
@@ -51,6 +52,7 @@ class TransferJournal:
 
     def __init__(self, journals: Path = JOURNALS) -> None:
         self._journals = journals
+        self.sown = SownSets(journals)
 
     def write(self, entry: Entry) -> None:
         """On stable storage when this returns, in the place of the one before. Raises ThinsyncError."""
@@ -76,6 +78,10 @@ class TransferJournal:
             if entry is not None and one.key == key and one.id == entry.transfer.point and _fits(entry, one):
                 return entry.transfer
         return None
+
+    def of_use(self, one: UnfinishedSet) -> bool:
+        """Whether the next run goes on with that set, or makes its own of it: it is whole, and stays. Never raises."""
+        return self.find(one.key, (one,)) is not None or self.sown.find(one.key, (one,)) is not None
 
     def _path(self, key: ReplicaKey) -> Path:
         return self._journals / f"{check_id(key.domain)}@{check_lvm_uuid(key.target)}.json"

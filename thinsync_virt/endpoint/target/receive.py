@@ -79,6 +79,7 @@ class ThinPart:
         self._resumed = resumed
         self._fillers: list[ChunkFiller] = []
         self._checkpoints: Checkpoints | None = None
+        self._sown = False
         self._pools: tuple[VolumeName, ...] = ()
         self.watch_every = WATCH_EVERY
 
@@ -104,12 +105,13 @@ class ThinPart:
             if not filler.can_go_on or filler.pool_zeroes != staging.zeroing[target]:
                 raise StreamError(f"nothing goes on in {staging.pool(target)}: its zeroing was switched")
         self._fillers = list(fillers.values())
+        self._sown = self._journal.sown.has(staging.key, incoming.set_id)
         self._checkpoints = Checkpoints(self._journal, incoming, staging.volumes, fillers)
 
     @property
     def recorded(self) -> bool:
-        """Whether the journal speaks of this transfer."""
-        return self._checkpoints.recorded if self._checkpoints is not None else self._resumed
+        """Whether the journal speaks of this transfer, or of what it was begun with."""
+        return self._sown or (self._checkpoints.recorded if self._checkpoints is not None else self._resumed)
 
     def data(self, disk: int, offset: int, data: memoryview) -> int:
         """Bytes of the pool that it may have taken, which are whole chunks of this end's; the same for the others."""
@@ -168,6 +170,7 @@ class ThinPart:
     def _forget(self) -> None:
         with suppress(ThinsyncError):  # it speaks of a set that is none any more
             self._journal.remove(self._staging.key)
+        self._journal.sown.remove(self._staging.key)
 
     def close(self) -> None:
         """The volumes stay for the next session to decide about."""

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
-from thinsync_virt.endpoint.catalogue import read_catalogue
+from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.proof import FINE_BLOCKS, MAX_WINDOW, bitmap
@@ -20,6 +20,7 @@ from thinsync_virt.endpoint.removal import remove_unfinished
 from thinsync_virt.endpoint.target.filler import ChunkFiller
 from thinsync_virt.endpoint.target.hints import CHANGED_SINCE
 from thinsync_virt.endpoint.target.seeds import Seed, find_seed
+from thinsync_virt.endpoint.target.sown_sets import SownSet, SownSets
 from thinsync_virt.errors import Code, ConflictError, NotFoundError, PoolError, StreamError, ThinsyncError
 from thinsync_virt.model.extents import Extent, ExtentKind, clip, data_bytes
 from thinsync_virt.model.names import VolumeName, check_disk_target
@@ -27,7 +28,7 @@ from thinsync_virt.model.packed_extents import PackedExtents
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.tags import Member, Role, format_tag
-from thinsync_virt.model.volumes import Pool
+from thinsync_virt.model.volumes import Pool, ThinVolume
 from thinsync_virt.system.block import BlockDevice
 from thinsync_virt.system.lvm import Lvm, SnapshotRequest
 from thinsync_virt.system.spool import SpoolFile
@@ -41,9 +42,12 @@ GRANULE = 64 * KIB
 class Seeding:
     """What one session makes from seeds. Close it before the volumes are used or removed: it keeps them open."""
 
-    def __init__(self, lvm: Lvm, mappings: MappingsOpener, watch: Callable[[VolumeName], None]) -> None:
+    def __init__(
+        self, lvm: Lvm, mappings: MappingsOpener, watch: Callable[[VolumeName], None], sown: SownSets
+    ) -> None:
         """``watch`` raises SpaceError when a pool has no room to go on."""
         self._lvm = lvm
+        self._sown = sown
         self._mappings = mappings
         self._watch = watch
         self._open = ExitStack()
@@ -56,11 +60,12 @@ class Seeding:
     ) -> dict[str, int]:
         """Bytes that the copies take at once, by disk. Raises ThinsyncError for what cannot be a seed."""
         found: dict[str, int] = {}
+        left = self._left(read_catalogue(self._lvm.volumes(), Role.TARGET).of(key), key, choices, seeds)
         for disk, text in seeds.items():
             seed = find_seed(self._lvm, VolumeName.parse(text), key)
             size = min(seed.size, sizes.get(check_disk_target(disk), 0))
             shared = seed.thin is not None and seed.thin.pool == choices.pool_of(disk)
-            if shared:
+            if shared or disk in left:
                 found[disk] = 0
                 continue
             with self._extents(seed) as extents:
@@ -72,6 +77,7 @@ class Seeding:
     ) -> None:
         """Make the members of ``point``'s set that have a seed. What fails leaves nothing of them.
 
+        They are made of what an interrupted transfer made of the same seeds, if that is still here; then that goes.
         ``name`` is the domain's. Raises ThinsyncError for what cannot be a seed, SpaceError, ConflictError.
         """
         self.close()
@@ -83,13 +89,36 @@ class Seeding:
         if point.id in known:
             raise ConflictError(f"something of point {point.id} is here already", hint=CHANGED_SINCE)
         found = {disk: find_seed(self._lvm, VolumeName.parse(text), key) for disk, text in seeds.items()}
+        for disk, volume in self._left(catalogue, key, choices, seeds).items():
+            found[disk] = Seed(volume.name, volume.size, volume.active, volume)
+        left = self._sown.find(key, catalogue.never_sealed)
         try:
-            self._make(point, name, choices, found)
+            made = self._make(point, name, choices, found)
         except BaseException as failure:
             self._remove(key, point.id, failure)
             raise
+        self._sown.write(key, SownSet(point.id, dict(seeds), made))
+        reached("seeds noted")
+        with suppress(ThinsyncError):  # the next run removes it
+            if left is not None:
+                remove_unfinished(self._lvm, left)
 
-    def _make(self, point: RecoveryPoint, name: str, choices: Choices, seeds: Mapping[str, Seed]) -> None:
+    def _left(
+        self, ours: Catalogue, key: ReplicaKey, choices: Choices, seeds: Mapping[str, str]
+    ) -> dict[str, ThinVolume]:
+        """Whole copies of these seeds that an interrupted transfer has left in the pools of the copy, by disk."""
+        left = self._sown.find(key, ours.never_sealed, seeds)
+        return {
+            disk.target: disk.volume
+            for disk in (left.disks if left is not None else ())
+            if disk.target in seeds and disk.volume.pool == choices.pool_of(disk.target)
+        }
+
+    def _make(
+        self, point: RecoveryPoint, name: str, choices: Choices, seeds: Mapping[str, Seed]
+    ) -> dict[str, str]:
+        """The LVM UUIDs of what was made, by disk."""
+        uuids: dict[str, str] = {}
         taken = {volume.name for volume in self._lvm.volumes()}
         copies: list[tuple[VolumeName, Seed, str]] = []
         names: dict[str, VolumeName] = {}
@@ -115,13 +144,14 @@ class Seeding:
                 )
             )
             if seed.thin is not None and seed.thin.pool == pool:
-                self._lvm.create_snapshots(
+                (volume,) = self._lvm.create_snapshots(
                     [SnapshotRequest(seed.name, made.lv, (tag,), read_only=False, skip=True)]
                 )
                 self._lvm.resize(made, disk.size)
             else:
-                self._lvm.create_thin(made, pool, disk.size, (tag,), active=False)
+                volume = self._lvm.create_thin(made, pool, disk.size, (tag,), active=False)
                 copies.append((made, seed, disk.target))
+            uuids[disk.target] = volume.uuid
         self._lvm.activate(tuple(names.values()))
         self._open.callback(self._deactivate, tuple(names.values()))
         for target, made in names.items():
@@ -132,6 +162,7 @@ class Seeding:
         for _, seed, target in copies:
             self._copy(seed, self._devices[point.id, target], self._pools[target])
         reached("seeds copied")
+        return uuids
 
     def _deactivate(self, names: tuple[VolumeName, ...]) -> None:
         with suppress(ThinsyncError):  # the next run does it, or removes them

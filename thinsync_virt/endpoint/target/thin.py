@@ -76,12 +76,17 @@ class ThinTarget:
         self.inventory = Inventory(lvm, hypervisor, mappings, self._journal)
         self.switch = Switch(lvm, hypervisor, self.inventory)
         self.seeding = Seeding(
-            lvm, mappings, lambda pool: check_room_left(pool, DmSetup().pool_status(pool), host)
+            lvm,
+            mappings,
+            lambda pool: check_room_left(pool, DmSetup().pool_status(pool), host),
+            self._journal.sown,
         )
         self._locks = ExitStack()
         self._locked: set[str] = set()
         self._kept: dict[ReplicaKey, str] = {}
         """The unfinished sets that :meth:`tidy` left, for their transfers to go on."""
+        self._seeds: dict[ReplicaKey, dict[str, str]] = {}
+        """Of what the next point is to be made, as far as this session was told."""
 
     def begin(self, domain: str) -> None:
         """Lock the domain's replicas here until :meth:`end`. Raises BusyError.
@@ -166,7 +171,8 @@ class ThinTarget:
         return Offer(self.pools())
 
     def states(self, domain: str, name: str) -> tuple[TargetState, ...]:
-        """What is here for a domain."""
+        """What is here for a domain. A new look: what seeds were to be used for is past."""
+        self._seeds = {key: seeds for key, seeds in self._seeds.items() if key.domain != domain}
         return self.inventory.states(domain, name)
 
     def check(
@@ -216,10 +222,15 @@ class ThinTarget:
 
     def _clearing(self, key: ReplicaKey) -> frozenset[VolumeName]:
         """Pools in which :meth:`tidy` will remove what interrupted transfers left. What goes on makes no room."""
-        gone = (
-            one for one in self.inventory.catalogue().of(key).never_sealed if one.id != self._kept.get(key)
-        )
+        ours = self.inventory.catalogue().of(key)
+        sown = self._sown(key, ours)
+        gone = (one for one in ours.never_sealed if one.id != self._kept.get(key) and one != sown)
         return frozenset(disk.volume.pool for one in gone for disk in one.disks)
+
+    def _sown(self, key: ReplicaKey, ours: Catalogue) -> UnfinishedSet | None:
+        """What an interrupted transfer made of the very seeds that are to be used now, as whole copies."""
+        seeds = self._seeds.get(key)
+        return self._journal.sown.find(key, ours.never_sealed, seeds) if seeds else None
 
     def receive(
         self,
@@ -275,7 +286,9 @@ class ThinTarget:
         self, key: ReplicaKey, choices: Choices, seeds: Mapping[str, str], sizes: Mapping[str, int]
     ) -> dict[str, int]:
         """Bytes that copies made of these volumes take at once, by disk. Nothing is changed. Raises ThinsyncError."""
-        return self.seeding.look(key, choices, seeds, sizes)
+        found = self.seeding.look(key, choices, seeds, sizes)
+        self._seeds[key] = dict(seeds)
+        return found
 
     def seed_mapped(self, key: ReplicaKey, point: str, disk: str) -> bytes:
         """Which 1 MiB blocks of what was made from a seed are mapped."""
@@ -355,16 +368,19 @@ class ThinTarget:
     def tidy(self, key: ReplicaKey, keep: str) -> tuple[str, ...]:
         """Remove unfinished sets, registered volumes that nothing refers to, and old files; say what was done.
 
-        ``keep`` is the id of the interrupted set that will go on, "" for none. A registered volume stays while it is
+        ``keep`` is the id of the interrupted set that will go on, "" for none. Whole copies of the seeds that this
+        session has looked at stay for :meth:`sow`. A registered volume stays while it is
         open, and for ever when it was written to: that data is nowhere else.
         """
         self._check_locked(key.domain)
         self.seeding.close()
         ours = self.inventory.catalogue().of(key)
         going_on = self._journal.find(key, (one for one in ours.unfinished if one.id == keep))
-        gone = clear_unfinished(
-            self._lvm, (one for one in ours.never_sealed if going_on is None or one.id != keep)
-        )
+        sown = self._sown(key, ours)
+        left = (one for one in ours.never_sealed if going_on is None or one.id != keep)
+        gone = clear_unfinished(self._lvm, (one for one in left if one != sown))
+        if sown is None:
+            self._journal.sown.remove(key)
         self._kept[key] = keep if going_on is not None else ""
         if going_on is None:
             with suppress(ThinsyncError):  # it speaks of nothing any more
