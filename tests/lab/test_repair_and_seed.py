@@ -121,7 +121,9 @@ def test_a_first_copy_from_a_seed(pair: Hosts, kind: str) -> None:
 
 
 @pytest.mark.matrix(sample=1, group="seeds")
-@pytest.mark.parametrize("step", ["seeds sown", "seeds copied", "staging made", "data synced", "sealed"])
+@pytest.mark.parametrize(
+    "step", ["seeds sown", "seeds copied", "seeds noted", "staging made", "data synced", "sealed"]
+)
 def test_power_cut_of_the_target_on_the_way_from_a_seed(pair: Hosts, step: str) -> None:
     name = filled(pair)
     seed = copy_at_beta(pair, name, "another pool")
@@ -134,6 +136,29 @@ def test_power_cut_of_the_target_on_the_way_from_a_seed(pair: Hosts, step: str) 
     check_copy(pair, name)
     pair.sh("beta", f"lvchange -ay {seed}")
     assert digest(pair, "beta", seed) == before
+
+
+@pytest.mark.matrix(sample=1, group="seeds")
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_came_before_the_connection_was_lost_does_not_come_again(pair: Hosts, kind: str) -> None:
+    """All of it came, and both ends were killed before it became a point: nothing of it travels again."""
+    name = filled(pair)
+    seed = copy_at_beta(pair, name, kind)
+    scatter(pair, "beta", seed, 100)
+    pair.sh("beta", f"rm -f {STOPPED}; mkdir -p -m 700 /run/thinsync; echo data synced > {STOP}")
+    running = pair.node("alpha").popen(["thinsync-vm", "replicate", name, "--to", "beta", "--seed", seed])
+    wait_for(lambda: pair.sh("beta", f"cat {STOPPED}", check=False) != "", limit=300, what="the step")
+    pair.sh("alpha", "pkill -9 -f '[t]hinsync-vm replicate'", check=False)
+    pair.sh("beta", f"rm -f {STOP}; pkill -9 -f '[t]hinsync-vm server'", check=False)
+    running.communicate(timeout=60)
+    left = pair.unsealed("beta", name)
+    assert left
+    pair.sh("beta", "thinsync-vm recover")
+    assert pair.unsealed("beta", name) == left
+    pair.sh("alpha", f"dd if=/dev/urandom of=/dev/vg0/{name}-vda bs=4k count=3 oflag=direct status=none")
+    report = pair.replicate(name, "--seed", seed)
+    assert sum(disk["sent"] for disk in report["disks"]) == 3 * 4096
+    check_copy(pair, name)
 
 
 @pytest.mark.matrix(sample=1, group="seeds")
