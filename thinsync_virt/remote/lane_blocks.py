@@ -20,8 +20,12 @@ from thinsync_virt.units import KIB
 MAX_LANES = 16
 BLOCK = 256 * KIB
 """Bytes in a block, at most."""
-WINDOW = 8
-"""Blocks that each lane may be ahead of the one that is missing: 2 MiB."""
+WINDOW = 256
+"""Blocks that may be held while one before them is missing: 64 MiB.
+
+ssh takes 2 MiB for a lane that is slow, which then come late; what the others carry meanwhile must find room, or all
+go as fast as that one.
+"""
 HEAD = struct.Struct("<QI")
 
 

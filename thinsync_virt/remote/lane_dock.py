@@ -92,7 +92,7 @@ class LaneDock:
 
     def reader(self, origin: str) -> LaneReader:
         """What comes over the lanes; only an error, where there are none."""
-        return LaneReader(self._channel, self._lanes, origin, WINDOW * len(self._lanes))
+        return LaneReader(self._channel, self._lanes, origin, WINDOW)
 
     def release(self) -> None:
         """Let the lanes go: their processes end. Idempotent."""
