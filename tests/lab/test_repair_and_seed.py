@@ -146,7 +146,8 @@ def test_what_came_before_the_connection_was_lost_does_not_come_again(pair: Host
     seed = copy_at_beta(pair, name, kind)
     scatter(pair, "beta", seed, 100)
     pair.sh("beta", f"rm -f {STOPPED}; mkdir -p -m 700 /run/thinsync; echo data synced > {STOP}")
-    running = pair.node("alpha").popen(["thinsync-vm", "replicate", name, "--to", "beta", "--seed", seed])
+    words = ["replicate", name, "--to", "beta", "--pool", "vg0/pool", "--seed", seed]
+    running = pair.node("alpha").popen(["thinsync-vm", *words])
     wait_for(lambda: pair.sh("beta", f"cat {STOPPED}", check=False) != "", limit=300, what="the step")
     pair.sh("alpha", "pkill -9 -f '[t]hinsync-vm replicate'", check=False)
     pair.sh("beta", f"rm -f {STOP}; pkill -9 -f '[t]hinsync-vm server'", check=False)
