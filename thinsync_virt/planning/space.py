@@ -120,13 +120,14 @@ def _judge_metadata(report: PoolReport, subject: str, data: int) -> Finding:
     free = total - report.status.used_metadata * METADATA_BLOCK
     text = f"metadata {100 - 100 * free / total if total else 100:.1f} % used, {format_size(free)} free"
     grow = f"lvextend --poolmetadatasize +SIZE {report.pool.name}"
-    reserve = min(total // 4, 4 * MIB)
-    needed = -(-data // report.pool.chunk_size) * METADATA_PER_MAPPING
-    if free < reserve + needed:
+    # LVM makes snapshots while more than that is free, and its threshold holds for metadata too (thin_manip.c).
+    kept = max(min(total // 4, 4 * MIB), total * (100 - report.threshold) // 100)
+    needed = kept + -(-data // report.pool.chunk_size) * METADATA_PER_MAPPING
+    if free <= needed:
         return Finding(
             Severity.REFUSAL,
             subject,
-            f"{text}; {format_size(reserve + needed)} are needed (LVM keeps {format_size(reserve)} back)",
+            f"{text}; more than {format_size(needed)} are needed (LVM keeps {format_size(kept)} back)",
             grow,
             Code.SPACE,
         )
