@@ -18,6 +18,11 @@ from thinsync_virt.model.volumes import PoolMode
 from thinsync_virt.planning.pool_time import Pace
 from thinsync_virt.units import MIB, align_up, format_size
 
+APART_HINT = (
+    "run: thinsync-vm recover. If it stays, see 'transaction ids' in"
+    " /usr/share/doc/thinsync-virt/lvm-thin.md.gz"
+)
+"""Where LVM and the kernel name different transactions of a pool."""
 END_OF_TIME = 1 << 24
 TIME_RESERVE = 16
 TIME_WARNING = 1 << 20
@@ -89,8 +94,7 @@ def _judge_health(report: PoolReport, subject: str) -> list[Finding]:
                 subject,
                 f"LVM's transaction id is {pool.transaction_id}, the kernel's {status.transaction_id}:"
                 " a command was killed half-way, or the pool was changed behind LVM's back",
-                "run: thinsync-vm recover. If it stays, see 'transaction ids' in"
-                " /usr/share/doc/thinsync-virt/lvm-thin.md.gz",
+                APART_HINT,
                 Code.POOL,
             )
         ]
