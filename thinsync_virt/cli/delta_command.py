@@ -86,27 +86,13 @@ def command(
 
 def _answer_for_volumes(base: str, head: str, *, shape: str, stats: bool) -> None:
     from thinsync_virt.cli import delta_answer
-    from thinsync_virt.cli.delta_held import HeldRuns
-    from thinsync_virt.cli.delta_shapes import Difference
-    from thinsync_virt.endpoint.mappings import OwnOpener
+    from thinsync_virt.cli.delta_volumes import read_volumes
     from thinsync_virt.model.names import VolumeName
-    from thinsync_virt.system.lvm import Lvm
 
     need_root()
     begun = time.perf_counter()
-    lvm = Lvm()
-    old, new = (lvm.volume(VolumeName.parse(name)) for name in (base, head))
-    if old.pool != new.pool:
-        raise UsageError(
-            f"{old.name} lies in pool {old.pool}, {new.name} in {new.pool}",
-            hint="name two volumes of one pool: others share no chunks that could be compared",
-        )
-    with OwnOpener().open(lvm.pool(old.pool)) as metadata:
-        found = Difference(metadata.trees, old.thin_id, new.thin_id, new.size)
-        # The metadata snapshot pins the pool's free space: it is given back before a slow terminal is written to.
-        batches = HeldRuns(metadata.runs(found.base, found.head))
-        blocks = metadata.blocks_read
-    with batches:
-        delta_answer.print_batches(found, batches, shape)
+    read = read_volumes(VolumeName.parse(base), VolumeName.parse(head))
+    with read.batches:
+        delta_answer.print_batches(read.found, read.batches, shape)
     if stats:
-        delta_answer.print_stats(blocks, begun)
+        delta_answer.print_stats(read.blocks, begun)

@@ -163,16 +163,21 @@ def release(pool: str, yes: bool, as_json: bool) -> None:
     from thinsync_virt.endpoint.metadata_lease import MetadataLeases
     from thinsync_virt.errors import ConflictError
     from thinsync_virt.model.names import VolumeName
+    from thinsync_virt.model.pools import HolderKind
     from thinsync_virt.system.lvm import Lvm
 
     need_root()
     found = Lvm().pool(VolumeName.parse(pool))
     leases = MetadataLeases()
-    ours = leases.is_ours(found)
-    if ours is None:
+    holder = leases.holder(found)
+    if holder.kind is HolderKind.NOBODY:
         released = False
     else:
-        whose = "a crashed run of ours" if ours else "another program"
+        whose = {
+            HolderKind.RUNNING: f"a run of ours at work (pid {holder.pid}, which is waited for)",
+            HolderKind.CRASHED: "a crashed run of ours",
+            HolderKind.FOREIGN: "another program",
+        }[holder.kind]
         question = (
             f"Pool {found.name} has a metadata snapshot of {whose}. If it is being read right now,"
             " its reader fails. Release it?"
@@ -183,7 +188,7 @@ def release(pool: str, yes: bool, as_json: bool) -> None:
                 hint=f"once its reader has ended: thinsync-vm pool release {found.name}"
                 " (--yes where nobody can be asked)",
             )
-        released = leases.release_foreign(found)
+        released = leases.release_foreign(found, block=holder.block)
     if as_json:
         print_json({"pool": str(found.name), "released": released})
     elif released:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from thinsync_virt.errors import BusyError, PoolError, ThinsyncError
+from thinsync_virt.errors import BusyError, ConflictError, PoolError, ThinsyncError
 from thinsync_virt.model.names import VolumeName, check_lvm_uuid
 from thinsync_virt.model.pools import Holder, HolderKind
 from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus
@@ -115,30 +115,37 @@ class MetadataLeases:
                 yield lease
             except BaseException as failure:
                 try:
-                    self._give_back(pool, lease)
+                    self._end(pool, lease)
                 except ThinsyncError as second:  # the first failure is the one to tell
                     failure.add_note(
                         f"and the metadata snapshot of {pool.name} could not be given back: {second}"
                     )
                 raise
-            self._give_back(pool, lease)
+            self._end(pool, lease)
 
     def recover(self, pool: Pool, *, lock_wait: float = 60.0) -> bool:
         """Release what a crash of ours left over. False if there was nothing. Raises BusyError, PoolError."""
         with pool_lock(pool, wait=lock_wait, locks=self._locks):
             return self._clean(pool)
 
-    def release_foreign(self, pool: Pool, *, lock_wait: float = 60.0) -> bool:
+    def release_foreign(self, pool: Pool, *, block: int | None = None, lock_wait: float = 60.0) -> bool:
         """The operator's way out: release the pool's metadata snapshot, whoever made it. False if there was none.
 
-        Whoever reads it then fails or reads garbage: only after asking. Raises BusyError, PoolError.
+        Whoever reads it then fails or reads garbage: only after asking. ``block`` is the held root that was asked
+        about, where it is to be that one. Raises BusyError, PoolError, ConflictError (it is another one by now).
         """
         with pool_lock(pool, wait=lock_wait, locks=self._locks):
-            held = self._kernel.pool_status(pool.name).held_root is not None
-            if held:
+            held = self._kernel.pool_status(pool.name).held_root
+            if held is not None and block not in (None, held):
+                raise ConflictError(
+                    f"pool {pool.name}: the metadata snapshot that is held now is another one"
+                    f" (metadata block {held}, not {block}); it was not released",
+                    hint=f"who holds it? thinsync-vm pool {pool.name}",
+                )
+            if held is not None:
                 self._kernel.release(pool.name)
             remove_durably(self._record_file(pool))
-            return held
+            return held is not None
 
     def is_ours(self, pool: Pool) -> bool | None:
         """Whether the metadata snapshot that is held now is ours; None if none is held. Raises as pool_status."""
@@ -148,14 +155,16 @@ class MetadataLeases:
 
     def holder(self, pool: Pool) -> Holder:
         """Who holds the pool's metadata snapshot now. Raises as pool_status."""
-        # The lock before the rest: a run that ends in between has given back what it held.
-        pid = holder(lock_file(pool, self._locks))
+        lock = lock_file(pool, self._locks)
+        # Before the kernel is asked and after it: a run of ours may begin in between, or end.
+        before, record_before = holder(lock), self._read(pool)
         held = self._kernel.pool_status(pool.name).held_root
         if held is None:
             return Holder(HolderKind.NOBODY)
-        record = self._read(pool)
-        if record is None or not record.owns(held):
+        after, record_after = holder(lock), self._read(pool)
+        if not any(record is not None and record.owns(held) for record in (record_before, record_after)):
             return Holder(HolderKind.FOREIGN, held)
+        pid = before or after
         return Holder(HolderKind.RUNNING if pid else HolderKind.CRASHED, held, pid)
 
     def _reserve(self, pool: Pool, deadline: float) -> Lease:
@@ -172,6 +181,12 @@ class MetadataLeases:
                 continue
             except PoolError:
                 remove_durably(self._record_file(pool))
+                raise
+            except ThinsyncError:
+                # No answer in time: it may still be made, and then the record tells whose it is.
+                raise
+            except BaseException:
+                self._undo_reserving(pool)
                 raise
             break
         try:
@@ -195,6 +210,23 @@ class MetadataLeases:
             if self._clock() >= deadline:
                 raise self._foreign(pool)
             self._sleep(_POLL_SECONDS)
+
+    def _undo_reserving(self, pool: Pool) -> None:
+        """A signal has ended the command that reserves: by then the kernel may have made it, or not."""
+        with contextlib.suppress(ThinsyncError):
+            if self._kernel.pool_status(pool.name).held_root is not None:
+                self._clean(pool)
+
+    def _end(self, pool: Pool, lease: Lease) -> None:
+        try:
+            self._give_back(pool, lease)
+        except ThinsyncError:
+            raise
+        except BaseException:
+            # A signal has ended the command that releases.
+            with contextlib.suppress(ThinsyncError):
+                self._clean(pool)
+            raise
 
     def _give_back(self, pool: Pool, lease: Lease) -> None:
         held = self._kernel.pool_status(pool.name).held_root

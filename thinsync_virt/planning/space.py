@@ -18,6 +18,11 @@ from thinsync_virt.model.volumes import PoolMode
 from thinsync_virt.planning.pool_time import Pace
 from thinsync_virt.units import MIB, align_up, format_size
 
+APART_HINT = (
+    "run: thinsync-vm recover. If it stays, see 'transaction ids' in"
+    " /usr/share/doc/thinsync-virt/lvm-thin.md.gz"
+)
+"""Where LVM and the kernel name different transactions of a pool."""
 END_OF_TIME = 1 << 24
 TIME_RESERVE = 16
 TIME_WARNING = 1 << 20
@@ -89,8 +94,7 @@ def _judge_health(report: PoolReport, subject: str) -> list[Finding]:
                 subject,
                 f"LVM's transaction id is {pool.transaction_id}, the kernel's {status.transaction_id}:"
                 " a command was killed half-way, or the pool was changed behind LVM's back",
-                "run: thinsync-vm recover. If it stays, see 'transaction ids' in"
-                " /usr/share/doc/thinsync-virt/lvm-thin.md.gz",
+                APART_HINT,
                 Code.POOL,
             )
         ]
@@ -120,13 +124,14 @@ def _judge_metadata(report: PoolReport, subject: str, data: int) -> Finding:
     free = total - report.status.used_metadata * METADATA_BLOCK
     text = f"metadata {100 - 100 * free / total if total else 100:.1f} % used, {format_size(free)} free"
     grow = f"lvextend --poolmetadatasize +SIZE {report.pool.name}"
-    reserve = min(total // 4, 4 * MIB)
-    needed = -(-data // report.pool.chunk_size) * METADATA_PER_MAPPING
-    if free < reserve + needed:
+    # LVM makes snapshots while more than that is free, and its threshold holds for metadata too (thin_manip.c).
+    kept = max(min(total // 4, 4 * MIB), total * (100 - report.threshold) // 100)
+    needed = kept + -(-data // report.pool.chunk_size) * METADATA_PER_MAPPING
+    if free <= needed:
         return Finding(
             Severity.REFUSAL,
             subject,
-            f"{text}; {format_size(reserve + needed)} are needed (LVM keeps {format_size(reserve)} back)",
+            f"{text}; more than {format_size(needed)} are needed (LVM keeps {format_size(kept)} back)",
             grow,
             Code.SPACE,
         )

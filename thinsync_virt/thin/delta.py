@@ -20,7 +20,7 @@ from thinsync_virt.thin.levels import (
 )
 from thinsync_virt.thin.runs import Runs, joined
 from thinsync_virt.thin.superblock import Trees
-from thinsync_virt.thin.tree import MOST_BYTES, Level, device_root, whole
+from thinsync_virt.thin.tree import Level, device_root, keys_end, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +129,7 @@ def _front(reader: CheckedReader, trees: Trees, base: int | None, head: int) -> 
     new = device_root(reader, trees.mapping_root, head)
     if old == new:
         return None
-    end = MOST_BYTES // trees.chunk_size
+    end = keys_end(trees.chunk_size)
     window = Window(Level() if old is None else whole(old, end), whole(new, end), end)
     heights = heights_of(reader, old, new)
     while max(heights) and _nodes(window) <= _FEW_PARENTS:

@@ -118,15 +118,19 @@ def _expanded(
 
 
 def pruned(reader: CheckedReader, engine: Engine, theirs: Level, ours: Level) -> tuple[Level, Level]:
-    """Without what both share: equal blocks hold equal subtrees. Raises PoolError."""
+    """Without what both share: equal blocks hold equal subtrees, at the same place. Raises PoolError."""
     if theirs.keys == ours.keys:
         return engine.differing(theirs, ours)
-    blocks = set(theirs.blocks), set(ours.blocks)
-    for side, numbers in zip((theirs, ours), blocks, strict=True):
+    places = (
+        dict(zip(theirs.blocks, theirs.keys, strict=True)),
+        dict(zip(ours.blocks, ours.keys, strict=True)),
+    )
+    for side, keys in zip((theirs, ours), places, strict=True):
         # Nothing in a tree refers to a block twice: what were taken for shared twice would hide a difference.
-        if len(numbers) != len(side):
+        if len(keys) != len(side):
             raise reader.damaged(side.blocks[-1], _TWICE)
-    shared = blocks[0] & blocks[1]
+    # What stands at another key is read: in one of the trees that is no place for what it holds, or it is empty.
+    shared = {block for block, key in places[0].items() if places[1].get(block) == key}
     if not shared:
         return theirs, ours
     return (

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from thinsync_virt.errors import PoolError
 from thinsync_virt.thin.blocks import BLOCK, HEADER, LEAF, VALUE, CheckedReader
-from thinsync_virt.thin.tree import parse_node
+from thinsync_virt.thin.superblock import Trees
+from thinsync_virt.thin.tree import check_bounds, keys_end, parse_node
 
 _TIME_BITS = np.uint64(24)
 _BATCH = 256
@@ -33,17 +34,21 @@ class Root(NamedTuple):
 
 
 class _Way(NamedTuple):
-    """Inner nodes of one height, their children one behind the other, and how many each has."""
+    """Inner nodes of one height, their children one behind the other with the keys of each, and how many each has."""
 
     blocks: Longs
     children: Longs
+    lows: Longs
+    uppers: Longs
     counts: NDArray[np.int64]
 
 
 class _Level(NamedTuple):
-    """Subtrees of one height, by ascending block, each once; whose they are."""
+    """Subtrees of one height, by ascending block, each once; the keys that all parents give them; whose they are."""
 
     blocks: Longs
+    lows: Longs
+    uppers: Longs
     device: NDArray[np.uint32]
     group: NDArray[np.uint32]
 
@@ -85,7 +90,7 @@ class Owned:
 
 def mark_owners(
     reader: CheckedReader,
-    data_blocks: int,
+    trees: Trees,
     starts: Mapping[int, Sequence[Root]],
     by_device: Owned,
     by_group: Owned | None,
@@ -95,25 +100,36 @@ def mark_owners(
     Raises PoolError.
     """
     nobody = np.array([], np.uint32)
-    level = _Level(np.array([], np.uint64), nobody, nobody)
+    none = np.array([], np.uint64)
+    level = _Level(none, none, none, nobody, nobody)
+    end = keys_end(trees.chunk_size)
     ways: list[_Way] = []
     for height in range(max(starts, default=0), -1, -1):
-        level = _merged(level, starts.get(height, ()))
+        level = _merged(level, starts.get(height, ()), end)
         if len(level.blocks) > reader.blocks:
             raise reader.damaged(int(level.blocks[-1]), "is one of more blocks than there are: a loop")
         if height:
-            children, counts = _children(reader, level.blocks)
-            ways.append(_Way(level.blocks, children, counts))
-            level = _Level(children, np.repeat(level.device, counts), np.repeat(level.group, counts))
-    totals = _leaves(reader, data_blocks, level, by_device, by_group)
+            way = _children(reader, level)
+            ways.append(way)
+            owners = (np.repeat(owner, way.counts) for owner in (level.device, level.group))
+            level = _Level(way.children, way.lows, way.uppers, *owners)
+    totals = _leaves(reader, trees.data_blocks, level, by_device, by_group)
     return _sums(level.blocks, totals, ways, starts)
 
 
-def _merged(level: _Level, roots: Sequence[Root]) -> _Level:
+def _merged(level: _Level, roots: Sequence[Root], end: int) -> _Level:
     """With the roots of this height; a block that is there more than once belongs to several."""
     more = np.array(roots, np.uint64).reshape(len(roots), 3)
     blocks = np.concatenate((level.blocks, more[:, 0]))
-    unique, first, inverse = np.unique(blocks, return_index=True, return_inverse=True)
+    unique, first, inverse, counts = np.unique(
+        blocks, return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.argsort(blocks, kind="stable")
+
+    def strictest(column: Longs, of_roots: int, choose: Any) -> Longs:
+        every = np.concatenate((column, np.full(len(roots), of_roots, np.uint64)))
+        found: Longs = choose.reduceat(every[order], np.cumsum(counts) - counts) if len(every) else every
+        return found
 
     def one(owner: NDArray[np.uint32], column: Longs) -> NDArray[np.uint32]:
         every = np.concatenate((owner, column.astype(np.uint32)))
@@ -121,22 +137,36 @@ def _merged(level: _Level, roots: Sequence[Root]) -> _Level:
         found[inverse[every != found[inverse]]] = _SEVERAL
         return found
 
-    return _Level(unique, one(level.device, more[:, 1]), one(level.group, more[:, 2]))
+    return _Level(
+        unique,
+        strictest(level.lows, 0, np.maximum),
+        strictest(level.uppers, end, np.minimum),
+        one(level.device, more[:, 1]),
+        one(level.group, more[:, 2]),
+    )
 
 
-def _children(reader: CheckedReader, blocks: Longs) -> tuple[Longs, NDArray[np.int64]]:
-    """The children of inner nodes, and how many each has."""
+def _children(reader: CheckedReader, level: _Level) -> _Way:
+    """The children of inner nodes."""
     found: list[Longs] = []
-    counts: list[int] = []
-    for numbers, content in _batches(reader, blocks):
+    lows: list[Longs] = []
+    uppers: list[Longs] = []
+    first = 0
+    for numbers, content in _batches(reader, level.blocks):
         for index, number in enumerate(numbers):
             block = content[index * BLOCK : (index + 1) * BLOCK]
             node = parse_node(reader, number, block)
             if node.leaf:
                 raise reader.damaged(number, "is a leaf where an internal node must be")
-            counts.append(len(node.keys))
+            low, upper = int(level.lows[first + index]), int(level.uppers[first + index])
+            check_bounds(reader, number, node.keys[0], node.keys[-1], low, upper)
+            keys = np.frombuffer(block, np.uint64, len(node.keys), HEADER).copy()
             found.append(np.frombuffer(block, np.uint64, len(node.keys), node.values_at).copy())
-    return np.concatenate(found), np.array(counts, np.int64)
+            lows.append(keys)
+            uppers.append(np.append(keys[1:], np.uint64(upper)))
+        first += len(numbers)
+    counts = np.array([len(part) for part in found], np.int64)
+    return _Way(level.blocks, np.concatenate(found), np.concatenate(lows), np.concatenate(uppers), counts)
 
 
 def _leaves(
@@ -152,12 +182,30 @@ def _leaves(
             worst = int(np.repeat(np.arange(len(numbers)), count)[chunks >= data_blocks][0])
             raise reader.damaged(numbers[worst], "maps to a data block beyond the end of the pool's data")
         part = slice(first, first + len(numbers))
+        _check_keys(reader, numbers, content, count, level.lows[part], level.uppers[part])
         counts[part] = count
         by_device.add(chunks, np.repeat(level.device[part], count))
         if by_group is not None:
             by_group.add(chunks, np.repeat(level.group[part], count))
         first += len(numbers)
     return counts
+
+
+def _check_keys(
+    reader: CheckedReader,
+    numbers: Sequence[int],
+    content: memoryview,
+    count: NDArray[np.int64],
+    lows: Longs,
+    uppers: Longs,
+) -> None:
+    """Of leaves that are sound in themselves: whether their keys are what all parents say."""
+    keys = np.frombuffer(content, np.uint64).reshape(len(numbers), BLOCK // 8)[:, HEADER // 8 :]
+    first, last = keys[:, 0], keys[np.arange(len(numbers)), np.maximum(count, 1) - 1]
+    wrong = ((first < lows) | (last >= uppers)) & (count > 0)
+    if wrong.any():
+        at = int(wrong.argmax())
+        check_bounds(reader, numbers[at], int(first[at]), int(last[at]), int(lows[at]), int(uppers[at]))
 
 
 def _mappings(

@@ -17,9 +17,9 @@ from itertools import pairwise
 from thinsync_virt.errors import NotFoundError
 from thinsync_virt.lean import NamedTuple
 from thinsync_virt.thin.blocks import BLOCK, HEADER, INTERNAL, LEAF, VALUE, CheckedReader
+from thinsync_virt.units import align_up
 
-MOST_BYTES = 1 << 63
-"""No volume is larger: what a tree maps beyond is damage."""
+_MOST_BYTES = 1 << 63
 
 _NODE = struct.Struct("<4xIQIII")
 _KEY = 8
@@ -27,6 +27,11 @@ _FULL = (1 << 64) - 1
 # 2^64 keys in nodes at least a third full: nine levels.
 _MOST_LEVELS = 16
 _NO_END = "is the root of a tree that has no end: a loop"
+
+
+def keys_end(chunk_size: int) -> int:
+    """What all keys of a device's tree are below: no volume is larger, and what is mapped beyond is damage."""
+    return align_up(_MOST_BYTES, chunk_size) // chunk_size
 
 
 class Node(NamedTuple):

@@ -60,7 +60,7 @@ def read_usage(reader: CheckedReader, trees: Trees, groups: Mapping[int, str] | 
     for number, device in enumerate(devices, 1):
         group = group_numbers.get((groups or {}).get(device, ""), 1)
         starts.setdefault(heights.of(roots[device]), []).append(Root(roots[device], number, group))
-    totals = mark_owners(reader, trees.data_blocks, starts, by_device, by_group)
+    totals = mark_owners(reader, trees, starts, by_device, by_group)
     for device in devices:
         if totals[roots[device]] != mapped[device]:
             raise PoolError(

@@ -38,6 +38,7 @@ from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, Unreachable
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.pools import Holder, HolderKind
 from thinsync_virt.model.reports import Outcome, ReplicationReport
 from thinsync_virt.model.states import TargetState
 from thinsync_virt.model.targets import HostTarget, TargetSpec
@@ -636,7 +637,13 @@ def test_a_metadata_snapshot_is_not_released_against_the_answer(
 ) -> None:
     """Nobody has stopped the program: 130 is for whoever does."""
     released: list[str] = []
-    leases = SimpleNamespace(is_ours=lambda _: False, release_foreign=lambda pool: released.append(pool.name))
+    blocks: list[int] = []
+
+    def release(pool: SimpleNamespace, *, block: int) -> None:
+        released.append(pool.name)
+        blocks.append(block)
+
+    leases = SimpleNamespace(holder=lambda _: Holder(HolderKind.FOREIGN, 77), release_foreign=release)
     monkeypatch.setattr("thinsync_virt.system.lvm.Lvm.pool", lambda _, name: SimpleNamespace(name=name))
     monkeypatch.setattr("thinsync_virt.endpoint.metadata_lease.MetadataLeases", lambda: leases)
     monkeypatch.setattr("sys.stdin", io.StringIO(answer))
@@ -655,7 +662,7 @@ def test_a_metadata_snapshot_is_not_released_against_the_answer(
         assert run("pool", "release", "vg0/pool", capsys=capsys)[0] == 130
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     run("pool", "release", "vg0/pool", capsys=capsys)
-    assert [str(name) for name in released] == ["vg0/pool"]
+    assert ([str(name) for name in released], blocks) == (["vg0/pool"], [77])
 
 
 def test_the_recorded_target(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases, pool_lock
-from thinsync_virt.errors import BusyError, CommandError, PoolError
+from thinsync_virt.errors import BusyError, CommandError, ConflictError, PoolError
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.pools import Holder, HolderKind
 from thinsync_virt.model.volumes import Pool, PoolMode, PoolStatus
@@ -130,6 +130,22 @@ def test_it_is_given_back_whatever_happens_inside(
         raise failure
     assert kernel.held is None
     assert records(tmp_path) == []
+
+
+@pytest.mark.parametrize("moment", ["before reserve", "after reserve", "before release", "after release"])
+def test_a_signal_while_the_kernel_is_asked_leaves_nothing_held(
+    leases: MetadataLeases, kernel: FakePool, tmp_path: Path, moment: str
+) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    when, _, what = moment.partition(" ")
+    {"before": kernel.before, "after": kernel.after}[when][what] = stop
+    with pytest.raises(KeyboardInterrupt), leases.hold(POOL):
+        pass
+    assert kernel.held is None
+    # What was asked for may still be made; only with the record would it be known as ours then.
+    assert records(tmp_path) == ([POOL.uuid] if moment == "before reserve" else [])
 
 
 def test_an_intent_is_recorded_before_reserving(
@@ -327,6 +343,44 @@ def test_who_holds_it(leases: MetadataLeases, kernel: FakePool, monkeypatch: pyt
     kernel.drop()
     crash(leases, kernel, monkeypatch, "in reading")
     assert leases.holder(POOL) == Holder(HolderKind.CRASHED, kernel.held)
+
+
+def test_a_run_that_begins_or_ends_meanwhile_is_no_crash_and_nobody_else(
+    leases: MetadataLeases, kernel: FakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = leases.hold(POOL)
+    status = kernel.pool_status
+
+    def seen(
+        pool: VolumeName, *, first: Callable[[], object] = int, then: Callable[[], object] = int
+    ) -> PoolStatus:
+        monkeypatch.setattr(kernel, "pool_status", status)
+        first()
+        found = status(pool)
+        then()
+        return found
+
+    monkeypatch.setattr(kernel, "pool_status", lambda pool: seen(pool, first=run.__enter__))
+    found = leases.holder(POOL)
+    assert found == Holder(HolderKind.RUNNING, kernel.held, os.getpid())
+    monkeypatch.setattr(
+        kernel, "pool_status", lambda pool: seen(pool, then=lambda: run.__exit__(None, None, None))
+    )
+    assert leases.holder(POOL) == found
+    assert leases.holder(POOL) == Holder(HolderKind.NOBODY)
+
+
+def test_only_the_one_that_was_asked_about_is_released(leases: MetadataLeases, kernel: FakePool) -> None:
+    """Until somebody has answered, its reader may have ended, and another one begun."""
+    kernel.hold()
+    asked = kernel.held
+    kernel.drop()
+    kernel.hold()
+    with pytest.raises(ConflictError, match=f"metadata block {kernel.held}, not {asked}"):
+        leases.release_foreign(POOL, block=asked)
+    assert kernel.held is not None
+    assert leases.release_foreign(POOL, block=kernel.held)
+    assert not leases.release_foreign(POOL, block=asked)
 
 
 def test_the_operators_way_out(leases: MetadataLeases, kernel: FakePool) -> None:

@@ -123,14 +123,14 @@ def test_data_up_to_the_threshold(used: int, threshold: int, data: int, severity
         # 64 MiB: LVM keeps 4 MiB back.
         (100, 16384, 0, Severity.OK),
         (13108, 16384, 0, Severity.WARNING),
-        (16384 - 1024, 16384, 0, Severity.WARNING),
-        (16384 - 1023, 16384, 0, Severity.REFUSAL),
+        (16384 - 1025, 16384, 0, Severity.WARNING),
+        (16384 - 1024, 16384, 0, Severity.REFUSAL),
         # One mapping costs up to 64 bytes: 1 GiB in 64 KiB chunks takes 1 MiB.
-        (16384 - 1024 - 256, 16384, GIB, Severity.WARNING),
-        (16384 - 1024 - 255, 16384, GIB, Severity.REFUSAL),
+        (16384 - 1024 - 257, 16384, GIB, Severity.WARNING),
+        (16384 - 1024 - 256, 16384, GIB, Severity.REFUSAL),
         # 4 MiB: a quarter of it.
-        (768, 1024, 0, Severity.OK),
-        (769, 1024, 0, Severity.REFUSAL),
+        (767, 1024, 0, Severity.OK),
+        (768, 1024, 0, Severity.REFUSAL),
     ],
 )
 def test_metadata(used: int, total: int, data: int, severity: Severity) -> None:
@@ -139,6 +139,26 @@ def test_metadata(used: int, total: int, data: int, severity: Severity) -> None:
     if severity is Severity.REFUSAL:
         assert finding.code is Code.SPACE
         assert "poolmetadatasize" in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("used", "threshold", "data", "severity"),
+    [
+        (11468, 70, 0, Severity.OK),
+        (11469, 70, 0, Severity.REFUSAL),
+        (11468 - 256, 70, GIB, Severity.OK),
+        (11469 - 256, 70, GIB, Severity.REFUSAL),
+        (14745, 90, 0, Severity.WARNING),
+        (14746, 90, 0, Severity.REFUSAL),
+    ],
+)
+def test_metadata_up_to_the_threshold(used: int, threshold: int, data: int, severity: Severity) -> None:
+    report = pool_report(used_metadata=used, total_metadata=16384, threshold=threshold)
+    finding = judge(report, data=data)[2]
+    assert finding.severity is severity, finding
+    if severity is Severity.REFUSAL:
+        assert finding.code is Code.SPACE
+        assert "LVM keeps" in finding.message and "poolmetadatasize" in finding.hint
 
 
 @pytest.mark.parametrize(

@@ -309,3 +309,11 @@ def test_keys_that_no_volume_has(engine: str, side: int) -> None:
     image.finish(dict(sorted(roots.items())))
     with pytest.raises(PoolError, match=f"metadata block .* has keys 3 to {far}"):
         whole(ThinMetadata(image, metadata_snapshot=False), 1, 2)
+
+
+def test_the_last_chunk_of_the_largest_volume_hangs_over_its_end(engine: str) -> None:
+    image = Image()
+    sectors = 384
+    last = ((1 << 63) - 1) // (512 * sectors)
+    image.finish({1: image.tree({3: 3}), 2: image.tree({3: 3, last: 4})}, chunk_sectors=sectors)
+    assert whole(ThinMetadata(image, metadata_snapshot=False), 1, 2) == [(last, 1, DATA)]

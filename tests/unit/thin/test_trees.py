@@ -233,6 +233,19 @@ def test_damage_ends_in_an_error_that_names_a_block(by: str, damage: Damage, sid
         assert "thin_check" in failure.value.hint
 
 
+@pytest.mark.parametrize("side", [1, 2])
+def test_a_shared_leaf_at_another_place_is_not_taken_for_equal(by: str, side: int) -> None:
+    """One tree refers to a leaf of the other where its keys have no business to be."""
+    image = Image()
+    leaves = [image.node([key], [key << 24], leaf=True) for key in (0, 10, 20)]
+    healthy = image.node([0, 10, 20], leaves, leaf=False)
+    copy, last = image.node([0], [5 << 24], leaf=True), image.node([30], [6 << 24], leaf=True)
+    forged = image.node([0, 10, 20, 30], [copy, leaves[1], leaves[0], last], leaf=False)
+    image.finish(dict(sorted({side: forged, 3 - side: healthy}.items())))
+    with pytest.raises(PoolError, match=f"metadata block {leaves[0]} has keys 0 to 0 where 20 to 30 must be"):
+        list(ThinMetadata(image, metadata_snapshot=False).difference(1, 2))
+
+
 def test_a_superblock_that_is_none() -> None:
     for content in (b"", bytes(4096), b"\xff" * 4096):
         image = Image(blocks=1 if content else 0, content={0: content})

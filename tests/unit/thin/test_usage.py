@@ -172,7 +172,20 @@ def test_a_leaf_that_a_tree_has_twice() -> None:
     made = Image()
     leaf = made.node([0, 1], [5 << 24, 6 << 24], leaf=True)
     root = made.node([0, 100], [leaf, leaf], leaf=False)
-    assert "4 chunks where its details tell 2" in refusal(image({1: root}, made, {1: 2}))
+    assert f"block {leaf} has keys 0 to 1 where" in refusal(image({1: root}, made, {1: 2}))
+
+
+@pytest.mark.parametrize("height", [0, 1])
+def test_subtrees_that_changed_places(height: int) -> None:
+    """Each chunk is mapped as often as the details tell, and no volume finds its own."""
+    made = Image()
+    low, high = (made.node([key, key + 1], [key << 24, key + 1 << 24], leaf=True) for key in (0, 100))
+    if height:
+        low, high = (made.node([key], [leaf], leaf=False) for key, leaf in ((0, low), (100, high)))
+    healthy = made.node([0, 100], [low, high], leaf=False)
+    wrong = made.node([0, 100], [high, low], leaf=False)
+    said = refusal(image({1: healthy, 2: wrong}, made, {1: 4, 2: 4}))
+    assert f"block {low} has keys 0 to" in said and "where 100 to" in said
 
 
 def test_a_leaf_among_inner_nodes_and_the_other_way_round() -> None:

@@ -12,16 +12,10 @@ from thinsync_virt.endpoint.source.opening import open_stream
 from thinsync_virt.endpoint.source.outgoing import OutgoingDisk, OutgoingStream, VolumeHead
 from thinsync_virt.endpoint.source.pairs import Pair, read_pairs
 from thinsync_virt.endpoint.source.tuning import Tuning
+from thinsync_virt.endpoint.volumes.known import known_volume
 from thinsync_virt.endpoint.volumes.sent_set import SentSet, pair_disks
 from thinsync_virt.endpoint.volumes.temporary import Wanted, temporary_snapshots
-from thinsync_virt.errors import (
-    BusyError,
-    ConflictError,
-    NotFoundError,
-    NotReplicableError,
-    ThinsyncError,
-    UsageError,
-)
+from thinsync_virt.errors import BusyError, ConflictError, ThinsyncError, UsageError
 from thinsync_virt.model.findings import refusals
 from thinsync_virt.model.names import VolumeName, short_id
 from thinsync_virt.model.packed_extents import PackedExtents
@@ -67,7 +61,7 @@ class VolumeSender:
         base may have changed since it was sent), NotReplicableError, BusyError, SpaceError, PoolError.
         """
         there = self._lvm.inventory()
-        source = _known(there, name)
+        source = known_volume(there, name)
         older = _base(there, source, base) if base is not None else None
         with ExitStack() as stack:
             head = source
@@ -180,29 +174,8 @@ class VolumeSender:
         return {one.name: one.uuid for vg in groups for one in self._lvm.volumes(vg)}
 
 
-def _known(there: Inventory, name: VolumeName) -> ThinVolume:
-    volume = next((one for one in there.volumes if one.name == name), None)
-    if volume is None:
-        raise _no_volume(there, name)
-    if volume.external_origin:
-        raise NotReplicableError(
-            f"{name} has the external origin {volume.external_origin}: what is unmapped is read from there",
-            hint="copy it into a thin volume of its own first",
-        )
-    return volume
-
-
-def _no_volume(there: Inventory, name: VolumeName) -> NotFoundError:
-    kind = there.kind(name)
-    if kind is None:
-        return NotFoundError(f"volume {name} does not exist", hint=f"see: lvs -a {name.vg}")
-    return NotFoundError(
-        f"{name} is not a thin volume but {kind.segment_type}", hint=f"see: lvs -a {name.vg}"
-    )
-
-
 def _base(there: Inventory, source: ThinVolume, name: VolumeName) -> ThinVolume:
-    base = _known(there, name)
+    base = known_volume(there, name)
     if base.name == source.name:
         raise UsageError(f"{name} is its own base", hint="--base names an older snapshot of it")
     if base.pool != source.pool:
