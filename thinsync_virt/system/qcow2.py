@@ -19,9 +19,11 @@ from thinsync_virt.errors import Code, CommandError, ThinsyncError
 from thinsync_virt.model.extents import Extent, ExtentKind
 from thinsync_virt.system.nbd import NbdClient
 from thinsync_virt.system.process import Running, find_tool, reading, run, running
+from thinsync_virt.units import KIB, align_up
 
 TOOLS = ("qemu-img", "qemu-nbd", "setpriv")
 _LEAKS = 3
+_CLUSTER = 64 * KIB
 _QUICK = 60.0
 _LONG = 24 * 3600.0
 _START_SECONDS = 30.0
@@ -45,7 +47,19 @@ def commit_image(path: Path) -> None:
 
 
 def shrink_image(path: Path, size: int) -> None:
-    """Cut an image at ``size`` bytes. Nothing happens to one that is no longer than that."""
+    """Cut an image at ``size`` bytes: when it grows again, nothing of what was behind comes back.
+
+    Nothing happens to one that is no longer than that.
+    """
+    image = ServedImage(path, write=True)
+    try:
+        behind = min(align_up(size, _CLUSTER), image.size) - size
+        if behind > 0:
+            # QEMU drops whole clusters, and what it leaves of the last one is shown once the image grows.
+            image.clear(size, behind)
+            image.sync()
+    finally:
+        image.close()
     run(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(path), str(size)], timeout=_QUICK)
 
 
