@@ -15,6 +15,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
     failing,
     is_directory,
     is_file,
+    is_there,
     mark_removable,
     remove_tree,
 )
@@ -251,7 +252,7 @@ def _set_aside(folder: DomainFolder) -> list[str]:
             continue
         aside = path.with_name(f"set-aside-{today}-{path.name}")
         number = 1
-        while aside.is_symlink() or aside.exists():
+        while is_there(aside):
             number += 1
             aside = path.with_name(f"set-aside-{today}-{path.name}.{number}")
         with failing("rename", path):

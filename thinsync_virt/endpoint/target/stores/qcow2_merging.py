@@ -15,11 +15,12 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
-from thinsync_virt.endpoint.target.stores.plain import failing, require_room, seal_file
+from thinsync_virt.endpoint.target.stores.plain import failing, is_same, require_room, seal_file
 from thinsync_virt.endpoint.target.stores.qcow2_images import backing_of, check_chain, check_image, strange
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
 from thinsync_virt.errors import BusyError, CommandError
@@ -77,7 +78,7 @@ def _merge_pair(folder: DomainFolder, below: PointRecord, above: PointRecord) ->
 
 def _commit(below: Path, above: Path, size: int) -> None:
     """Let ``below`` hold what ``above`` shows, ``size`` bytes, and bear both names. May be repeated at any point."""
-    if not above.samefile(below):
+    if not is_same(above, below):
         with failing("change", below):
             os.chmod(below, 0o600)
         try:
@@ -145,7 +146,8 @@ def _replace(path: Path, size: int, base: Path | None) -> None:
         create_image(temporary, size, path.name)
         rebase_image(temporary, backing_of(base))
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     seal_file(temporary)
     steps.reached("merged")
