@@ -21,7 +21,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
 )
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress
 from thinsync_virt.endpoint.target.stores.records import DomainRecord, PointRecord
-from thinsync_virt.endpoint.target.stores.sown import SEED, bring_back_sown
+from thinsync_virt.endpoint.target.stores.sown import SEED, bring_back_sown, find_sown
 from thinsync_virt.errors import Code, ThinsyncError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
@@ -220,6 +220,15 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
                 if path.name not in named and _OURS.fullmatch(path.name) and path.is_file():
                     path.unlink()
     return found
+
+
+def is_cleared(folder: DomainFolder, keep: str) -> bool:
+    """Whether :func:`remove_remains` would remove anything, and so make room. Nothing is changed."""
+    sown = find_sown(folder)
+    return any(
+        path != sown and not (keep and path.name.endswith(f"-{keep}")) and _is_removable(path)
+        for path in folder.remains()
+    )
 
 
 def _bring_back(folder: DomainFolder, kept: Path) -> None:
