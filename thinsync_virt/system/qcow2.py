@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from thinsync_virt.errors import Code, CommandError, ThinsyncError
-from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.model.extents import Extent, ExtentKind, data_bytes, within
 from thinsync_virt.system.nbd import NbdClient
 from thinsync_virt.system.process import Running, find_tool, reading, run, running
 from thinsync_virt.units import KIB, align_up
@@ -44,6 +44,12 @@ def create_image(path: Path, size: int, backing: str = "") -> None:
 def commit_image(path: Path) -> None:
     """Write all that an image holds into the one that it stands on; the image itself stays as it is."""
     run(["qemu-img", "commit", "-q", "-d", "-f", "qcow2", str(path)], timeout=_LONG)
+
+
+def bytes_to_commit(path: Path, below: Path) -> int:
+    """How much a commit makes ``below``, on which the image stands, grow: what it has no place for yet."""
+    own = data_bytes(_own_extents(path))
+    return own - data_bytes(within(_own_extents(path), _own_extents(below)))
 
 
 def shrink_image(path: Path, size: int) -> None:
@@ -110,13 +116,23 @@ def image_facts(path: Path) -> ImageFacts:
 
 def image_extents(path: Path) -> Iterator[Extent]:
     """What of the disk may hold data, in this image or in those that it stands on, ascending."""
+    return (extent for extent, _ in _mapped(path))
+
+
+def _own_extents(path: Path) -> Iterator[Extent]:
+    """What is held in this very image."""
+    return (extent for extent, depth in _mapped(path) if depth == 0)
+
+
+def _mapped(path: Path) -> Iterator[tuple[Extent, int]]:
+    """Data, and in which image it lies: 0 is this one, 1 that on which it stands."""
     with reading(["qemu-img", "map", "--output=json", "-f", "qcow2", str(path)]) as output:
         # An array with one object a line: line by line, an image of many extents takes no more memory than one of few.
         for line in output:
             text = line.decode(errors="replace").strip().lstrip("[").rstrip(",]")
             entry = _parsed(text, path) if text else {"data": False}
             if entry["data"] and not entry["zero"]:
-                yield Extent(entry["start"], entry["length"], ExtentKind.DATA)
+                yield Extent(entry["start"], entry["length"], ExtentKind.DATA), entry["depth"]
 
 
 class ServedImage:

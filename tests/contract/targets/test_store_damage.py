@@ -23,10 +23,18 @@ from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
 from thinsync_virt.endpoint.target import reception
+from thinsync_virt.endpoint.target.stores import qcow2_merging
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.restore import PointStream, find_point
 from thinsync_virt.endpoint.target.stores.store import StoreEnd
-from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.errors import (
+    BusyError,
+    CommandError,
+    ConflictError,
+    NotFoundError,
+    PoolError,
+    ThinsyncError,
+)
 from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.planning.store_room import reserve
@@ -268,6 +276,55 @@ def test_an_archive_is_merged_only_where_there_is_room(
         target.tidy(site.key, "")
     assert [one.sequence for one in folder_of(site).record.points] == [2]
     replica.check()
+
+
+@pytest.mark.parametrize("needs", [True, False], ids=["more", "nothing"])
+def test_overlays_are_merged_only_where_there_is_room(
+    needs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others need room there too; what is written where the older file has its place already takes none."""
+    site: StoreSite = make_site("qcow2", tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": ONE if needs else noise(1)})
+    replica.send(2, {"vda": noise(2)})
+    retire_first(site)
+    before, real = site.everything(), os.statvfs(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(
+            os, "statvfs", lambda _: os.statvfs_result((*real[:4], CHUNK // real.f_frsize, *real[5:]))
+        )
+        with site.session() as (target, _):
+            done = target.tidy(site.key, "")
+    if needs:
+        assert "needed" in done[0] and site.everything() == {**before, **marks(site)}  # type: ignore[dict-item]
+        with site.session() as (target, _):
+            target.tidy(site.key, "")
+    assert [one.sequence for one in folder_of(site).record.points] == [2]
+    replica.check()
+
+
+def test_a_merge_that_finds_no_room_is_not_called_one_that_finds_a_file_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site: StoreSite = make_site("qcow2", tmp_path, monkeypatch)
+    replica = Replica(site)
+    for number in (1, 2):
+        replica.send(number, {"vda": noise(number)})
+    retire_first(site)
+
+    def full(path: Path) -> None:
+        raise CommandError(("qemu-img", "commit"), 1, "qemu-img: Block job failed: No space left on device")
+
+    monkeypatch.setattr(qcow2_merging, "commit_image", full)
+    with site.session() as (target, _):
+        (line,) = target.tidy(site.key, "")
+    assert "No space left" in line and "in use" not in line
+
+
+def retire_first(site: StoreSite) -> None:
+    folder = folder_of(site)
+    points = tuple(replace(one, retired=one.sequence == 1) for one in folder.record.points)
+    folder.commit(replace(folder.record, points=points))
 
 
 def marks(site: StoreSite) -> dict[Path, bytes]:

@@ -157,12 +157,15 @@ def room(path: Path) -> tuple[int, int]:
 
 
 def require_room(directory: Path, files: Iterable[Path]) -> None:
-    """Raises SpaceError where these cannot be merged: the file is at most as large as those that it is made of.
-
-    Others need room there too.
-    """
-    free, total = room(directory)
+    """Raises SpaceError where these cannot be merged: the file is at most as large as those that it is made of."""
     with failing("look at", directory):
-        finding = judge_room(free, total, sum(path.stat().st_size for path in files), str(directory))
+        needed = sum(path.stat().st_size for path in files)
+    require_bytes(directory, needed)
+
+
+def require_bytes(directory: Path, needed: int) -> None:
+    """Raises SpaceError where so many cannot be written, or what is left is too little: others need room there too."""
+    free, total = room(directory)
+    finding = judge_room(free, total, needed, str(directory))
     if finding.severity is Severity.REFUSAL:
         raise SpaceError(f"{finding.subject}: {finding.message}", hint=finding.hint)
