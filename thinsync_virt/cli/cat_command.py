@@ -22,7 +22,10 @@ _STDOUT = 1
 @click.argument("store", metavar="STORE")
 @click.argument("domain")
 @click.option(
-    "--point", metavar="ID", default="", help="Which point: its id or the start of it (default: the newest)."
+    "--point",
+    metavar="ID",
+    default="",
+    help="Which point: its id or the start of it (default: the newest that is not damaged).",
 )
 @output_option
 @json_option
@@ -77,8 +80,9 @@ def command(store: str, domain: str, point: str, output: str | None, as_json: bo
             }
         )
         return
+    damaged = ", which is damaged" if record.damaged else ""
     tell_terminal(
-        f"{folder.record.name}: point #{record.sequence} {short_id(record.id)},"
+        f"{folder.record.name}: point #{record.sequence} {short_id(record.id)}{damaged},"
         f" {format_size(stream.stream_bytes)} sent"
     )
 

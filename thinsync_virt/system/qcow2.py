@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from thinsync_virt.errors import Code, CommandError, ThinsyncError
-from thinsync_virt.model.extents import Extent, ExtentKind
+from thinsync_virt.model.extents import Extent, ExtentKind, data_bytes, within
 from thinsync_virt.system.nbd import NbdClient
 from thinsync_virt.system.process import Running, find_tool, reading, run, running
+from thinsync_virt.units import KIB, align_up
 
 TOOLS = ("qemu-img", "qemu-nbd", "setpriv")
 _LEAKS = 3
+_CLUSTER = 64 * KIB
 _QUICK = 60.0
 _LONG = 24 * 3600.0
 _START_SECONDS = 30.0
@@ -44,8 +46,26 @@ def commit_image(path: Path) -> None:
     run(["qemu-img", "commit", "-q", "-d", "-f", "qcow2", str(path)], timeout=_LONG)
 
 
+def bytes_to_commit(path: Path, below: Path) -> int:
+    """How much a commit makes ``below``, on which the image stands, grow: what it has no place for yet."""
+    own = data_bytes(_own_extents(path))
+    return own - data_bytes(within(_own_extents(path), _own_extents(below)))
+
+
 def shrink_image(path: Path, size: int) -> None:
-    """Cut an image at ``size`` bytes. Nothing happens to one that is no longer than that."""
+    """Cut an image at ``size`` bytes: when it grows again, nothing of what was behind comes back.
+
+    Nothing happens to one that is no longer than that.
+    """
+    image = ServedImage(path, write=True)
+    try:
+        behind = min(align_up(size, _CLUSTER), image.size) - size
+        if behind > 0:
+            # QEMU drops whole clusters, and what it leaves of the last one is shown once the image grows.
+            image.clear(size, behind)
+            image.sync()
+    finally:
+        image.close()
     run(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(path), str(size)], timeout=_QUICK)
 
 
@@ -96,13 +116,23 @@ def image_facts(path: Path) -> ImageFacts:
 
 def image_extents(path: Path) -> Iterator[Extent]:
     """What of the disk may hold data, in this image or in those that it stands on, ascending."""
+    return (extent for extent, _ in _mapped(path))
+
+
+def _own_extents(path: Path) -> Iterator[Extent]:
+    """What is held in this very image."""
+    return (extent for extent, depth in _mapped(path) if depth == 0)
+
+
+def _mapped(path: Path) -> Iterator[tuple[Extent, int]]:
+    """Data, and in which image it lies: 0 is this one, 1 that on which it stands."""
     with reading(["qemu-img", "map", "--output=json", "-f", "qcow2", str(path)]) as output:
         # An array with one object a line: line by line, an image of many extents takes no more memory than one of few.
         for line in output:
             text = line.decode(errors="replace").strip().lstrip("[").rstrip(",]")
             entry = _parsed(text, path) if text else {"data": False}
             if entry["data"] and not entry["zero"]:
-                yield Extent(entry["start"], entry["length"], ExtentKind.DATA)
+                yield Extent(entry["start"], entry["length"], ExtentKind.DATA), entry["depth"]
 
 
 class ServedImage:

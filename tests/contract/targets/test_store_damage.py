@@ -22,10 +22,19 @@ from tests.contract.targets.streams import CHUNK, definition_of
 from tests.contract.targets.test_targets import ONE, TWO, changed, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.values import DOMAIN, NAME, identifier
+from thinsync_virt.endpoint.target import reception
+from thinsync_virt.endpoint.target.stores import qcow2_merging
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.restore import PointStream, find_point
 from thinsync_virt.endpoint.target.stores.store import StoreEnd
-from thinsync_virt.errors import BusyError, ConflictError, NotFoundError, PoolError, ThinsyncError
+from thinsync_virt.errors import (
+    BusyError,
+    CommandError,
+    ConflictError,
+    NotFoundError,
+    PoolError,
+    ThinsyncError,
+)
 from thinsync_virt.model.findings import Severity
 from thinsync_virt.model.targets import TargetKind
 from thinsync_virt.planning.store_room import reserve
@@ -80,6 +89,40 @@ def test_what_cannot_be_looked_at_is_not_missing(
         monkeypatch.setattr(Path, "lstat", real)
     assert site.everything() == before
     assert replica.points() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", [f"incoming-{identifier(2)}", "definition"])
+def test_what_cannot_be_looked_at_costs_nothing_that_came(
+    name: str, site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the beginning of a transfer, and when all of it is there and is to be sealed."""
+    monkeypatch.setattr(reception, "RECORD_LEAST", 0)
+    replica.send(1, {"vda": ONE})
+    with site.session() as (target, _):
+        sent = replica.sent(2, {"vda": TWO})
+        with monkeypatch.context() as broken:
+            for look in ("stat", "lstat"):
+                broken.setattr(Path, look, stale(getattr(Path, look), name))
+            with pytest.raises(ThinsyncError, match="cannot look at") as failure:
+                target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
+        assert failure.value.hint and failure.value.retry
+        (state,) = target.states(DOMAIN, NAME)
+        if name == "definition":
+            assert state.interrupted is not None
+            sent = replica.sent(2, {"vda": TWO}, starts=state.interrupted.positions)
+        target.receive(iter(sent.events()), sent.expected, lambda _: None, lambda _: None)
+    replica.history[2] = {"vda": TWO}
+    replica.check()
+    assert replica.points() == [1, 2]
+
+
+def stale(real: Callable[..., os.stat_result], name: str) -> Callable[..., os.stat_result]:
+    def look(path: Path, **how: bool) -> os.stat_result:
+        if path.name == name and identifier(2) in str(path):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(path, **how)
+
+    return look
 
 
 def test_whole_files_stay_when_another_is_missing(site: StoreSite, replica: Replica) -> None:
@@ -174,7 +217,8 @@ def test_a_merge_that_fails_stops_no_replication(
     monkeypatch.setattr(type(site.keeper), "slack", 0)
     for number in range(1, 5):
         replica.send(number, {"vda": changed(noise(1), (number * CHUNK, noise(number, 4096)))})
-    with merges_fail(site, replica):
+    with merges_fail(site, replica), monkeypatch.context() as broken:
+        broken.setattr(Path, "unlink", once_unremovable(Path.unlink))
         with site.session() as (target, _):
             folder = folder_of(site)
             points = tuple(replace(one, retired=one.sequence == 1) for one in folder.record.points)
@@ -194,6 +238,19 @@ def test_a_merge_that_fails_stops_no_replication(
         assert target.registered_findings(site.key) == ()
     assert [one.sequence for one in folder_of(site).record.points] == [2, 3, 4, 5]
     replica.check()
+
+
+def once_unremovable(real: Callable[..., None]) -> Callable[..., None]:
+    """What a merge began cannot be removed at once either."""
+    failed: list[Path] = []
+
+    def unlink(path: Path, **how: bool) -> None:
+        if path.name.startswith("merged-") and not failed:
+            failed.append(path)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(path, **how)
+
+    return unlink
 
 
 def test_an_archive_is_merged_only_where_there_is_room(
@@ -219,6 +276,55 @@ def test_an_archive_is_merged_only_where_there_is_room(
         target.tidy(site.key, "")
     assert [one.sequence for one in folder_of(site).record.points] == [2]
     replica.check()
+
+
+@pytest.mark.parametrize("needs", [True, False], ids=["more", "nothing"])
+def test_overlays_are_merged_only_where_there_is_room(
+    needs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others need room there too; what is written where the older file has its place already takes none."""
+    site: StoreSite = make_site("qcow2", tmp_path, monkeypatch)
+    replica = Replica(site)
+    replica.send(1, {"vda": ONE if needs else noise(1)})
+    replica.send(2, {"vda": noise(2)})
+    retire_first(site)
+    before, real = site.everything(), os.statvfs(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(
+            os, "statvfs", lambda _: os.statvfs_result((*real[:4], CHUNK // real.f_frsize, *real[5:]))
+        )
+        with site.session() as (target, _):
+            done = target.tidy(site.key, "")
+    if needs:
+        assert "needed" in done[0] and site.everything() == {**before, **marks(site)}  # type: ignore[dict-item]
+        with site.session() as (target, _):
+            target.tidy(site.key, "")
+    assert [one.sequence for one in folder_of(site).record.points] == [2]
+    replica.check()
+
+
+def test_a_merge_that_finds_no_room_is_not_called_one_that_finds_a_file_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site: StoreSite = make_site("qcow2", tmp_path, monkeypatch)
+    replica = Replica(site)
+    for number in (1, 2):
+        replica.send(number, {"vda": noise(number)})
+    retire_first(site)
+
+    def full(path: Path) -> None:
+        raise CommandError(("qemu-img", "commit"), 1, "qemu-img: Block job failed: No space left on device")
+
+    monkeypatch.setattr(qcow2_merging, "commit_image", full)
+    with site.session() as (target, _):
+        (line,) = target.tidy(site.key, "")
+    assert "No space left" in line and "in use" not in line
+
+
+def retire_first(site: StoreSite) -> None:
+    folder = folder_of(site)
+    points = tuple(replace(one, retired=one.sequence == 1) for one in folder.record.points)
+    folder.commit(replace(folder.record, points=points))
 
 
 def marks(site: StoreSite) -> dict[Path, bytes]:

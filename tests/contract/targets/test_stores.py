@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,10 +39,12 @@ from thinsync_virt.errors import (
     ThinsyncError,
     UnreachableError,
 )
-from thinsync_virt.model.findings import Severity, refusals
+from thinsync_virt.model.findings import Finding, Severity, refusals
 from thinsync_virt.model.targets import StoreTarget, TargetKind
+from thinsync_virt.planning.store_room import reserve
 from thinsync_virt.stream.events import Begin, Data, Event
 from thinsync_virt.stream.reader import read_stream
+from thinsync_virt.units import MIB
 
 
 @pytest.fixture(params=STORES)
@@ -455,6 +458,41 @@ def begun(site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch) ->
         (state,) = target.states(DOMAIN, NAME)
         assert state.interrupted is not None and state.unfinished[0].id == identifier(2)
         return contents, state.interrupted.positions["vda"]
+
+
+def test_what_an_interrupted_transfer_left_is_no_reason_to_refuse_what_would_remove_it(
+    site: StoreSite, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fills the disk, and does not go on: only a run that is let begin removes it."""
+    begun(site, replica, monkeypatch)
+    (left,) = site.path.rglob("incoming-*")
+    (left / "ballast").write_bytes(bytes(MIB))
+    total = 64 * MIB
+    all_there = used(site) + reserve(total) + MIB // 2
+
+    def statvfs(_: object) -> Any:
+        return SimpleNamespace(f_bavail=all_there - used(site), f_frsize=1, f_blocks=total)
+
+    def judged() -> Finding:
+        definition = definition_of(site.choices)
+        findings = target.check(site.key, definition, site.choices, {"vda": MIB}, {"vda": MIB})
+        return next(one for one in findings if "needed" in one.message)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "statvfs", statvfs)
+        with site.session() as (target, _):
+            found = judged()
+            assert found.severity is Severity.WARNING and "remains" in found.message and found.hint
+            target.tidy(site.key, identifier(2))
+            assert judged().severity is Severity.REFUSAL, "what goes on makes no room"
+        with site.session() as (target, _):
+            assert judged().severity is Severity.WARNING
+            target.tidy(site.key, "")
+            assert judged().severity is Severity.OK
+
+
+def used(site: StoreSite) -> int:
+    return sum(path.stat().st_size for path in site.path.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize(("number", "further"), [(3, 0), (2, 512)], ids=["another point", "further on"])

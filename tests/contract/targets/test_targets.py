@@ -266,6 +266,23 @@ def test_what_a_cut_took_away_does_not_come_back_by_a_merge(site: Site, replica:
     replica.check()
 
 
+def test_what_a_cut_took_away_of_a_cluster_does_not_come_back_by_a_merge(
+    site: Site, replica: Replica
+) -> None:
+    """The same where the disk was cut in the middle of what an image is kept in, and all those points go."""
+    content = noise(30)
+    replica.send(1, {"vda": content})
+    replica.send(2, {"vda": content[: CHUNK + 4096]})
+    content = content[: CHUNK + 4096] + bytes(6 * CHUNK)
+    for number in range(3, 16):
+        content = changed(content, (number * 512, noise(number, 512)))
+        replica.send(number, {"vda": content})
+    with site.session() as (target, _):
+        target.retire(site.key, identifier(15))
+    assert replica.points() == list(range(10, 16))
+    replica.check()
+
+
 class Truth:
     """The source's side of a comparison: what was sent."""
 

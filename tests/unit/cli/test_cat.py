@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from tests.contract.targets.sites import Replica, make_site
-from tests.unit.values import NAME, identifier
+from tests.unit.values import DOMAIN, NAME, identifier
 from thinsync_virt.cli.commands import group
+from thinsync_virt.endpoint.target.stores.directory import StoreDirectory
 from thinsync_virt.errors import Code, ThinsyncError
+from thinsync_virt.model.targets import StoreTarget, TargetKind
 
 CONTENT = bytes(70_000 // 512 * 512) + b"x" * 4096 + bytes(4096)
 
@@ -44,6 +47,27 @@ def test_what_is_written_is_a_whole_stream(store: Path, tmp_path: Path) -> None:
     assert older.exception is None
     info = json.loads(run("info", str(file), "--json").stdout)
     assert identifier(1) in json.dumps(info)
+
+
+def test_a_damaged_point_is_given_to_whoever_names_it_only(store: Path, tmp_path: Path) -> None:
+    file = str(tmp_path / "web01.tsv")
+    damage(store, 2)
+    done = run("cat", f"archive:{store}", NAME, "--output", file, "--json")
+    assert done.exception is None and json.loads(done.stdout)["id"] == identifier(1)
+    done = run("cat", f"archive:{store}", NAME, "--point", identifier(2), "--output", file, "--json")
+    assert done.exception is None and json.loads(done.stdout)["id"] == identifier(2)
+    damage(store, 1)
+    done = run("cat", f"archive:{store}", NAME, "--output", file)
+    assert isinstance(done.exception, ThinsyncError) and done.exception.code is Code.NOT_FOUND
+    assert "every point" in done.exception.message and "(damaged)" in done.exception.hint
+
+
+def damage(store: Path, number: int) -> None:
+    folder = StoreDirectory(StoreTarget(TargetKind.ARCHIVE, str(store))).domain(DOMAIN)
+    assert folder is not None
+    point = folder.record.point(identifier(number))
+    assert point is not None
+    folder.commit(folder.record.with_point(replace(point, damaged=True)))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from thinsync_virt.system.qcow2 import (
     image_extents,
     image_facts,
     missing_tools,
+    shrink_image,
 )
 from thinsync_virt.units import KIB, MIB
 
@@ -88,6 +89,19 @@ def test_an_image_and_an_overlay(tmp_path: Path) -> None:
     assert image_facts(base).size == SIZE + CLUSTER
     assert converted(base) == converted(overlay)
     assert open_files() == before and children() == running
+
+
+@pytest.mark.parametrize("size", [CLUSTER, CLUSTER + 4096, 3 * CLUSTER - 512, SIZE - 4096])
+def test_what_was_behind_the_end_does_not_come_back(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "vda.qcow2"
+    create_image(path, SIZE)
+    image = ServedImage(path, write=True)
+    image.write(0, b"a" * SIZE)
+    image.close()
+    shrink_image(path, size)
+    assert converted(path) == b"a" * size
+    subprocess.run(["qemu-img", "resize", "-q", str(path), str(SIZE + MIB)], check=True, timeout=60)
+    assert converted(path) == b"a" * size + bytes(SIZE + MIB - size)
 
 
 def test_what_is_no_image(tmp_path: Path) -> None:

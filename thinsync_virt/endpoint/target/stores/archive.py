@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,8 @@ class ArchiveKeeper:
         try:
             merged = _merge(folder, run, files, path)
         except Exception:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             raise
         steps.reached("merged")
         status = seal_file(path)

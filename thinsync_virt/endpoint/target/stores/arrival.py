@@ -20,6 +20,7 @@ from thinsync_virt.endpoint.target.stores.plain import (
     REMOVABLE,
     failing,
     is_directory,
+    is_there,
     mark_removable,
     remove_tree,
     room,
@@ -142,7 +143,7 @@ class StorePart:
             if not is_directory(directory):
                 raise ConflictError(f"{directory} is gone", hint=CHANGED_SINCE)
         elif self._incoming.resumed is None:
-            if directory.is_symlink() or directory.exists():
+            if is_there(directory):
                 remove_tree(directory)
             with failing("make", directory):
                 directory.mkdir(mode=0o700)
@@ -211,7 +212,7 @@ class StorePart:
         )
         twins = [other for other in folder.record.points if other.definition == self._definition.id]
         twin = folder.point_path(twins[-1]) / DEFINITION if twins else None
-        if (incoming.directory / DEFINITION).exists():
+        if is_there(incoming.directory / DEFINITION):
             remove_tree(incoming.directory / DEFINITION)
         write_definition(incoming.directory / DEFINITION, self._definition, twin=twin)
         steps.reached("definition written")

@@ -15,12 +15,13 @@ from thinsync_virt.endpoint.target.stores.plain import (
     failing,
     is_directory,
     is_file,
+    is_there,
     mark_removable,
     remove_tree,
 )
 from thinsync_virt.endpoint.target.stores.progress import PROGRESS, read_progress
 from thinsync_virt.endpoint.target.stores.records import DomainRecord, PointRecord
-from thinsync_virt.endpoint.target.stores.sown import SEED, bring_back_sown
+from thinsync_virt.endpoint.target.stores.sown import SEED, bring_back_sown, find_sown
 from thinsync_virt.errors import Code, ThinsyncError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
@@ -221,6 +222,15 @@ def remove_remains(folder: DomainFolder, keep: str) -> list[Path]:
     return found
 
 
+def is_cleared(folder: DomainFolder, keep: str) -> bool:
+    """Whether :func:`remove_remains` would remove anything, and so make room. Nothing is changed."""
+    sown = find_sown(folder)
+    return any(
+        path != sown and not (keep and path.name.endswith(f"-{keep}")) and _is_removable(path)
+        for path in folder.remains()
+    )
+
+
 def _bring_back(folder: DomainFolder, kept: Path) -> None:
     """Under its first name again, if it had got its last one, and the record does not know that."""
     identifier = kept.name.removeprefix(INCOMING)
@@ -251,7 +261,7 @@ def _set_aside(folder: DomainFolder) -> list[str]:
             continue
         aside = path.with_name(f"set-aside-{today}-{path.name}")
         number = 1
-        while aside.is_symlink() or aside.exists():
+        while is_there(aside):
             number += 1
             aside = path.with_name(f"set-aside-{today}-{path.name}.{number}")
         with failing("rename", path):

@@ -59,6 +59,17 @@ def is_file(path: Path) -> bool:
     return stat.S_ISREG(_mode(path)) and is_directory(path.parent)
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything has that name, a link that leads nowhere too. Raises ThinsyncError as above."""
+    return _mode(path) != 0
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether both names stand for one file; both are there. Raises ThinsyncError as above."""
+    with failing("look at", path):
+        return path.samefile(other)
+
+
 def _mode(path: Path) -> int:
     """0 for what is not there. What cannot be looked at is not taken for that."""
     with failing("look at", path):
@@ -77,7 +88,8 @@ def read_plain(path: Path) -> bytes | None:
     except OSError as error:
         raise failure("read", path, error) from error
     try:
-        status = os.fstat(descriptor)
+        with failing("look at", path):
+            status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
             raise PoolError(f"{path} is no file of ours", hint=f"what is it? ls -ld {shlex.quote(str(path))}")
         with failing("read", path), os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -145,12 +157,15 @@ def room(path: Path) -> tuple[int, int]:
 
 
 def require_room(directory: Path, files: Iterable[Path]) -> None:
-    """Raises SpaceError where these cannot be merged: the file is at most as large as those that it is made of.
-
-    Others need room there too.
-    """
-    free, total = room(directory)
+    """Raises SpaceError where these cannot be merged: the file is at most as large as those that it is made of."""
     with failing("look at", directory):
-        finding = judge_room(free, total, sum(path.stat().st_size for path in files), str(directory))
+        needed = sum(path.stat().st_size for path in files)
+    require_bytes(directory, needed)
+
+
+def require_bytes(directory: Path, needed: int) -> None:
+    """Raises SpaceError where so many cannot be written, or what is left is too little: others need room there too."""
+    free, total = room(directory)
+    finding = judge_room(free, total, needed, str(directory))
     if finding.severity is Severity.REFUSAL:
         raise SpaceError(f"{finding.subject}: {finding.message}", hint=finding.hint)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.keeper import Chain
-from thinsync_virt.endpoint.target.stores.plain import cannot_go_on, require_left
+from thinsync_virt.endpoint.target.stores.plain import cannot_go_on, is_same, require_left
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
 from thinsync_virt.errors import CommandError, PoolError
 from thinsync_virt.system.qcow2 import ImageFacts, image_facts
@@ -40,7 +40,7 @@ def _beneath(
     facts = image_facts(upper)
     for number, link in enumerate(links):
         path = folder.file(*link)
-        if upper.samefile(path) or not strange(facts, path):
+        if is_same(upper, path) or not strange(facts, path):
             return links[number:]
         if not link[0].retired:
             return links
@@ -49,7 +49,7 @@ def _beneath(
 
 def check_image(path: Path, base: Path | None) -> None:
     """What QEMU would read beneath an image, or write it to, is what the record says. Raises PoolError."""
-    if base is not None and path.samefile(base):
+    if base is not None and is_same(path, base):
         return  # a merge was cut short after it had renamed
     reason = strange(image_facts(path), base)
     if reason:

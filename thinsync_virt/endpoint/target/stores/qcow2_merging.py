@@ -13,19 +13,29 @@ beneath R; it takes X's name.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
-from thinsync_virt.endpoint.target.stores.plain import failing, require_room, seal_file
+from thinsync_virt.endpoint.target.stores.plain import (
+    failing,
+    is_same,
+    require_bytes,
+    require_room,
+    room,
+    seal_file,
+)
 from thinsync_virt.endpoint.target.stores.qcow2_images import backing_of, check_chain, check_image, strange
 from thinsync_virt.endpoint.target.stores.records import DiskRecord, PointRecord
-from thinsync_virt.errors import BusyError, CommandError
+from thinsync_virt.errors import BusyError, CommandError, SpaceError
 from thinsync_virt.system import steps
 from thinsync_virt.system.files import sync_directory
 from thinsync_virt.system.qcow2 import (
+    bytes_to_commit,
     commit_image,
     create_image,
     image_facts,
@@ -33,6 +43,8 @@ from thinsync_virt.system.qcow2 import (
     rebase_image,
     shrink_image,
 )
+
+_LOCKED = re.compile("Failed to (get .*lock|lock byte)")
 
 
 def merge_images(folder: DomainFolder, retired: Sequence[PointRecord], child: PointRecord) -> None:
@@ -77,13 +89,14 @@ def _merge_pair(folder: DomainFolder, below: PointRecord, above: PointRecord) ->
 
 def _commit(below: Path, above: Path, size: int) -> None:
     """Let ``below`` hold what ``above`` shows, ``size`` bytes, and bear both names. May be repeated at any point."""
-    if not above.samefile(below):
+    if not is_same(above, below):
+        _require_room(below, above)
         with failing("change", below):
             os.chmod(below, 0o600)
         try:
             commit_image(above)
         except CommandError as error:
-            if "lock" in error.stderr:
+            if _LOCKED.search(error.stderr):
                 raise BusyError(
                     f"{below} is in use, and cannot be merged",
                     hint=f"see who has it: lsof {shlex.quote(str(below))}",
@@ -100,6 +113,19 @@ def _commit(below: Path, above: Path, size: int) -> None:
             temporary.rename(above)
             sync_directory(above.parent)
         steps.reached("merge renamed")
+
+
+def _require_room(below: Path, above: Path) -> None:
+    """Raises SpaceError. What has its place in ``below`` already takes none: that is looked at only where it counts.
+
+    A merge gives back more than it takes: one that needs little is done also where hardly anything is left.
+    """
+    try:
+        require_room(below.parent, [above])
+    except SpaceError:
+        needed = bytes_to_commit(above, below)
+        if needed > room(below.parent)[0] // 2:
+            require_bytes(below.parent, needed)
 
 
 def _pull(folder: DomainFolder, retired: Sequence[PointRecord], child: PointRecord) -> None:
@@ -145,7 +171,8 @@ def _replace(path: Path, size: int, base: Path | None) -> None:
         create_image(temporary, size, path.name)
         rebase_image(temporary, backing_of(base))
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     seal_file(temporary)
     steps.reached("merged")

@@ -30,7 +30,7 @@ _ZEROES = bytes(MIB)
 
 
 def find_point(store: StoreDirectory, domain: str, wanted: str) -> tuple[DomainFolder, PointRecord]:
-    """The point of a domain (its name or UUID) by its id or the start of it; "" is the newest.
+    """The point of a domain (its name or UUID) by its id or the start of it; "" is the newest that is not damaged.
 
     Raises NotFoundError, ConflictError when a file of it was written to, PoolError when the domain's record is damaged.
     """
@@ -38,7 +38,12 @@ def find_point(store: StoreDirectory, domain: str, wanted: str) -> tuple[DomainF
     points = [(folder, point) for folder in folders for point in offered(folder)]
     found = [pair for pair in points if pair[1].id.startswith(wanted.lower())]
     if not wanted and len(folders) == 1:
-        found = found[-1:]
+        found = [pair for pair in found if not pair[1].damaged][-1:]
+        if points and not found:
+            raise NotFoundError(
+                f"every point of {domain} is damaged",
+                hint=f"name one with --point all the same: {_listed(points)}",
+            )
     if len(found) == 1:
         folder, point = found[0]
         links = (link for disk in point.disks for link in folder.chain(point, disk.target))
@@ -93,7 +98,13 @@ def _folders(store: StoreDirectory, domain: str) -> list[DomainFolder]:
 
 
 def _listed(points: list[tuple[DomainFolder, PointRecord]]) -> str:
-    return ", ".join(f"#{point.sequence} {short_id(point.id)}" for _, point in points) or "none"
+    return (
+        ", ".join(
+            f"#{point.sequence} {short_id(point.id)}{' (damaged)' if point.damaged else ''}"
+            for _, point in points
+        )
+        or "none"
+    )
 
 
 def _may_be(directory: str, domain: str) -> bool:

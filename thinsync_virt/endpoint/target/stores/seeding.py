@@ -17,7 +17,7 @@ from thinsync_virt.endpoint.target.hints import CHANGED_SINCE
 from thinsync_virt.endpoint.target.keeping import passes
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder
 from thinsync_virt.endpoint.target.stores.keeper import GRANULE, Chain, Keeper, Seed, Sower, Sown
-from thinsync_virt.endpoint.target.stores.plain import failing, remove_tree
+from thinsync_virt.endpoint.target.stores.plain import failing, is_there, remove_tree
 from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.endpoint.target.stores.sown import SEED, find_sown, newest_damaged, write_seed
 from thinsync_virt.errors import (
@@ -256,7 +256,7 @@ def _states(folder: DomainFolder, chains: Iterable[Chain]) -> dict[tuple[str, st
 def _make_directory(folder: DomainFolder, directory: Path, kept: set[str]) -> None:
     """The directory, with what an interrupted transfer left of the files ``kept``, and nothing else in it."""
     left = find_sown(folder)
-    if left != directory and (directory.is_symlink() or directory.exists()):
+    if left != directory and is_there(directory):
         remove_tree(directory)
     with failing("make", directory):
         if left is None:

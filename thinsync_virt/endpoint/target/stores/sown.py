@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from thinsync_virt.endpoint.target.stores.directory import INCOMING, DomainFolder
-from thinsync_virt.endpoint.target.stores.plain import failing, is_directory, read_plain
+from thinsync_virt.endpoint.target.stores.plain import failing, is_directory, is_there, read_plain
 from thinsync_virt.endpoint.target.stores.records import PointRecord
 from thinsync_virt.endpoint.target.stores.wrapping import Fields, unwrap, wrap
 from thinsync_virt.errors import ThinsyncError
@@ -69,7 +69,7 @@ def bring_back_sown(folder: DomainFolder) -> Path | None:
     if path is None or path.name.startswith(INCOMING):
         return path
     name = folder.incoming_path(path.name.rpartition("-")[2])
-    if name.is_symlink() or name.exists():
+    if is_there(name):
         return None
     with failing("rename", path):
         path.rename(name)

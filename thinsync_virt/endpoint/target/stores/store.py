@@ -11,7 +11,14 @@ from pathlib import Path
 from thinsync_virt.endpoint.catalogue import damaged_points
 from thinsync_virt.endpoint.target.reception import Reception
 from thinsync_virt.endpoint.target.stores.arrival import StoreLanding
-from thinsync_virt.endpoint.target.stores.cleaning import clean, retire_points, settle, too_long, unsettled
+from thinsync_virt.endpoint.target.stores.cleaning import (
+    clean,
+    is_cleared,
+    retire_points,
+    settle,
+    too_long,
+    unsettled,
+)
 from thinsync_virt.endpoint.target.stores.directory import DomainFolder, StoreDirectory
 from thinsync_virt.endpoint.target.stores.keeper import Keeper
 from thinsync_virt.endpoint.target.stores.plain import failing, room
@@ -50,6 +57,7 @@ class StoreEnd:
         self._lock_files = locks
         self._locks = ExitStack()
         self._locked: set[str] = set()
+        self._kept: dict[str, str] = {}
         self.seeding = StoreSeeding(keeper)
 
     def begin(self, domain: str) -> None:
@@ -84,6 +92,7 @@ class StoreEnd:
         """Give the locks back."""
         self.seeding.forget()
         self._locked.clear()
+        self._kept.clear()
         self.store.unlock()
         self._locks.close()
 
@@ -139,7 +148,10 @@ class StoreEnd:
         sizes: Mapping[str, int],
         data: Mapping[str, int],
     ) -> tuple[Finding, ...]:
-        """Is there room for ``data`` bytes of full copies, and all that the kind needs? Nothing is changed."""
+        """Is there room for ``data`` bytes of full copies, and all that the kind needs? Nothing is changed.
+
+        Before :meth:`tidy` has removed what interrupted transfers left, too little room is no more than a warning.
+        """
         if any(not 0 <= count <= sizes.get(target, -1) for target, count in data.items()):
             raise StreamError("more is announced for a disk than it holds", retry=False)
         free, total = room(self.store.path)
@@ -147,6 +159,9 @@ class StoreEnd:
         folder = self.store.domain(key.domain)
         left: tuple[Finding, ...] = ()
         if folder is not None:
+            if finding.severity is Severity.REFUSAL and is_cleared(folder, self._kept.get(key.domain, "")):
+                text = f"{finding.message}, after the remains of an interrupted transfer are removed"
+                finding = replace(finding, severity=Severity.WARNING, message=text)
             left = (*unsettled(folder, self.where), *too_long(folder, self.keeper, self.where))
         damaged = damaged_points(points_of(folder), self.where) if folder is not None else ()
         return (finding, *self.keeper.findings(_existing(self.store.path), self.where), *left, *damaged)
@@ -267,6 +282,7 @@ class StoreEnd:
         if folder is None:
             return ()
         self.seeding.drop_useless(folder)
+        self._kept[key.domain] = keep
         return clean(folder, self.keeper, keep)
 
     def retire(self, key: ReplicaKey, common: str) -> None:
