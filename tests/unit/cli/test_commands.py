@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -28,7 +30,7 @@ from tests.unit.values import (
     volume,
 )
 from thinsync_virt.cli import build, verify_command
-from thinsync_virt.cli.commands import DAILY, PLUMBING, group
+from thinsync_virt.cli.commands import DAILY, PLUMBING, group, invoke
 from thinsync_virt.cli.main import main
 from thinsync_virt.cli.output import format_time, print_findings, to_json
 from thinsync_virt.cli.progress import LineObserver
@@ -178,6 +180,13 @@ def test_exit_statuses_are_distinct() -> None:
         ("receive", "vg0/web", "--size", ""),
         ("receive", "vg0/web", "--base-id", ""),
         ("receive", "vg0/web", "--definition", ""),
+        ("",),
+        ("-",),
+        (" list",),
+        ("/dev/null",),
+        ("--", "--nonsense"),
+        ("stream", "-"),
+        ("stream", "./web01.tsv"),
     ],
     ids=" ".join,
 )
@@ -701,6 +710,44 @@ def test_nothing_from_elsewhere_steers_the_terminal(
     assert shown.count("no") == 7, shown
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert said.err.startswith("  said")
+
+
+@pytest.mark.parametrize(
+    "words", [("list", STEERING), ("pool", "--nonsense" + STEERING), (STEERING,)], ids=len
+)
+def test_what_was_typed_does_not_steer_it_either(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script hands on names of domains, and not always to what takes one."""
+    status, _, errors = run(*words, capsys=capsys)
+    assert status == Code.USAGE.exit_status
+    assert "Error: " in errors
+    assert not {"\x1b", "\x07", "\u202e"} & set(errors)
+    assert len(run("list", "a" * 10_000, capsys=capsys)[2]) < 2000
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+    ids=str,
+)
+def test_colours_where_they_are_wanted(
+    environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (Finding(Severity.REFUSAL, "alpha", "it fails", "mend it"),)
+    monkeypatch.setattr("thinsync_virt.cli.checks.look", lambda *given: found)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"TERM": "xterm", **environment}.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert invoke(["check"]) == found[0].code.exit_status
+        monkeypatch.undo()
+    shown = os.read(ours, 1 << 16)
+    os.close(ours)
+    assert b"STOP" in shown
+    assert (b"\x1b" in shown) is coloured
 
 
 @pytest.mark.parametrize("severity", Severity)
