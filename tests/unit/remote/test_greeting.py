@@ -82,6 +82,13 @@ def test_what_is_no_greeting(line: bytes, words: str) -> None:
     assert caught.value.message.isprintable()
 
 
+def test_a_login_that_may_run_no_commands_is_no_shell_that_prints() -> None:
+    """As root's on images for clouds, or one whose shell is nologin: nothing in .bashrc would help."""
+    with pytest.raises(UnreachableError) as caught:
+        parse_greeting(b'Please login as the user "debian" rather than the user "root".\n', "beta")
+    assert "--to USER@HOST" in caught.value.hint
+
+
 def connect_to(data: bytes, timeout: float = 60) -> None:
     near, far = socket.socketpair()
     with far:
