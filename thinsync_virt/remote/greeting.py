@@ -61,8 +61,9 @@ def parse_greeting(line: bytes, name: str) -> Greeting:
     if not line.startswith(MAGIC):
         raise UnreachableError(
             f"{name}: its first output is no greeting of thinsync-vm: {_quote(line)}",
-            hint="the login there says it: a shell that prints on standard output (.bashrc, .profile, motd) has to print"
-            " nothing when it is not interactive; where this login may run no commands, name another: --to USER@HOST",
+            hint="the login there says it: a shell that prints on standard output (.bashrc, .profile, motd) has to"
+            " print nothing when it is not interactive; if this login may run no commands, name another:"
+            " --to USER@HOST",
             retry=False,
         )
     try:
