@@ -36,7 +36,7 @@ from thinsync_virt.cli.output import format_time, print_findings, to_json
 from thinsync_virt.cli.progress import LineObserver
 from thinsync_virt.endpoint.recovery import NotDone, Recovery
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
-from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import Code, ConflictError, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
@@ -490,6 +490,38 @@ def test_points_of_a_directory_name_what_was_set_aside_there(
     assert "set-aside-000007" in out
     _, out, _ = run("points", "web01", "--to", "beta", capsys=capsys)
     assert "set aside" not in out, "a host registers domains: that is for check and verify"
+
+
+def test_points_are_shown_although_a_file_of_one_was_written_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fresh host looks there for what it could restore: the others are all it has."""
+    error: ThinsyncError = ConflictError("/srv/vda.qcow2 was written to", hint="copy it away")
+
+    def states(uuid: str, name: str) -> tuple[TargetState, ...]:
+        raise error
+
+    @contextmanager
+    def session(to: str) -> Iterator[object]:
+        yield SimpleNamespace(
+            uuid_of=lambda name: DOMAIN,
+            target_prover=SimpleNamespace(points=lambda uuid: (point(1), point(2))),
+            target=SimpleNamespace(states=states, registered_findings=lambda asked: ()),
+        )
+
+    monkeypatch.setattr(build.Session, "open", session)
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": ())
+    status, out, _ = run("points", "web01", "--to", "qcow2:/srv", capsys=capsys)
+    assert status == Code.CONFLICT.exit_status
+    assert "#1" in out and "#2" in out
+    assert "was written to" in out and "copy it away" in out
+    status, out, err = run("points", "web01", "--to", "qcow2:/srv", "--json", capsys=capsys)
+    assert status == Code.CONFLICT.exit_status
+    assert len(json.loads(out)) == 2
+    assert "was written to" in err
+    error = UnreachableError("beta: it does not answer any more", hint="is it up?")
+    status, out, err = run("points", "web01", "--to", "beta", capsys=capsys)
+    assert (status, out) == (Code.UNREACHABLE.exit_status, "")
 
 
 @pytest.mark.parametrize("registers", [True, False])
