@@ -89,7 +89,7 @@ def exchange(channel: Channel, ours: Greeting, name: str, timeout: float) -> tup
     except TimeoutError as error:
         raise UnreachableError(
             f"{name}: no greeting within {timeout:g} s",
-            hint="look at the load there, and try: thinsync-vm server",
+            hint="look at the load there, and whether it answers by hand: thinsync-vm --version",
         ) from error
     if not line:
         raise ChannelClosedError(f"{name}: it did not greet")

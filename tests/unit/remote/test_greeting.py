@@ -111,8 +111,9 @@ def test_a_shell_that_prints_is_quoted() -> None:
 
 
 def test_silence_has_a_limit() -> None:
-    with pytest.raises(UnreachableError, match=r"beta: no greeting within 0\.2 s"):
+    with pytest.raises(UnreachableError, match=r"beta: no greeting within 0\.2 s") as caught:
         connect_to(b"", timeout=0.2)
+    assert "thinsync-vm server" not in caught.value.hint, "to people it says only that it is not for them"
 
 
 def test_this_machine() -> None:
