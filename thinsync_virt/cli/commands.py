@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import os
 from typing import Any
 
 import click
@@ -10,6 +12,10 @@ import click
 from thinsync_virt import __version__
 from thinsync_virt.cli import failures
 from thinsync_virt.errors import Code, UsageError
+from thinsync_virt.model.text import printable
+
+_MOST_SHOWN = 1000
+"""Characters of a line about wrong usage."""
 
 DAILY = {
     "list": "Domains, their disks, and which can be replicated.",
@@ -38,7 +44,21 @@ class _PassedError(BaseException):
         self.error = error
 
 
-class Commands(click.Group):
+class Group(click.Group):
+    """Commands below a command. What names none is wrong usage.
+
+    To click a word that begins with a sign is an option then, and it shows the help, with status 0.
+    """
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}.")
+        return super().resolve_command(ctx, args)
+
+
+class Commands(Group):
     """Loads each command's module on demand and groups the overview."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -84,19 +104,32 @@ def invoke(argv: list[str]) -> int:
     Raises KeyboardInterrupt, BrokenPipeError, and whatever the command raises.
     """
     try:
-        status = group.main(args=argv, prog_name="thinsync-vm", standalone_mode=False)
+        status = group.main(args=argv, prog_name="thinsync-vm", standalone_mode=False, color=_colour())
     except _PassedError as passed:
         raise passed.error from None
     except click.exceptions.Exit as exit_request:
         return exit_request.exit_code
     except click.ClickException as error:
-        error.show()
+        _show(error)
         if "--json" in argv:
             failures.print_as_json(UsageError(error.format_message(), hint=_help_of(error)))
         return Code.USAGE.exit_status
     except click.Abort as error:
         raise KeyboardInterrupt from error
     return status if isinstance(status, int) else 0
+
+
+def _colour() -> bool | None:
+    """False where colours are not wanted (no-color.org), or the terminal has none; else click looks itself."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
+def _show(error: click.ClickException) -> None:
+    """As click does, but what was typed, or came from a script's list of names, does not steer the terminal."""
+    text = io.StringIO()
+    error.show(text)
+    for line in text.getvalue().splitlines():
+        failures.say(printable(line, _MOST_SHOWN))
 
 
 def _help_of(error: click.ClickException) -> str:

@@ -76,15 +76,18 @@ def print_table(table: Table) -> None:
     console.print(table, crop=False, overflow="ignore")
 
 
-def print_findings(findings: tuple[Finding, ...], *, least: Severity = Severity.OK) -> None:
-    """One line per finding, the worst last, each with its remedy."""
+def print_findings(
+    findings: tuple[Finding, ...], *, least: Severity = Severity.OK, err: bool = False
+) -> None:
+    """One line per finding, the worst last, each with its remedy. ``err``: on standard error."""
     order = list(Severity)
     for finding in sorted(findings, key=lambda finding: order.index(finding.severity)):
         if order.index(finding.severity) < order.index(least):
             continue
         word, colour = _MARKS[finding.severity]
         click.echo(
-            f"{click.style(f'{word:>4}', fg=colour)}  {printable(finding.subject)}: {printable(finding.message)}"
+            f"{click.style(f'{word:>4}', fg=colour)}  {printable(finding.subject)}: {printable(finding.message)}",
+            err=err,
         )
         if finding.hint and finding.severity in (Severity.WARNING, Severity.REFUSAL):
-            click.echo(f"      what to do: {printable(finding.hint)}")
+            click.echo(f"      what to do: {printable(finding.hint)}", err=err)

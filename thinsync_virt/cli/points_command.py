@@ -10,6 +10,7 @@ import click
 from thinsync_virt.cli.completion import complete_domains
 from thinsync_virt.cli.options import EXIT_STATUS, json_option, to_option
 from thinsync_virt.cli.output import format_time, print_findings, print_json, print_table
+from thinsync_virt.errors import Code, ThinsyncError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import short_id
 from thinsync_virt.model.points import RecoveryPoint
@@ -21,11 +22,12 @@ from thinsync_virt.units import format_size
 @click.argument("domain", shell_complete=complete_domains)
 @to_option(required=False)
 @json_option
-def command(domain: str, to: str | None, as_json: bool) -> None:
+def command(domain: str, to: str | None, as_json: bool) -> int:
     """Recovery points of DOMAIN here, and with --to at the other host too.
 
-    Of a directory (archive:, file:, qcow2:) also what was set aside there, and is no point. For a directory of this
-    host nothing of DOMAIN need be here; for any other target DOMAIN is then its UUID.
+    Of a directory (archive:, file:, qcow2:) also what was set aside there, and is no point, and whether a file was
+    written to: then it exits with 4. For a directory of this host nothing of DOMAIN need be here; for any other target
+    DOMAIN is then its UUID.
 
     \b
     Example:
@@ -37,6 +39,7 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
 
     interrupted: set[str] = set()
     findings: tuple[Finding, ...] = ()
+    status = 0
     if to is None:
         here = local_points(domain)
         there: tuple[RecoveryPoint, ...] = ()
@@ -45,7 +48,14 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
             uuid = session.uuid_of(domain)
             here = local_points(domain, uuid)
             there = session.target_prover.points(uuid)
-            states = session.target.states(uuid, domain)
+            try:
+                states = session.target.states(uuid, domain)
+            except ThinsyncError as error:
+                if error.code is not Code.CONFLICT:
+                    raise
+                # What stops a replication hides no point: somebody may look for one that is left.
+                findings = (Finding(Severity.WARNING, to, error.message, error.hint, error.code),)
+                states, status = (), error.code.exit_status
             interrupted = {one.interrupted.point for one in states if one.interrupted is not None}
             if isinstance(TargetSpec.parse(to), StoreTarget):
                 for one in states:
@@ -53,18 +63,21 @@ def command(domain: str, to: str | None, as_json: bool) -> None:
     rows = _rows(here, there)
     if as_json:
         print_json([_as_json(point, *where, in_part=point.id in interrupted) for point, where in rows])
-        return
+        if status:
+            print_findings(findings, least=Severity.WARNING, err=True)
+        return status
     if not rows:
         click.echo(f"There are no recovery points of {domain}.")
         click.echo(f"Next: {shlex.join(['thinsync-vm', 'replicate', domain, '--to', to or 'HOST'])}")
         print_findings(findings, least=Severity.WARNING)
-        return
+        return status
     _print_table(rows, interrupted, with_target=to is not None)
     for left in sorted(interrupted - {point.id for point, _ in rows}):
         click.echo(
             f"Of point {short_id(left)}, which is not here any more, {to} has a part: the next replication removes it."
         )
     print_findings(findings, least=Severity.WARNING)
+    return status
 
 
 def _rows(

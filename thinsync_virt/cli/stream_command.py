@@ -7,6 +7,7 @@ import shlex
 import click
 
 from thinsync_virt.cli import cat_command
+from thinsync_virt.cli.commands import Group
 from thinsync_virt.cli.options import EXIT_STATUS, json_option
 from thinsync_virt.cli.output import print_json
 from thinsync_virt.errors import DiffersError, StreamError, UsageError
@@ -14,7 +15,7 @@ from thinsync_virt.errors import DiffersError, StreamError, UsageError
 _FILE = click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 
 
-@click.group("stream", epilog=EXIT_STATUS)
+@click.group("stream", cls=Group, epilog=EXIT_STATUS)
 def command() -> None:
     """Look at streams that were kept in files, and make one of a point that a directory keeps.
 

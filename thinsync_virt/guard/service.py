@@ -282,7 +282,7 @@ def _check_peer(connection: socket.socket) -> None:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     _pid, uid, _gid = struct.unpack("3i", credentials)
     if uid not in (0, os.geteuid()):
-        raise ConflictError("only root may ask the guard", hint="run it as root: sudo thinsync-vm ...")
+        raise ConflictError("only root may ask the guard", hint="run it as root, or with sudo")
 
 
 def _read_line(connection: socket.socket) -> bytes:

@@ -61,8 +61,9 @@ def parse_greeting(line: bytes, name: str) -> Greeting:
     if not line.startswith(MAGIC):
         raise UnreachableError(
             f"{name}: its first output is no greeting of thinsync-vm: {_quote(line)}",
-            hint="the login shell there prints on standard output (.bashrc, .profile, motd): let it print nothing "
-            "when it is not interactive",
+            hint="the login there says it: a shell that prints on standard output (.bashrc, .profile, motd) has to"
+            " print nothing when it is not interactive; if this login may run no commands, name another:"
+            " --to USER@HOST",
             retry=False,
         )
     try:
@@ -88,7 +89,7 @@ def exchange(channel: Channel, ours: Greeting, name: str, timeout: float) -> tup
     except TimeoutError as error:
         raise UnreachableError(
             f"{name}: no greeting within {timeout:g} s",
-            hint="look at the load there, and try: thinsync-vm server",
+            hint="look at the load there, and whether it answers by hand: thinsync-vm --version",
         ) from error
     if not line:
         raise ChannelClosedError(f"{name}: it did not greet")

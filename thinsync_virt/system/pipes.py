@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from thinsync_virt.errors import NotFoundError, SpaceError, ThinsyncError
+from thinsync_virt.errors import NotFoundError, SpaceError, ThinsyncError, UsageError
 from thinsync_virt.flushes import flush
 from thinsync_virt.system.files import sync_directory
 from thinsync_virt.system.page_cache import ReadBehind
@@ -180,6 +180,8 @@ def open_output(path: str) -> Iterator[StreamOutput]:
 
     Devices and named pipes are written as they are. Raises ThinsyncError.
     """
+    if not path:
+        raise UsageError("no file is named for the output", hint="name one, or - for standard output")
     place = Path(path)
     try:
         special = place.exists() and not place.is_file()
@@ -192,7 +194,8 @@ def open_output(path: str) -> Iterator[StreamOutput]:
             descriptor, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
     except OSError as error:
         raise ThinsyncError(
-            f"cannot write {path}: {error.strerror}", hint="look at its directory, and at its mode: ls -ld"
+            f"cannot write {path}: {error.strerror}",
+            hint=f"look at its directory, and at its mode: ls -ld {shlex.quote(os.path.dirname(path) or '.')}",
         ) from error
     try:
         yield StreamOutput(descriptor, path)

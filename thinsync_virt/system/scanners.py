@@ -38,7 +38,10 @@ def findings(*, root: Path = _ROOT, scan_lvs: Callable[[], bool] | None = None) 
     if not rule:
         found.append(
             ScannerFinding(
-                "udev", f"the rule {UDEV_RULE} is missing", "apt install --reinstall thinsync-virt"
+                "udev",
+                f"the rule {UDEV_RULE} is missing",
+                f"is it masked? ls -l /etc/udev/rules.d/{UDEV_RULE}. If not, install the package's file once more:"
+                " apt install --reinstall ./thinsync-virt_VERSION_all.deb",
             )
         )
     if (scan_lvs or lvm_scans_volumes)():
@@ -63,7 +66,8 @@ def findings(*, root: Path = _ROOT, scan_lvs: Callable[[], bool] | None = None) 
             ScannerFinding(
                 "multipath",
                 "multipath.conf lets multipathd take device-mapper devices",
-                'add to its blacklist section: devnode "^dm-"',
+                "narrow devnode in its section blacklist_exceptions, so that dm-0 does not match: an exception goes"
+                " before the blacklist; see also /etc/multipath/conf.d, and afterwards: multipathd reconfigure",
             )
         )
     return tuple(found)
@@ -101,17 +105,23 @@ def _md_assembly_off(root: Path) -> bool:
 
 
 def _multipath_takes_dm(root: Path) -> bool:
-    text = re.sub(r"[#!].*", "", _text(root / "etc/multipath.conf"))
-    exceptions = re.search(r"blacklist_exceptions\s*\{(.*?)\}", text, re.DOTALL)
-    if exceptions is None:
-        return False
-    for pattern in re.findall(r'devnode\s+"?([^"\s]+)"?', exceptions[1]):
-        try:
-            if re.search(pattern, "dm-0"):
+    # Comments begin with # or !, and a pattern in quotes with ! is one that must not match.
+    texts = [_text(root / "etc/multipath.conf")]
+    texts += [_text(path) for path in sorted((root / "etc/multipath/conf.d").glob("*.conf"))]
+    for text in texts:
+        plain = re.sub(r'("[^"\n]*")|[#!].*', r"\1", text)
+        plain = re.sub(r"\bdevice\s*\{[^{}]*\}", "", plain)
+        for section in re.findall(r"\bblacklist_exceptions\s*\{([^{}]*)\}", plain):
+            if any(_means_dm(word.strip('"')) for word in re.findall(r'\bdevnode\s+("[^"]*"|\S+)', section)):
                 return True
-        except re.error:
-            continue
     return False
+
+
+def _means_dm(pattern: str) -> bool:
+    try:
+        return (re.search(pattern.removeprefix("!"), "dm-0") is None) == pattern.startswith("!")
+    except re.error:
+        return False
 
 
 def _text(path: Path) -> str:

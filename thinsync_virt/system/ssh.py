@@ -11,6 +11,7 @@ How ssh ends, and what that means here:
            127   the remote shell did not find the command        126   found, not executable
              1   of sudo -n with "sudo:" on standard error: a password is needed, or it is not allowed
          other   the server's own; its last lines of standard error are shown
+      negative   ssh, here, was killed by that signal
 
 On standard error ssh's words stand beside those of the login shell, of sudo and of the server there, who may say
 "Permission denied" or "Connection refused" of anything. Nothing of theirs is taken for the reason why ssh ended.
@@ -262,6 +263,13 @@ def explain(
             target,
             _with_detail("the connection, or the server there, was lost", stderr),
             f"run it again; if it stays so, try: {words['login']}",
+            retry=True,
+        )
+    if status is not None and status < 0:
+        return _unreachable(
+            target,
+            f"ssh was killed here, by signal {-status}",
+            "run it again; if nobody did that, memory may have run out: journalctl -k",
             retry=True,
         )
     if status == 127 and re.search(r"\bsudo: (command )?not found", said):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -28,13 +30,13 @@ from tests.unit.values import (
     volume,
 )
 from thinsync_virt.cli import build, verify_command
-from thinsync_virt.cli.commands import DAILY, PLUMBING, group
+from thinsync_virt.cli.commands import DAILY, PLUMBING, group, invoke
 from thinsync_virt.cli.main import main
 from thinsync_virt.cli.output import format_time, print_findings, to_json
 from thinsync_virt.cli.progress import LineObserver
 from thinsync_virt.endpoint.recovery import NotDone, Recovery
 from thinsync_virt.endpoint.source.tuning import Grain, Tuning
-from thinsync_virt.errors import Code, NotFoundError, ThinsyncError, UnreachableError
+from thinsync_virt.errors import Code, ConflictError, NotFoundError, ThinsyncError, UnreachableError
 from thinsync_virt.model.findings import Finding, Severity
 from thinsync_virt.model.names import VolumeName
 from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
@@ -179,6 +181,13 @@ def test_exit_statuses_are_distinct() -> None:
         ("receive", "vg0/web", "--size", ""),
         ("receive", "vg0/web", "--base-id", ""),
         ("receive", "vg0/web", "--definition", ""),
+        ("",),
+        ("-",),
+        (" list",),
+        ("/dev/null",),
+        ("--", "--nonsense"),
+        ("stream", "-"),
+        ("stream", "./web01.tsv"),
     ],
     ids=" ".join,
 )
@@ -484,6 +493,38 @@ def test_points_of_a_directory_name_what_was_set_aside_there(
     assert "set aside" not in out, "a host registers domains: that is for check and verify"
 
 
+def test_points_are_shown_although_a_file_of_one_was_written_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fresh host looks there for what it could restore: the others are all it has."""
+    error: ThinsyncError = ConflictError("/srv/vda.qcow2 was written to", hint="copy it away")
+
+    def states(uuid: str, name: str) -> tuple[TargetState, ...]:
+        raise error
+
+    @contextmanager
+    def session(to: str) -> Iterator[object]:
+        yield SimpleNamespace(
+            uuid_of=lambda name: DOMAIN,
+            target_prover=SimpleNamespace(points=lambda uuid: (point(1), point(2))),
+            target=SimpleNamespace(states=states, registered_findings=lambda asked: ()),
+        )
+
+    monkeypatch.setattr(build.Session, "open", session)
+    monkeypatch.setattr(build, "local_points", lambda name, uuid="": ())
+    status, out, _ = run("points", "web01", "--to", "qcow2:/srv", capsys=capsys)
+    assert status == Code.CONFLICT.exit_status
+    assert "#1" in out and "#2" in out
+    assert "was written to" in out and "copy it away" in out
+    status, out, err = run("points", "web01", "--to", "qcow2:/srv", "--json", capsys=capsys)
+    assert status == Code.CONFLICT.exit_status
+    assert len(json.loads(out)) == 2
+    assert "was written to" in err
+    error = UnreachableError("beta: it does not answer any more", hint="is it up?")
+    status, out, err = run("points", "web01", "--to", "beta", capsys=capsys)
+    assert (status, out) == (Code.UNREACHABLE.exit_status, "")
+
+
 @pytest.mark.parametrize("registers", [True, False])
 def test_what_a_directory_has_to_say_besides_is_no_difference(
     registers: bool, capsys: pytest.CaptureFixture[str]
@@ -708,6 +749,44 @@ def test_nothing_from_elsewhere_steers_the_terminal(
     assert shown.count("no") == 7, shown
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert said.err.startswith("  said")
+
+
+@pytest.mark.parametrize(
+    "words", [("list", STEERING), ("pool", "--nonsense" + STEERING), (STEERING,)], ids=len
+)
+def test_what_was_typed_does_not_steer_it_either(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A script hands on names of domains, and not always to what takes one."""
+    status, _, errors = run(*words, capsys=capsys)
+    assert status == Code.USAGE.exit_status
+    assert "Error: " in errors
+    assert not {"\x1b", "\x07", "\u202e"} & set(errors)
+    assert len(run("list", "a" * 10_000, capsys=capsys)[2]) < 2000
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+    ids=str,
+)
+def test_colours_where_they_are_wanted(
+    environment: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = (Finding(Severity.REFUSAL, "alpha", "it fails", "mend it"),)
+    monkeypatch.setattr("thinsync_virt.cli.checks.look", lambda *given: found)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"TERM": "xterm", **environment}.items():
+        monkeypatch.setenv(name, value)
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert invoke(["check"]) == found[0].code.exit_status
+        monkeypatch.undo()
+    shown = os.read(ours, 1 << 16)
+    os.close(ours)
+    assert b"STOP" in shown
+    assert (b"\x1b" in shown) is coloured
 
 
 @pytest.mark.parametrize("severity", Severity)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -96,29 +97,61 @@ def test_without_lvm_nothing_is_offered(monkeypatch: pytest.MonkeyPatch) -> None
     assert offered("delta") == []
 
 
-def test_the_script_in_a_shell(tools: Path) -> None:
-    """As bash calls it, with names that it would split."""
-    write_tool(tools, "virsh", r"printf '%s\n' 'web 01' web02 'a,b'")
+def in_a_shell(tools: Path, *names: str) -> Callable[[str], list[str]]:
+    """What bash's completion offers at the end of a line, on a host with domains of these names."""
+    write_tool(tools, "virsh", "cat <<'END'", *names, "END")
     write_tool(
         tools,
         "thinsync-vm",
         f'PYTHONPATH={ROOT} exec {sys.executable} -c "from thinsync_virt.cli.main import main; main()" "$@"',
     )
+    asked = f"""
+        source {SCRIPT}
+        COMP_LINE=$1; shift
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
+        _thinsync_vm thinsync-vm
+        printf '%s\\n' "${{COMPREPLY[@]}}"
+    """
 
-    def completes(*words: str) -> list[str]:
-        asked = f"""
-            source {SCRIPT}
-            COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
-            _thinsync_vm thinsync-vm
-            printf '%s\\n' "${{COMPREPLY[@]}}"
-        """
+    def completes(line: str) -> list[str]:
+        # As COMP_WORDBREAKS has bash cut it, quotes and all.
+        pieces = re.findall(r"""[:=@]+|(?:"[^"]*"?|'[^']*'?|[^\s:=@])+|(?<=\s)$""", line)
         done = subprocess.run(
-            ["bash", "-c", asked, "bash", *words], capture_output=True, text=True, check=True, timeout=60
+            ["bash", "-c", asked, "bash", line, *pieces],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
         assert done.stderr == ""
         return done.stdout.splitlines()
 
-    assert completes("thinsync-vm", "rep") == ["replicate"]
-    assert completes("thinsync-vm", "verify", "web") == [r"web\ 01", "web02"]
-    assert completes("thinsync-vm", "verify", "") == [r"web\ 01", "web02", r"a\,b"]
-    assert "--dry-run" in completes("thinsync-vm", "replicate", "--d")
+    return completes
+
+
+def test_the_script_in_a_shell(tools: Path) -> None:
+    """As bash calls it, with names that it would split."""
+    completes = in_a_shell(tools, "web 01", "web02", "a,b")
+    assert completes("thinsync-vm rep") == ["replicate"]
+    assert completes("thinsync-vm verify web") == [r"web\ 01", "web02"]
+    assert completes("thinsync-vm verify ") == [r"web\ 01", "web02", r"a\,b"]
+    assert "--dry-run" in completes("thinsync-vm replicate --d")
+
+
+@pytest.mark.parametrize("target", ["archive:/mnt/usb", "root@beta:22", "ssh://root@beta:file:/a"])
+def test_a_word_that_bash_cuts_is_one_all_the_same(target: str, tools: Path) -> None:
+    completes = in_a_shell(tools, "web01", "db:01", "db:02")
+    assert completes(f"thinsync-vm replicate --to {target} we") == ["web01"]
+    assert completes(f"thinsync-vm replicate --to={target} --map net:br0=br7 we") == ["web01"]
+    assert completes(f"thinsync-vm replicate --to {target} d") == ["db:01", "db:02"]
+    # bash has "db:" already, and replaces what is behind it.
+    assert completes(f"thinsync-vm replicate --to {target} db:0") == ["01", "02"]
+    assert completes(f"thinsync-vm replicate --to {target} db:") == ["01", "02"]
+
+
+def test_within_quotes_nothing_is_quoted_twice(tools: Path) -> None:
+    completes = in_a_shell(tools, "web 01", "it's $5")
+    assert completes('thinsync-vm check "web 0') == ["web 01"]
+    assert completes("thinsync-vm check 'web 0") == ["web 01"]
+    assert completes("thinsync-vm check 'it") == [r"it'\''s $5"]
+    assert completes('thinsync-vm check "it') == [r"it's \$5"]

@@ -82,6 +82,13 @@ def test_what_is_no_greeting(line: bytes, words: str) -> None:
     assert caught.value.message.isprintable()
 
 
+def test_a_login_that_may_run_no_commands_is_no_shell_that_prints() -> None:
+    """As root's on images for clouds, or one whose shell is nologin: nothing in .bashrc would help."""
+    with pytest.raises(UnreachableError) as caught:
+        parse_greeting(b'Please login as the user "debian" rather than the user "root".\n', "beta")
+    assert "--to USER@HOST" in caught.value.hint
+
+
 def connect_to(data: bytes, timeout: float = 60) -> None:
     near, far = socket.socketpair()
     with far:
@@ -104,8 +111,9 @@ def test_a_shell_that_prints_is_quoted() -> None:
 
 
 def test_silence_has_a_limit() -> None:
-    with pytest.raises(UnreachableError, match=r"beta: no greeting within 0\.2 s"):
+    with pytest.raises(UnreachableError, match=r"beta: no greeting within 0\.2 s") as caught:
         connect_to(b"", timeout=0.2)
+    assert "thinsync-vm server" not in caught.value.hint, "to people it says only that it is not for them"
 
 
 def test_this_machine() -> None:

@@ -255,7 +255,7 @@ def test_who_logs_in(sshd: Sshd, tmp_path: Path) -> None:
             "sudo does not let this login run thinsync-vm without a password",
             False,
         ),
-        (-9, "", "the server there ended with status -9", True),
+        (-9, "", "ssh was killed here, by signal 9", True),
         (None, "", "the connection was closed", True),
         (None, "stty: 'standard input': Inappropriate ioctl", "the connection was closed: stty:", True),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from thinsync_virt.errors import NotFoundError, SpaceError, ThinsyncError
+from thinsync_virt.errors import NotFoundError, SpaceError, ThinsyncError, UsageError
 from thinsync_virt.system.pipes import StreamInput, StreamOutput, open_input, open_output
 from thinsync_virt.units import MIB
 
@@ -153,4 +153,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         pass
     with pytest.raises(ThinsyncError) as nowhere, open_output(str(tmp_path / "none" / "stream")):
         pass
-    assert missing.value.hint and nowhere.value.hint
+    assert missing.value.hint
+    assert nowhere.value.hint.endswith(f"ls -ld {tmp_path / 'none'}")
+    with pytest.raises(UsageError), open_output(""):
+        pass

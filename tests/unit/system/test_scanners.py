@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from thinsync_virt.system.scanners import UDEV_RULE, findings
 
 
@@ -45,3 +47,43 @@ def test_multipath_that_takes_dm(tmp_path: Path) -> None:
     assert look(tmp_path) == []
     write(tmp_path / "etc/multipath.conf", 'blacklist_exceptions {\n  devnode ".*"  # all\n}\n')
     assert look(tmp_path) == ["multipath"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'blacklist_exceptions {\n  device {\n    vendor "X"\n    product "Y"\n  }\n  devnode ".*"\n}\n',
+        'blacklist_exceptions {\n  devnode "^sd"\n}\nblacklist_exceptions {\n  devnode "^(sd|dm-)"\n}\n',
+        'blacklist_exceptions {\n  devnode "!^(sd[a-z]|nvme[0-9])"\n}\n',
+        'blacklist {\n  devnode "^dm-"\n}\nblacklist_exceptions {\n  devnode ".*"\n}\n',
+    ],
+    ids=["behind a device", "in a second section", "all but others", "beside the blacklist"],
+)
+@pytest.mark.parametrize("file", ["etc/multipath.conf", "etc/multipath/conf.d/ours.conf"])
+def test_an_exception_that_means_dm_counts_wherever_it_stands(file: str, text: str, tmp_path: Path) -> None:
+    write(tmp_path / "usr/lib/udev/rules.d" / UDEV_RULE)
+    write(tmp_path / file, text)
+    assert look(tmp_path) == ["multipath"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'blacklist_exceptions {\n  devnode "!^dm-"\n}\n',
+        '! devnode ".*"\nblacklist_exceptions {\n  # devnode ".*"\n  property "(SCSI_IDENT_|ID_WWN)"\n}\n',
+        'blacklist {\n  devnode ".*"\n}\n',
+    ],
+    ids=["all but ours", "a comment", "the blacklist"],
+)
+def test_what_means_no_dm_does_not(text: str, tmp_path: Path) -> None:
+    write(tmp_path / "usr/lib/udev/rules.d" / UDEV_RULE)
+    write(tmp_path / "etc/multipath.conf", text)
+    assert look(tmp_path) == []
+
+
+def test_the_remedy_for_multipath_leads_out(tmp_path: Path) -> None:
+    """An exception goes before the blacklist, so nothing that is written there can be the remedy."""
+    write(tmp_path / "usr/lib/udev/rules.d" / UDEV_RULE)
+    write(tmp_path / "etc/multipath.conf", 'blacklist_exceptions {\n  devnode ".*"\n}\n')
+    (found,) = findings(root=tmp_path, scan_lvs=lambda: False)
+    assert "blacklist_exceptions" in found.hint

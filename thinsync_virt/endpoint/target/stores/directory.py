@@ -263,7 +263,7 @@ class DomainFolder:
             if disk is None:
                 raise PoolError(
                     f"disk {target} of point {short_id(point.id)} stands on nothing in {self.path}",
-                    hint="choose another point: thinsync-vm points DOMAIN; verify those that are left",
+                    hint="choose another point: thinsync-vm points DOMAIN --to TARGET; verify those that are left",
                 )
             found.append((current, disk))
             current = self.record.point(disk.base) if disk.base is not None else None
@@ -302,7 +302,9 @@ class DomainFolder:
             path = self.point_path(point) / DEFINITION / part_file(name)
             data = read_plain(path)
             if data is None:
-                raise PoolError(f"{path} is missing", hint="choose another point: thinsync-vm points DOMAIN")
+                raise PoolError(
+                    f"{path} is missing", hint="choose another point: thinsync-vm points DOMAIN --to TARGET"
+                )
             parts[name] = data
         return Definition(parts)
 

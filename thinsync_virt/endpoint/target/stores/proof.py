@@ -76,7 +76,7 @@ class StoreProver:
             if record.disk(disk) is None:
                 raise NotFoundError(
                     f"point {short_id(point)} has no disk {disk}",
-                    hint="choose another point: thinsync-vm points DOMAIN",
+                    hint="choose another point: thinsync-vm points DOMAIN --to TARGET",
                 )
             opened = self._keeper.read(folder, folder.chain(record, disk))
             self._open[point, disk] = opened
@@ -88,4 +88,6 @@ class StoreProver:
             for record in offered(folder):
                 if record.id == point:
                     return folder, record
-        raise NotFoundError(f"point {short_id(point)} is not here", hint="see: thinsync-vm points DOMAIN")
+        raise NotFoundError(
+            f"point {short_id(point)} is not here", hint="see: thinsync-vm points DOMAIN --to TARGET"
+        )

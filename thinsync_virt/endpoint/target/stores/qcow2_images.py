@@ -55,8 +55,8 @@ def check_image(path: Path, base: Path | None) -> None:
     if reason:
         raise PoolError(
             f"{path} {reason}",
-            hint="somebody rebased it: choose another point, see: thinsync-vm points DOMAIN; or remove that file, and"
-            " the next run goes on without it",
+            hint="somebody rebased it: choose another point, see: thinsync-vm points DOMAIN --to TARGET; or remove"
+            " that file, and the next run goes on without it",
         )
 
 

@@ -171,7 +171,7 @@ class PointStream:
             raise PoolError(
                 f"{self._folder.point_path(self.point) / DEFINITION} holds another definition than point"
                 f" #{self.point.sequence} {short_id(self.point.id)} had",
-                hint="bring its files back from a copy, or choose another point: thinsync-vm points DOMAIN",
+                hint="bring its files back from a copy, or choose another point: thinsync-vm points DOMAIN --to TARGET",
             )
         return found.pack()
 

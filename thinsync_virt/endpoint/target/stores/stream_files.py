@@ -191,7 +191,7 @@ class ArchivedStream:
     def _named(self, error: StreamError) -> StreamError:
         return StreamError(
             f"{self._path}: {error.message}",
-            hint="choose another point: thinsync-vm points DOMAIN",
+            hint="choose another point: thinsync-vm points DOMAIN --to TARGET",
             retry=False,
         )
 
