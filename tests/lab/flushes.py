@@ -63,6 +63,7 @@ FLUSHES: dict[str, Proof | InLab | Spared] = {
     "journal.TransferJournal.remove/remove_durably/sync_directory": Spared(
         "a journal speaks of one unsealed set: when that is sealed or gone, it is as none"
     ),
+    "sown_sets.SownSets.write/make_directory/sync_directory": Proof("journal beside a note"),
     "staging.VolumeStaging.finish/sync": Proof("volume received"),
     # Registering
     "register.define/write_durable": Proof("registered"),

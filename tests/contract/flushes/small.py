@@ -15,10 +15,12 @@ from tests.unit.endpoint.between import COPY, FIRST, make_world, noise
 from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.endpoint.test_metadata_lease import HEALTHY, POOL, FakePool, Killed
 from tests.unit.hypervisor import test_register as registering
-from tests.unit.values import pool_report
+from tests.unit.values import KEY, LVM_UUID, identifier, pool_report
 from thinsync_virt.cli import receive_command
 from thinsync_virt.endpoint.metadata_lease import MetadataLeases
 from thinsync_virt.endpoint.pool_times import PoolTimes
+from thinsync_virt.endpoint.target.journal import Entry, TransferJournal
+from thinsync_virt.endpoint.target.sown_sets import SownSet, SownSets
 from thinsync_virt.endpoint.volumes.receive import Reception
 from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.hypervisor import register, tpm, tpm_state
@@ -27,6 +29,7 @@ from thinsync_virt.hypervisor.replica import names
 from thinsync_virt.hypervisor.replica.draft import TpmState
 from thinsync_virt.model.definition import DOMAIN_XML, Definition
 from thinsync_virt.model.pools import HolderKind
+from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.model.volumes import PoolMode
 from thinsync_virt.system import steps
 from thinsync_virt.system.pipes import open_output
@@ -361,6 +364,17 @@ def tpm_state_named(ground: Ground) -> None:
     assert Path(state.path).read_bytes() == state.data, "the definition names it"
 
 
+def journal_beside_a_note(ground: Ground) -> None:
+    """The directory of the journals was made for the note of what was made from seeds."""
+    volumes, journals = {"vda": LVM_UUID}, ground.root / "thinsync" / "transfers"
+    ground.begin()
+    SownSets(journals).write(KEY, SownSet(identifier(1), {"vda": "vg0/restored"}, volumes))
+    transfer = Interrupted(identifier(2), "", identifier(3), {"vda": 4096})
+    TransferJournal(journals).write(Entry(KEY, transfer, volumes, {"vda": True}))
+    ground.cut()
+    assert TransferJournal(journals).read(KEY) is not None, "it was acknowledged"
+
+
 SMALL: dict[str, Callable[[Ground], None]] = {
     "stream to a file": stream_to_a_file,
     "definition to a file": definition_to_a_file,
@@ -377,6 +391,7 @@ SMALL: dict[str, Callable[[Ground], None]] = {
     "registered": registered,
     "autostart off": autostart_off,
     "settled": settled,
+    "journal beside a note": journal_beside_a_note,
     "TPM state placed": tpm_state_placed,
     "TPM state named": tpm_state_named,
     "TPM state gone": tpm_state_gone,

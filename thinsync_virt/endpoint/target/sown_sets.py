@@ -24,6 +24,7 @@ from thinsync_virt.model.names import check_id, check_lvm_uuid
 from thinsync_virt.model.points import ReplicaKey, UnfinishedSet
 from thinsync_virt.stream.header import MAX_DISKS
 from thinsync_virt.stream.jsontext import decode_object, encode_object
+from thinsync_virt.system.files import make_directory
 
 _VERSION = 1
 _LONGEST = 1 << 17
@@ -55,7 +56,8 @@ class SownSets:
         path = self._path(key)
         temporary = path.with_name(f".{path.name}.new")
         with suppress(OSError):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Journals come there, too, which must not be lost with it.
+            make_directory(path.parent)
             temporary.unlink(missing_ok=True)
             with open(temporary, "xb", opener=_private) as file:
                 file.write(_encode(key, sown))
