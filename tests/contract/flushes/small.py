@@ -12,7 +12,6 @@ import pytest
 
 from tests.contract.flushes.worst_case import WorstCase
 from tests.unit.endpoint.between import COPY, FIRST, make_world, noise
-from tests.unit.endpoint.stored import PowerCutError
 from tests.unit.endpoint.test_metadata_lease import HEALTHY, POOL, FakePool, Killed
 from tests.unit.hypervisor import test_register as registering
 from tests.unit.values import KEY, LVM_UUID, identifier, pool_report
@@ -134,13 +133,11 @@ def intent(ground: Ground) -> None:
     one = _Lease(ground)
     ground.begin()
 
-    def killed() -> None:
-        # The metadata snapshot is there, its block is not recorded yet.
-        raise PowerCutError
-
-    one.kernel.after["reserve"] = killed
-    with suppress(PowerCutError), one.leases.hold(POOL):
+    # The metadata snapshot is there, its block is not recorded yet.
+    one.kernel.after["reserve"] = one.kernel.kill
+    with suppress(Killed), one.leases.hold(POOL):
         pass
+    one.kernel.asker_killed = False
     assert one.kernel.status.held_root is not None
     ground.cut()
     assert one.leases.holder(POOL).kind is HolderKind.CRASHED, "ours is taken for somebody else's"

@@ -18,6 +18,7 @@ import numpy as np
 
 from thinsync_virt.cli import delta_command
 from thinsync_virt.endpoint import mappings
+from thinsync_virt.model.names import VolumeName
 from thinsync_virt.system import lvm
 from thinsync_virt.thin.runs import Runs
 from thinsync_virt.thin.superblock import Trees
@@ -47,12 +48,19 @@ def main(count: int) -> None:
     def opened(_: object) -> Iterator[Scattered]:
         yield Scattered(count)
 
-    def volume(name: object) -> SimpleNamespace:
-        return SimpleNamespace(name=name, pool="vg0/pool", thin_id=1, size=2 * count * 65536)
+    def inventory(_: object) -> SimpleNamespace:
+        size, pool = 2 * count * 65536, SimpleNamespace(name="vg0/pool", transaction_id=7)
+        volumes = [
+            SimpleNamespace(
+                name=VolumeName("vg0", day), pool=pool.name, thin_id=1, size=size, external_origin=""
+            )
+            for day in ("monday", "tuesday")
+        ]
+        return SimpleNamespace(volumes=volumes, pools=[pool])
 
     command.need_root = lambda: None
     opener.OwnOpener = lambda: SimpleNamespace(open=opened)
-    host.Lvm = lambda: SimpleNamespace(volume=volume, pool=lambda name: name)
+    host.Lvm = lambda: SimpleNamespace(inventory=inventory)
     command._answer_for_volumes("vg0/monday", "vg0/tuesday", shape="thin-delta", stats=False)
     # Not getrusage's: that begins with what the parent had when it forked.
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)

@@ -42,12 +42,25 @@ class FakePool:
     log: list[str] = field(default_factory=list)
     before: dict[str, Callable[[], None]] = field(default_factory=dict)
     after: dict[str, Callable[[], None]] = field(default_factory=dict)
+    asker_killed: bool = False
+    """What the process would do afterwards has no effect."""
+
+    def kill(self) -> None:
+        """The process that asks ends here."""
+        self.asker_killed = True
+        raise Killed
+
+    def _look(self) -> None:
+        if self.asker_killed:
+            raise Killed
 
     def pool_status(self, pool: VolumeName) -> PoolStatus:
+        self._look()
         assert pool == NAME
         return self.status
 
     def reserve(self, pool: VolumeName) -> None:
+        self._look()
         self.before.pop("reserve", lambda: None)()
         if self.status.held_root is not None:
             raise BusyError("there is one already")
@@ -58,6 +71,7 @@ class FakePool:
         self.after.pop("reserve", lambda: None)()
 
     def release(self, pool: VolumeName) -> None:
+        self._look()
         self.before.pop("release", lambda: None)()
         self.drop()
         self.log.append("release")

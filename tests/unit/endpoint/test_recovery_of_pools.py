@@ -90,12 +90,10 @@ def leases(kernel: FakePool, tmp_path: Path) -> MetadataLeases:
 def killed_while_it_held(kernel: FakePool, leases: MetadataLeases) -> None:
     """A run of ours is killed with the metadata snapshot in its hands."""
 
-    def die() -> None:
-        raise Killed
-
-    kernel.before["release"] = die
+    kernel.before["release"] = kernel.kill
     with pytest.raises(Killed), leases.hold(FAKE_POOL):
         pass
+    kernel.asker_killed = False
 
 
 def attempted(lvm: StoredLvm, leases: MetadataLeases) -> Recovery:
