@@ -24,6 +24,12 @@ def decode_object(data: bytes | bytearray | memoryview, what: str) -> dict[str, 
     return value
 
 
+def require_keys(value: object, *names: str) -> None:
+    """Raise ValueError unless that is an object with these keys, and no others."""
+    if not isinstance(value, dict) or value.keys() != set(names):
+        raise ValueError(f"{', '.join(names)} belong there, and nothing else")
+
+
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):

@@ -110,6 +110,16 @@ def read_if_there(path: Path) -> bytes | None:
         raise _failure("read", path, error) from error
 
 
+def read_at_most(path: Path, most: int) -> bytes | None:
+    """The content of a file of at most so many bytes; None for a larger one, or what cannot be read. Never raises."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError:
+        return None
+    return content if len(content) <= most else None
+
+
 def make_directory(path: Path, *, mode: int = 0o700) -> None:
     """Make a directory and its missing parents, each durable in its own parent. Raises OSError."""
     if path.is_dir():

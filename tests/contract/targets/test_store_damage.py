@@ -263,9 +263,7 @@ def test_an_archive_is_merged_only_where_there_is_room(
     files = sum(site.file(number, "vda").stat().st_size for number in (1, 2))
     real = os.statvfs(tmp_path)
     free = (files - 1 + reserve(real.f_blocks * real.f_frsize)) // real.f_frsize
-    folder = folder_of(site)
-    points = tuple(replace(one, retired=one.sequence == 1) for one in folder.record.points)
-    folder.commit(replace(folder.record, points=points))
+    retire_first(site)
     before = site.everything()
     monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*real[:4], free, *real[5:])))
     with site.session() as (target, _):

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from thinsync_virt.endpoint.target.sown_sets import SownSets
 from thinsync_virt.errors import ThinsyncError
@@ -24,8 +23,8 @@ from thinsync_virt.model.names import check_id, check_lvm_uuid
 from thinsync_virt.model.points import ReplicaKey, UnfinishedSet
 from thinsync_virt.model.transfers import Interrupted
 from thinsync_virt.stream.header import MAX_DISKS
-from thinsync_virt.stream.jsontext import decode_object, encode_object
-from thinsync_virt.system.files import remove_durably, write_durably
+from thinsync_virt.stream.jsontext import decode_object, encode_object, require_keys
+from thinsync_virt.system.files import read_at_most, remove_durably, write_durably
 
 JOURNALS = Path("/var/lib/thinsync/transfers")
 
@@ -64,11 +63,10 @@ class TransferJournal:
 
     def read(self, key: ReplicaKey) -> Entry | None:
         """The journal of a replica; None without one that can be understood. Never raises."""
+        content = read_at_most(self._path(key), _LONGEST)
         try:
-            with self._path(key).open("rb") as file:
-                content = file.read(_LONGEST + 1)
-            return _decode(content, key) if len(content) <= _LONGEST else None
-        except (OSError, ThinsyncError, ValueError, KeyError, TypeError):
+            return _decode(content, key) if content is not None else None
+        except (ThinsyncError, ValueError, KeyError, TypeError):
             return None
 
     def find(self, key: ReplicaKey, sets: Iterable[UnfinishedSet]) -> Interrupted | None:
@@ -118,7 +116,7 @@ def _encode(entry: Entry) -> bytes:
 
 def _decode(content: bytes, key: ReplicaKey) -> Entry:
     value = decode_object(content, "a journal")
-    _keys(value, "base", "delta", "disks", "domain", "point", "target", "version")
+    require_keys(value, "base", "delta", "disks", "domain", "point", "target", "version")
     if type(value["version"]) is not int or value["version"] != _VERSION:
         raise ValueError(value["version"])
     if ReplicaKey(_text(value["domain"]), _text(value["target"])) != key:
@@ -129,7 +127,7 @@ def _decode(content: bytes, key: ReplicaKey) -> Entry:
     if type(value["disks"]) is not list or len(value["disks"]) > MAX_DISKS:
         raise ValueError("its disks are no list, or too many")
     for disk in value["disks"]:
-        _keys(disk, "position", "target", "volume", "zeroing")
+        require_keys(disk, "position", "target", "volume", "zeroing")
         if type(disk["position"]) is not int or disk["target"] in positions:
             raise ValueError(disk)
         if type(disk["zeroing"]) is not bool:
@@ -139,11 +137,6 @@ def _decode(content: bytes, key: ReplicaKey) -> Entry:
         zeroing[disk["target"]] = disk["zeroing"]
     transfer = Interrupted(_text(value["point"]), _text(value["base"]), _text(value["delta"]), positions)
     return Entry(key, transfer, volumes, zeroing)
-
-
-def _keys(value: dict[str, Any], *names: str) -> None:
-    if type(value) is not dict or value.keys() != set(names):
-        raise ValueError(f"{names} belong there, and nothing else")
 
 
 def _text(value: object) -> str:

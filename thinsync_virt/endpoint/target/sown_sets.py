@@ -17,14 +17,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from thinsync_virt.errors import ThinsyncError
 from thinsync_virt.model.names import check_id, check_lvm_uuid
 from thinsync_virt.model.points import ReplicaKey, UnfinishedSet
 from thinsync_virt.stream.header import MAX_DISKS
-from thinsync_virt.stream.jsontext import decode_object, encode_object
-from thinsync_virt.system.files import make_directory
+from thinsync_virt.stream.jsontext import decode_object, encode_object, require_keys
+from thinsync_virt.system.files import make_directory, read_at_most
 
 _VERSION = 1
 _LONGEST = 1 << 17
@@ -83,11 +82,10 @@ class SownSets:
         return sown is not None and sown.point == point
 
     def _read(self, key: ReplicaKey) -> SownSet | None:
+        content = read_at_most(self._path(key), _LONGEST)
         try:
-            with self._path(key).open("rb") as file:
-                content = file.read(_LONGEST + 1)
-            return _decode(content, key) if len(content) <= _LONGEST else None
-        except (OSError, ThinsyncError, ValueError, KeyError, TypeError):
+            return _decode(content, key) if content is not None else None
+        except (ThinsyncError, ValueError, KeyError, TypeError):
             return None
 
     def _path(self, key: ReplicaKey) -> Path:
@@ -115,7 +113,7 @@ def _encode(key: ReplicaKey, sown: SownSet) -> bytes:
 
 def _decode(content: bytes, key: ReplicaKey) -> SownSet:
     value = decode_object(content, "a list of seeds")
-    _keys(value, "disks", "domain", "point", "target", "version")
+    require_keys(value, "disks", "domain", "point", "target", "version")
     if type(value["version"]) is not int or value["version"] != _VERSION:
         raise ValueError(value["version"])
     if (value["domain"], value["target"]) != (key.domain, key.target):
@@ -125,14 +123,9 @@ def _decode(content: bytes, key: ReplicaKey) -> SownSet:
     seeds: dict[str, str] = {}
     volumes: dict[str, str] = {}
     for disk in value["disks"]:
-        _keys(disk, "seed", "target", "volume")
+        require_keys(disk, "seed", "target", "volume")
         if not all(isinstance(text, str) for text in disk.values()) or disk["target"] in seeds:
             raise ValueError(disk)
         seeds[disk["target"]] = disk["seed"]
         volumes[disk["target"]] = check_lvm_uuid(disk["volume"])
     return SownSet(check_id(value["point"]), seeds, volumes)
-
-
-def _keys(value: dict[str, Any], *names: str) -> None:
-    if type(value) is not dict or value.keys() != set(names):
-        raise ValueError(f"{names} belong there, and nothing else")
