@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from thinsync_virt.system.lvm import Inventory
     from thinsync_virt.thin.metadata import ThinMetadata
 
-_ATTEMPTS = 4
+_ATTEMPTS = 50
+_UNMOVED = 4
+"""After so many looks at the same two transactions nobody is at work, and they stay apart."""
 _PAUSE_SECONDS = 0.2
 _AT_ONCE = 1 << 13
 
@@ -50,7 +52,8 @@ def read_volumes(base: VolumeName, head: VolumeName) -> VolumesRead:
     Raises NotFoundError, UsageError (of two pools), NotReplicableError, BusyError, PoolError, SpaceError, CommandError.
     """
     lvm, opener = Lvm(), OwnOpener()
-    for attempt in range(1, _ATTEMPTS + 1):
+    seen: list[tuple[int, int]] = []
+    while True:
         # In one report: the volumes are what they are at the pool's transaction.
         there = lvm.inventory(base.vg if base.vg == head.vg else None)
         old, new, pool = _look(there, base, head)
@@ -62,14 +65,14 @@ def read_volumes(base: VolumeName, head: VolumeName) -> VolumesRead:
                 batches = HeldRuns(_runs(metadata, old, new))
                 blocks = metadata.blocks_read
                 break
-        if attempt < _ATTEMPTS:
-            time.sleep(_PAUSE_SECONDS)
-    else:
-        raise PoolError(
-            f"pool {pool.name}: LVM's transaction id is {pool.transaction_id}, the kernel's {trees.transaction_id}:"
-            " which device is which volume's is not known",
-            hint=APART_HINT,
-        )
+        seen.append((pool.transaction_id, trees.transaction_id))
+        if len(seen) >= _ATTEMPTS or seen[-_UNMOVED:] == _UNMOVED * seen[-1:]:
+            raise PoolError(
+                f"pool {pool.name}: LVM's transaction id is {pool.transaction_id}, the kernel's"
+                f" {trees.transaction_id}: which device is which volume's is not known",
+                hint=APART_HINT,
+            )
+        time.sleep(_PAUSE_SECONDS)
     return VolumesRead(found, batches, blocks)
 
 

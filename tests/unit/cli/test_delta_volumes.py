@@ -149,6 +149,10 @@ def test_ids_count_at_one_transaction_only(host: Host, capfd: pytest.CaptureFixt
     host.transactions = [TRANSACTION + 1, TRANSACTION - 1, TRANSACTION]
     assert run("--json") == 0
     assert json.loads(capfd.readouterr().out)["extents"] and not host.held
+    # Somebody makes one snapshot after another.
+    host.transactions = [*range(TRANSACTION + 1, TRANSACTION + 9), TRANSACTION]
+    assert run("--json") == 0
+    assert json.loads(capfd.readouterr().out)["extents"] and not host.held
     host.transactions = [TRANSACTION + 1]
     assert run() == 8
     said = capfd.readouterr()
