@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 
-from thinsync_virt.endpoint.catalogue import Catalogue, read_catalogue
+from thinsync_virt.endpoint.catalogue import read_catalogue
 from thinsync_virt.endpoint.mappings import MappingsOpener
 from thinsync_virt.endpoint.naming import free_name, point_suffix
 from thinsync_virt.endpoint.proof import FINE_BLOCKS, MAX_WINDOW, bitmap
@@ -25,7 +25,7 @@ from thinsync_virt.errors import Code, ConflictError, NotFoundError, PoolError, 
 from thinsync_virt.model.extents import Extent, ExtentKind, clip, data_bytes
 from thinsync_virt.model.names import VolumeName, check_disk_target
 from thinsync_virt.model.packed_extents import PackedExtents
-from thinsync_virt.model.points import RecoveryPoint, ReplicaKey
+from thinsync_virt.model.points import RecoveryPoint, ReplicaKey, UnfinishedSet
 from thinsync_virt.model.replicas import Choices
 from thinsync_virt.model.tags import Member, Role, format_tag
 from thinsync_virt.model.volumes import Pool, ThinVolume
@@ -60,7 +60,8 @@ class Seeding:
     ) -> dict[str, int]:
         """Bytes that the copies take at once, by disk. Raises ThinsyncError for what cannot be a seed."""
         found: dict[str, int] = {}
-        left = self._left(read_catalogue(self._lvm.volumes(), Role.TARGET).of(key), key, choices, seeds)
+        ours = read_catalogue(self._lvm.volumes(), Role.TARGET).of(key)
+        left = _of_use(self._sown.find(key, ours.never_sealed, seeds), choices, seeds)
         for disk, text in seeds.items():
             seed = find_seed(self._lvm, VolumeName.parse(text), key)
             size = min(seed.size, sizes.get(check_disk_target(disk), 0))
@@ -89,9 +90,9 @@ class Seeding:
         if point.id in known:
             raise ConflictError(f"something of point {point.id} is here already", hint=CHANGED_SINCE)
         found = {disk: find_seed(self._lvm, VolumeName.parse(text), key) for disk, text in seeds.items()}
-        for disk, volume in self._left(catalogue, key, choices, seeds).items():
+        left = self._sown.find(key, catalogue.never_sealed, seeds)
+        for disk, volume in _of_use(left, choices, seeds).items():
             found[disk] = Seed(volume.name, volume.size, volume.active, volume)
-        left = self._sown.find(key, catalogue.never_sealed)
         try:
             made = self._make(point, name, choices, found)
         except BaseException as failure:
@@ -102,17 +103,6 @@ class Seeding:
         with suppress(ThinsyncError):  # the next run removes it
             if left is not None:
                 remove_unfinished(self._lvm, left)
-
-    def _left(
-        self, ours: Catalogue, key: ReplicaKey, choices: Choices, seeds: Mapping[str, str]
-    ) -> dict[str, ThinVolume]:
-        """Whole copies of these seeds that an interrupted transfer has left in the pools of the copy, by disk."""
-        left = self._sown.find(key, ours.never_sealed, seeds)
-        return {
-            disk.target: disk.volume
-            for disk in (left.disks if left is not None else ())
-            if disk.target in seeds and disk.volume.pool == choices.pool_of(disk.target)
-        }
 
     def _make(
         self, point: RecoveryPoint, name: str, choices: Choices, seeds: Mapping[str, Seed]
@@ -247,6 +237,15 @@ class Seeding:
             device.close()
         self._devices, self._names = {}, {}
         self._open.close()
+
+
+def _of_use(left: UnfinishedSet | None, choices: Choices, seeds: Mapping[str, str]) -> dict[str, ThinVolume]:
+    """Of whole copies that an interrupted transfer has left those in the pools of the copy, by disk."""
+    return {
+        disk.target: disk.volume
+        for disk in (left.disks if left is not None else ())
+        if disk.target in seeds and disk.volume.pool == choices.pool_of(disk.target)
+    }
 
 
 def _nothing_sown(disk: str) -> NotFoundError:

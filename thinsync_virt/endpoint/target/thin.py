@@ -369,8 +369,8 @@ class ThinTarget:
         """Remove unfinished sets, registered volumes that nothing refers to, and old files; say what was done.
 
         ``keep`` is the id of the interrupted set that will go on, "" for none. Whole copies of the seeds that this
-        session has looked at stay for :meth:`sow`. A registered volume stays while it is
-        open, and for ever when it was written to: that data is nowhere else.
+        session has looked at stay for :meth:`sow`. A registered volume stays while it is open, and for ever when it was
+        written to: that data is nowhere else.
         """
         self._check_locked(key.domain)
         self.seeding.close()
