@@ -200,6 +200,9 @@ def leases() -> None:
         time.sleep(random.uniform(0.02, 0.5))
         process.kill()
         process.communicate()
+        # What it had begun goes on: until that has ended, what is held may change behind the look.
+        while subprocess.run(["pgrep", "-x", "dmsetup"], stdout=subprocess.DEVNULL).returncode == 0:
+            time.sleep(0.01)
         held = kernel.pool_status(POOL).held_root
         assert MetadataLeases().recover(pool) == (held is not None)
         assert kernel.pool_status(POOL).held_root is None
